@@ -1,1 +1,21 @@
-//! placeholder
+//! The frame that all four binaries share: configuration files, command line, daemon life.
+//!
+//! - [`document`]: reads a TOML file into a [`Settings`] type and reports every fault at once, each
+//!   with its file, line and remedy. Unknown keys are faults.
+//! - [`value`]: what a value may be (durations, sizes, addresses, names) and how each is explained.
+//! - [`cli`]: options and sub-commands common to all binaries, exit codes, how an error is shown.
+//! - [`life`]: logging, signals, readiness, watchdog and the grace period.
+//! - [`secret_file`]: files that only their owner may read, replaced as a whole or not at all.
+//!
+//! It knows no binary's keys: each room declares its own section by implementing [`Settings`].
+
+pub mod cli;
+pub mod document;
+pub mod fault;
+pub mod life;
+pub mod secret_file;
+pub mod value;
+
+pub use document::{Section, Settings, parse, read};
+pub use fault::{Fault, Faults};
+pub use value::{ByteSize, HostPort, Value};
