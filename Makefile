@@ -1,0 +1,43 @@
+# Few targets, each with all of its set-up. On a fresh Debian 12 with Rust: `make test`, `make demo`.
+# Packages are installed only by root and only if missing; otherwise the script says what to install.
+
+TESTS := tests
+CARGO ?= cargo
+
+.PHONY: help demo drill test lint bench fuzz deb setup bins
+
+help:
+	@echo "make demo    the story for a person: narrated, ends with everything running (Ctrl-C stops it)"
+	@echo "make test    everything CI runs: lints, licences, all tests, the foreign device, the drill"
+	@echo "make drill   the story headless, with real binaries; exit 0 only if every step held"
+	@echo "make lint    rustfmt, clippy -D warnings, cargo-deny"
+	@echo "make fuzz    the property and mutation tests for longer (SECONDS_EACH=60)"
+	@echo "make bench   measurements"
+	@echo "make deb     Debian packages"
+
+setup:
+	@$(TESTS)/setup.sh
+
+bins: setup
+	$(CARGO) build --locked --workspace --bins
+
+demo: bins
+	@target/debug/demo
+
+drill: bins
+	@target/debug/drill
+
+test: setup
+	@$(TESTS)/run.sh
+
+lint: setup
+	@$(TESTS)/lint.sh
+
+fuzz: setup
+	@$(TESTS)/fuzz.sh
+
+bench:
+	@$(TESTS)/not-yet.sh bench "there is no benchmark in the tree yet"
+
+deb:
+	@$(TESTS)/not-yet.sh deb "the first package (gateway) comes with the second act; see CHANGELOG.md"
