@@ -1,0 +1,401 @@
+//! What `holdfast-cloud` can be told in its configuration file; [`Config`] is the entry point.
+//!
+//! Every key has a default, so that the cloud starts with no file at all. Read by [`crate::cli`],
+//! used by [`crate::app`]. The commented sample is `config/cloud.toml`; a test holds the two
+//! together. Nothing here opens a socket or a file.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use holdfast_config::{ByteSize, HostPort, Section, Settings};
+use holdfast_protocol::id::{Domain, ServerId};
+
+/// Port of the rendezvous name that every device carries (design: ports and paths).
+const FDO_PORT: u16 = 8042;
+
+/// Everything `holdfast-cloud` can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This server's name in entries and certificates.
+    pub server: ServerId,
+    /// The owner's DNS domain; every certificate name ends in it. Fixed at the first start.
+    pub domain: Domain,
+    /// Where this process listens.
+    pub listen: Listen,
+    /// How sites and devices reach it.
+    pub advertise: Advertise,
+    /// Which parties this process plays.
+    pub roles: Roles,
+    /// Where this owner's vouchers are registered.
+    pub rendezvous: Rendezvous,
+    /// What the factory writes into devices.
+    pub manufacturing: Manufacturing,
+    /// The broker's durable messages.
+    pub journal: Journal,
+    /// What is kept of the telemetry.
+    pub telemetry: Telemetry,
+    /// Bounds on what peers may make this process hold.
+    pub limits: Limits,
+}
+
+/// `[listen]`: one socket address each; port 0 takes any free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// MQTT over TLS.
+    pub mqtt: SocketAddr,
+    /// HTTPS: API and FDO.
+    pub https: SocketAddr,
+    /// HTTP: FDO only, which secures itself.
+    pub fdo: SocketAddr,
+    /// Health and metrics; keep it on the loopback interface.
+    pub metrics: SocketAddr,
+}
+
+/// `[advertise]`: the addresses given to gateways and devices. Empty lists mean: the listening
+/// address, and when that is the wildcard, every address of this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advertise {
+    /// Reaches `listen.mqtt`.
+    pub mqtt: Vec<HostPort>,
+    /// Reaches `listen.https`.
+    pub https: Vec<HostPort>,
+    /// Reaches `listen.fdo`.
+    pub fdo: Vec<HostPort>,
+}
+
+/// `[roles]`: the parties of the mission that this process plays; all of them by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Owner and registry (40), its API and the MQTT broker.
+    pub cps: bool,
+    /// Rendezvous server (60).
+    pub rendezvous: bool,
+    /// Device initialiser (90).
+    pub manufacturing: bool,
+    /// Voucher management server (110).
+    pub vouchers: bool,
+}
+
+/// `[rendezvous]`: where the owner registers its vouchers (FDO TO0).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// Base addresses of the rendezvous server; empty means this process's own FDO listener.
+    pub servers: Vec<HostPort>,
+    /// How long a registration is asked to last; it is renewed at half of that.
+    pub registration: Duration,
+}
+
+/// `[manufacturing]`: what factory initialisation (FDO DI) writes into a device, in this order of
+/// directives: the gateway's name, the installer's fixed address, the Internet rendezvous.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manufacturing {
+    /// Name and port under which a site's gateway answers.
+    pub gateway: HostPort,
+    /// Fixed address of an installer, if the seller's installers have one.
+    pub installer: Option<SocketAddr>,
+    /// The rendezvous server on the Internet; empty means `advertise.fdo`.
+    pub rendezvous: Vec<HostPort>,
+    /// How long a device waits after a directive failed before it takes the next.
+    pub delay: Duration,
+    /// How long a device's factory certificate is valid.
+    pub certificate_life: Duration,
+}
+
+/// `[journal]`: bounds of the broker's durable messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Journal {
+    /// Largest size of the stored messages; above it publishers are refused, nothing is dropped.
+    pub max_bytes: ByteSize,
+}
+
+/// `[telemetry]`: bounds of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Rows that one commit takes from the journal into the ledger.
+    pub batch: usize,
+}
+
+/// `[limits]`: bounds on peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once, on each listener.
+    pub connections: usize,
+    /// Largest MQTT packet, in bytes.
+    pub packet: ByteSize,
+    /// FDO runs under way at once.
+    pub fdo_runs: usize,
+    /// How long a TLS handshake or a request head may take.
+    pub handshake: Duration,
+}
+
+/// The defaults of all sections, which are also what an empty file means.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: "cloud".parse().expect("a valid label"),
+            domain: "holdfast.internal".parse().expect("a valid domain"),
+            listen: Listen::default(),
+            advertise: Advertise::default(),
+            roles: Roles::default(),
+            rendezvous: Rendezvous::default(),
+            manufacturing: Manufacturing::default(),
+            journal: Journal::default(),
+            telemetry: Telemetry::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let all = Ipv4Addr::UNSPECIFIED;
+        Self {
+            mqtt: (all, 8883).into(),
+            https: (all, 8443).into(),
+            fdo: (all, FDO_PORT).into(),
+            metrics: (Ipv4Addr::LOCALHOST, 9464).into(),
+        }
+    }
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self { cps: true, rendezvous: true, manufacturing: true, vouchers: true }
+    }
+}
+
+impl Default for Rendezvous {
+    fn default() -> Self {
+        Self { servers: Vec::new(), registration: Duration::from_secs(24 * 3600) }
+    }
+}
+
+impl Default for Manufacturing {
+    fn default() -> Self {
+        Self {
+            gateway: HostPort { host: "holdfast-rv.local".to_owned(), port: FDO_PORT },
+            installer: None,
+            rendezvous: Vec::new(),
+            delay: Duration::from_secs(2),
+            certificate_life: Duration::from_secs(30 * 365 * 24 * 3600),
+        }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize(4 << 30) }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { batch: 512 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            packet: ByteSize(256 << 10),
+            fdo_runs: 256,
+            handshake: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Settings for Config {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            server: section.text("server").unwrap_or(default.server),
+            domain: section.text("domain").unwrap_or(default.domain),
+            listen: section.section("listen"),
+            advertise: section.section("advertise"),
+            roles: section.section("roles"),
+            rendezvous: section.section("rendezvous"),
+            manufacturing: section.section("manufacturing"),
+            journal: section.section("journal"),
+            telemetry: section.section("telemetry"),
+            limits: section.section("limits"),
+        }
+    }
+}
+
+impl Settings for Listen {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            mqtt: section.get("mqtt", default.mqtt),
+            https: section.get("https", default.https),
+            fdo: section.get("fdo", default.fdo),
+            metrics: section.get_checked("metrics", default.metrics, |address| {
+                if address.ip().is_loopback() {
+                    return Ok(());
+                }
+                let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
+                Err((format!("{address} can be read by everyone who reaches it"), remedy.to_owned()))
+            }),
+        }
+    }
+}
+
+impl Settings for Advertise {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            mqtt: section.get("mqtt", Vec::new()),
+            https: section.get("https", Vec::new()),
+            fdo: section.get("fdo", Vec::new()),
+        }
+    }
+}
+
+impl Settings for Roles {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        let roles = Self {
+            cps: section.get("cps", default.cps),
+            rendezvous: section.get("rendezvous", default.rendezvous),
+            manufacturing: section.get("manufacturing", default.manufacturing),
+            vouchers: section.get("vouchers", default.vouchers),
+        };
+        if roles.manufacturing && !roles.vouchers {
+            let what = "makes vouchers that nobody here would keep";
+            section.fault("manufacturing", what, "set roles.vouchers = true as well");
+        }
+        roles
+    }
+}
+
+impl Settings for Rendezvous {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            servers: section.get("servers", default.servers),
+            registration: section.get_checked("registration", default.registration, |time| {
+                between(*time, Duration::from_secs(60), Duration::from_secs(365 * 24 * 3600))
+            }),
+        }
+    }
+}
+
+impl Settings for Manufacturing {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            gateway: section.get("gateway", default.gateway),
+            installer: section.optional("installer"),
+            rendezvous: section.get("rendezvous", default.rendezvous),
+            delay: section.get_checked("delay", default.delay, |time| {
+                between(*time, Duration::ZERO, Duration::from_secs(3600))
+            }),
+            certificate_life: section.get("certificate_life", default.certificate_life),
+        }
+    }
+}
+
+impl Settings for Journal {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            max_bytes: section.get_checked("max_bytes", Self::default().max_bytes, |size| {
+                at_least(size.0, 16 << 20, "16MiB")
+            }),
+        }
+    }
+}
+
+impl Settings for Telemetry {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            batch: section.get_checked("batch", Self::default().batch, |rows| match *rows {
+                1..=10_000 => Ok(()),
+                _ => Err((format!("{rows} rows"), "write a number from 1 to 10000".to_owned())),
+            }),
+        }
+    }
+}
+
+impl Settings for Limits {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            connections: section.get_checked("connections", default.connections, |count| {
+                at_least(*count as u64, 1, "1")
+            }),
+            packet: section.get_checked("packet", default.packet, |size| {
+                at_least(size.0, 1 << 10, "1KiB")
+            }),
+            fdo_runs: section.get_checked("fdo_runs", default.fdo_runs, |count| {
+                at_least(*count as u64, 1, "1")
+            }),
+            handshake: section.get_checked("handshake", default.handshake, |time| {
+                between(*time, Duration::from_secs(1), Duration::from_secs(120))
+            }),
+        }
+    }
+}
+
+fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)> {
+    if value >= least {
+        return Ok(());
+    }
+    Err((format!("{value} is too small to work with"), format!("write {shown} or more")))
+}
+
+fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err((format!("{value:?} is out of range"), format!("write a time from {least:?} to {most:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn sample() -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/cloud.toml");
+        std::fs::read_to_string(path).expect("the sample is there")
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(holdfast_config::parse(Path::new("x"), ""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        assert_eq!(holdfast_config::parse(Path::new("cloud.toml"), &sample()), Ok(Config::default()));
+    }
+
+    /// Every commented line of the sample that looks like a key must be one: a renamed key would
+    /// otherwise live on in the sample for ever.
+    #[test]
+    fn the_sample_with_all_comments_removed_is_valid() {
+        let open: String = sample().lines().map(|line| uncommented(line) + "\n").collect();
+        let config: Config = holdfast_config::parse(Path::new("cloud.toml"), &open).expect("valid");
+        assert!(config.manufacturing.installer.is_some() && !config.advertise.mqtt.is_empty());
+    }
+
+    fn uncommented(line: &str) -> String {
+        match line.strip_prefix("#") {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+            _ => line.to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        let text = "domain = \"a b\"\n[listen]\nmetrics = \"0.0.0.0:1\"\nmqt = \"x\"\n\
+                    [roles]\nvouchers = false\n[limits]\nconnections = 0\n";
+        let faults = holdfast_config::parse::<Config>(Path::new("c"), text).expect_err("faulty");
+        let keys: Vec<_> = faults.list().iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(
+            keys,
+            ["domain", "listen.metrics", "listen.mqt", "roles.manufacturing", "limits.connections"]
+        );
+    }
+}

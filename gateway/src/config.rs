@@ -1,0 +1,476 @@
+//! What `holdfast-gateway` can be told in its configuration file; [`Config`] is the entry point.
+//!
+//! Every key has a default. What belongs to the site (its name, the domain, the cloud's addresses)
+//! is not here: the gateway learns it when it enrols ([`crate::identity`]). Read by [`crate::cli`],
+//! used by [`crate::app`]. The commented sample is `config/gateway.toml`; a test holds the two
+//! together. Nothing here opens a socket or a file.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use holdfast_config::{ByteSize, HostPort, Section, Settings};
+
+/// Everything `holdfast-gateway` can be told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// Where this process listens.
+    pub listen: Listen,
+    /// How devices reach it.
+    pub advertise: Advertise,
+    /// How it makes itself known on the LAN.
+    pub discovery: Discovery,
+    /// The cloud's addresses, where those learned at enrolment do not fit.
+    pub cloud: Cloud,
+    /// How the state of the Internet link is told.
+    pub uplink: Uplink,
+    /// Topic rules beside the built-in ones.
+    pub bridge: Vec<Rule>,
+    /// Pace of the registry's exchange with the cloud.
+    pub sync: Sync,
+    /// The broker's durable messages.
+    pub journal: Journal,
+    /// What is kept of the telemetry at the site.
+    pub telemetry: Telemetry,
+    /// Bounds on what peers may make this process hold.
+    pub limits: Limits,
+}
+
+/// `[listen]`: one socket address each; port 0 takes any free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// MQTT over TLS, for the LAN.
+    pub mqtt: SocketAddr,
+    /// HTTPS: API and FDO.
+    pub https: SocketAddr,
+    /// HTTP: FDO only, which secures itself.
+    pub fdo: SocketAddr,
+    /// Health and metrics; loopback only.
+    pub metrics: SocketAddr,
+}
+
+/// `[advertise]`: the LAN addresses given to devices and put into the gateway's certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advertise {
+    /// Empty means: the listening address, or every address of this machine if that is a wildcard.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `[discovery]`: mDNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// Whether the gateway answers at all.
+    pub enabled: bool,
+    /// Names of network interfaces; empty means all but the loopback one.
+    pub interfaces: Vec<String>,
+    /// The host name that devices carry from the factory.
+    pub host: String,
+}
+
+/// `[cloud]`: replaces addresses learned at enrolment; empty lists keep them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cloud {
+    /// The cloud's MQTT broker.
+    pub mqtt: Vec<HostPort>,
+    /// The cloud's HTTPS API.
+    pub https: Vec<HostPort>,
+    /// The rendezvous server that TO1 is relayed to.
+    pub fdo: Vec<HostPort>,
+}
+
+/// `[uplink]`: the two probes (MQTT ping on the bridge, HTTPS request through the cloud) and how
+/// many of their results change the mode. The defaults notice a silent cut within 5 s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uplink {
+    /// Time between two probes of a kind.
+    pub probe_interval: Duration,
+    /// A probe without an answer for so long has failed.
+    pub timeout: Duration,
+    /// Failures in a row of both probes that make an outage.
+    pub failures: u32,
+    /// Successes in a row that end one.
+    pub successes: u32,
+}
+
+/// `[[bridge]]`: carries a local filter to the cloud or back, beside the built-in rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Names the rule's durable position; never reuse a name for another filter.
+    pub name: String,
+    /// Which way.
+    pub direction: Direction,
+    /// MQTT topic filter on the sending side.
+    pub filter: String,
+    /// Put before the topic on the receiving side, with its closing slash.
+    pub prefix: String,
+}
+
+/// Which way a bridge rule carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the LAN to the cloud.
+    Out,
+    /// From the cloud to the LAN.
+    In,
+}
+
+/// `[sync]`: the exchange of change entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sync {
+    /// Time between two exchanges when nothing happens.
+    pub interval: Duration,
+}
+
+/// `[journal]`: bounds of the broker's durable messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Journal {
+    /// Largest size of the stored messages; above it publishers are refused, nothing is dropped.
+    pub max_bytes: ByteSize,
+}
+
+/// `[telemetry]`: what the site keeps for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Whether devices' messages are kept here too, beside their way to the cloud.
+    pub keep: bool,
+    /// Rows that one commit takes from the journal.
+    pub batch: usize,
+}
+
+/// `[limits]`: bounds on peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once, on each listener.
+    pub connections: usize,
+    /// Largest MQTT packet.
+    pub packet: ByteSize,
+    /// FDO runs under way at once.
+    pub fdo_runs: usize,
+    /// How long a TLS handshake or a request head may take.
+    pub handshake: Duration,
+    /// Messages on their way to the cloud that it has not acknowledged yet.
+    pub bridge_window: usize,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let all = Ipv4Addr::UNSPECIFIED;
+        Self {
+            mqtt: (all, 8883).into(),
+            https: (all, 8443).into(),
+            fdo: (all, 8042).into(),
+            metrics: (Ipv4Addr::LOCALHOST, 9464).into(),
+        }
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { enabled: true, interfaces: Vec::new(), host: "holdfast-rv.local".to_owned() }
+    }
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(1500),
+            failures: 2,
+            successes: 3,
+        }
+    }
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(5) }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize(4 << 30) }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { keep: false, batch: 512 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            packet: ByteSize(256 << 10),
+            fdo_runs: 128,
+            handshake: Duration::from_secs(10),
+            bridge_window: 512,
+        }
+    }
+}
+
+impl Settings for Config {
+    fn read(section: &mut Section<'_>) -> Self {
+        let config = Self {
+            listen: section.section("listen"),
+            advertise: section.section("advertise"),
+            discovery: section.section("discovery"),
+            cloud: section.section("cloud"),
+            uplink: section.section("uplink"),
+            bridge: section.sections("bridge"),
+            sync: section.section("sync"),
+            journal: section.section("journal"),
+            telemetry: section.section("telemetry"),
+            limits: section.section("limits"),
+        };
+        let mut names: Vec<_> = config.bridge.iter().map(|rule| &rule.name).collect();
+        names.sort();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            section.fault("bridge", "has two rules of one name", "give each rule its own name");
+        }
+        config
+    }
+}
+
+impl Settings for Listen {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            mqtt: section.get("mqtt", default.mqtt),
+            https: section.get("https", default.https),
+            fdo: section.get("fdo", default.fdo),
+            metrics: section.get_checked("metrics", default.metrics, |address| {
+                if address.ip().is_loopback() {
+                    return Ok(());
+                }
+                let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
+                Err((format!("{address} can be read by everyone who reaches it"), remedy.to_owned()))
+            }),
+        }
+    }
+}
+
+impl Settings for Advertise {
+    fn read(section: &mut Section<'_>) -> Self {
+        let usable = |list: &Vec<IpAddr>| match list.iter().find(|address| address.is_unspecified()) {
+            Some(address) => Err((
+                format!("{address} is no address that a device can dial"),
+                "write the gateway's addresses on the LAN".to_owned(),
+            )),
+            None => Ok(()),
+        };
+        Self { addresses: section.get_checked("addresses", Vec::new(), usable) }
+    }
+}
+
+impl Settings for Discovery {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            enabled: section.get("enabled", default.enabled),
+            interfaces: section.get("interfaces", default.interfaces),
+            host: section.get_checked("host", default.host, |name| {
+                if name.ends_with(".local") && name.len() > ".local".len() {
+                    return Ok(());
+                }
+                let remedy = "mDNS answers only for names that end in \".local\"";
+                Err((format!("{name:?} is no mDNS name"), remedy.to_owned()))
+            }),
+        }
+    }
+}
+
+impl Settings for Cloud {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            mqtt: section.get("mqtt", Vec::new()),
+            https: section.get("https", Vec::new()),
+            fdo: section.get("fdo", Vec::new()),
+        }
+    }
+}
+
+impl Settings for Uplink {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        let count = |count: &u32| match count {
+            1..=1000 => Ok(()),
+            _ => Err((format!("{count} probes"), "write a number from 1 to 1000".to_owned())),
+        };
+        let least = Duration::from_millis(20);
+        let most = Duration::from_secs(3600);
+        Self {
+            probe_interval: section.get_checked("probe_interval", default.probe_interval, |time| {
+                between(*time, least, most)
+            }),
+            timeout: section
+                .get_checked("timeout", default.timeout, |time| between(*time, least, most)),
+            failures: section.get_checked("failures", default.failures, count),
+            successes: section.get_checked("successes", default.successes, count),
+        }
+    }
+}
+
+impl Settings for Rule {
+    fn read(section: &mut Section<'_>) -> Self {
+        let name: String = section.required("name", String::new());
+        if !name.is_empty() && name.parse::<holdfast_protocol::id::ClientName>().is_err() {
+            let remedy = "use lower-case letters, digits and hyphens, at most 63";
+            section.fault("name", "cannot name a rule", remedy);
+        }
+        let direction: String = section.required("direction", "out".to_owned());
+        let direction = match direction.as_str() {
+            "out" => Direction::Out,
+            "in" => Direction::In,
+            _ => {
+                section.fault("direction", "is neither way", "write \"out\" or \"in\"");
+                Direction::Out
+            }
+        };
+        let filter: String = section.required("filter", "#".to_owned());
+        if filter.parse::<holdfast_protocol::topic::Filter>().is_err() {
+            section.fault("filter", "is no MQTT topic filter", "see MQTT 5.0, section 4.7");
+        }
+        let prefix = section.get_checked("prefix", String::new(), |prefix: &String| {
+            if prefix.contains(['+', '#', '\0']) || !(prefix.is_empty() || prefix.ends_with('/')) {
+                let remedy = "write plain levels with a closing slash, such as \"plant-7/\"";
+                return Err((format!("{prefix:?} is no topic prefix"), remedy.to_owned()));
+            }
+            Ok(())
+        });
+        Self { name, direction, filter, prefix }
+    }
+}
+
+impl Settings for Sync {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            interval: section.get_checked("interval", Self::default().interval, |time| {
+                between(*time, Duration::from_millis(50), Duration::from_secs(24 * 3600))
+            }),
+        }
+    }
+}
+
+impl Settings for Journal {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            max_bytes: section.get_checked("max_bytes", Self::default().max_bytes, |size| {
+                at_least(size.0, 16 << 20, "16MiB")
+            }),
+        }
+    }
+}
+
+impl Settings for Telemetry {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            keep: section.get("keep", default.keep),
+            batch: section.get_checked("batch", default.batch, |rows| match *rows {
+                1..=10_000 => Ok(()),
+                _ => Err((format!("{rows} rows"), "write a number from 1 to 10000".to_owned())),
+            }),
+        }
+    }
+}
+
+impl Settings for Limits {
+    fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
+        let some = |count: &usize| at_least(*count as u64, 1, "1");
+        Self {
+            connections: section.get_checked("connections", default.connections, some),
+            packet: section
+                .get_checked("packet", default.packet, |size| at_least(size.0, 1 << 10, "1KiB")),
+            fdo_runs: section.get_checked("fdo_runs", default.fdo_runs, some),
+            handshake: section.get_checked("handshake", default.handshake, |time| {
+                between(*time, Duration::from_secs(1), Duration::from_secs(120))
+            }),
+            bridge_window: section.get_checked("bridge_window", default.bridge_window, |count| {
+                match *count {
+                    1..=65_535 => Ok(()),
+                    _ => Err((format!("{count} messages"), "write 1 to 65535".to_owned())),
+                }
+            }),
+        }
+    }
+}
+
+fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)> {
+    if value >= least {
+        return Ok(());
+    }
+    Err((format!("{value} is too small to work with"), format!("write {shown} or more")))
+}
+
+fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err((format!("{value:?} is out of range"), format!("write a time from {least:?} to {most:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn sample() -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/gateway.toml");
+        std::fs::read_to_string(path).expect("the sample is there")
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(holdfast_config::parse(Path::new("x"), ""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let read = holdfast_config::parse(Path::new("gateway.toml"), &sample());
+        assert_eq!(read, Ok(Config::default()));
+    }
+
+    /// Every commented line of the sample that looks like a key must be one: a renamed key would
+    /// otherwise live on in the sample for ever.
+    #[test]
+    fn the_sample_with_all_comments_removed_is_valid() {
+        let open: String = sample().lines().map(|line| uncommented(line) + "\n").collect();
+        let config: Config = holdfast_config::parse(Path::new("gateway.toml"), &open).expect("valid");
+        assert_eq!(config.bridge.len(), 1);
+        assert!(!config.cloud.mqtt.is_empty() && !config.advertise.addresses.is_empty());
+    }
+
+    fn uncommented(line: &str) -> String {
+        match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => {
+                rest.to_owned()
+            }
+            _ => line.to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        let text = "[advertise]\naddresses = [\"0.0.0.0\"]\n[discovery]\nhost = \"gateway\"\n\
+                    [uplink]\nfailures = 0\n[[bridge]]\nname = \"a\"\ndirection = \"up\"\nfilter = \"#\"\n\
+                    [[bridge]]\nname = \"a\"\ndirection = \"out\"\nfilter = \"a#\"\nprefix = \"x\"\n";
+        let faults = holdfast_config::parse::<Config>(Path::new("c"), text).expect_err("faulty");
+        let keys: Vec<_> = faults.list().iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(
+            keys,
+            [
+                "advertise.addresses",
+                "discovery.host",
+                "uplink.failures",
+                "bridge",
+                "bridge[1].direction",
+                "bridge[2].filter",
+                "bridge[2].prefix"
+            ]
+        );
+    }
+}
