@@ -1,1 +1,9 @@
-//! placeholder
+//! What Holdfast's parties say to each other and how they decide, as pure values and functions.
+//!
+//! FDO 1.1 (onboarding), ownership vouchers, signed records, topics, and the decisions that must be
+//! testable without sleeping. Every other crate of the workspace calls this one; it calls none of
+//! them and knows no sockets, files, clock or randomness of its own: time and randomness come in as
+//! arguments.
+
+pub mod crypto;
+pub mod wire;
