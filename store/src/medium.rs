@@ -1,0 +1,237 @@
+//! Where a store lives and how it is opened: a file, or a backend from a test kit.
+//!
+//! Called by the writer thread at start and after each failure. Decides what counts as damage and
+//! moves a damaged file away if the caller chose so; it never deletes one.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, Builder, Database, ReadableDatabase, StorageBackend};
+
+use crate::StoreError;
+
+/// The most memory a store may use as page cache, in bytes.
+pub const MAX_CACHE_BYTES: usize = 16 << 20;
+
+/// Names tried for a quarantined file before giving up.
+const MAX_QUARANTINED: u32 = 1000;
+
+/// Where the store's bytes are.
+#[derive(Debug, Clone)]
+pub enum Medium {
+    /// A file, made with mode 0600 if missing. Its folder must exist.
+    File(PathBuf),
+    /// A seam for crash images, failing I/O and other file systems: asked again at each reopening.
+    Backend(Arc<dyn OpenBackend>),
+}
+
+/// Gives a fresh backend over the same bytes at each opening.
+pub trait OpenBackend: fmt::Debug + Send + Sync {
+    /// Opens the bytes once more; the former backend has been closed by then.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+}
+
+/// What to do with a file that is there but is no store of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damaged {
+    /// Say so and do not start: for what must not silently begin empty.
+    Refuse,
+    /// Rename it to `<name>.damaged-<n>`, report it in [`crate::Health`], begin empty.
+    Quarantine,
+}
+
+/// A damaged file that was moved away.
+#[derive(Debug, Clone)]
+pub struct Quarantined {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Why it was not accepted.
+    pub why: Arc<str>,
+}
+
+/// The bounds of a store. `Options::default()` suits a gateway.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the writer thread (15 characters are seen by the system).
+    pub name: &'static str,
+    /// Page cache in bytes; more than [`MAX_CACHE_BYTES`] is cut to it.
+    pub cache_bytes: usize,
+    /// Operations that may wait in the mailbox.
+    pub mailbox: usize,
+    /// Operations in one commit.
+    pub max_batch: usize,
+    /// Disk space kept back for essential operations, in bytes, really written; 0 = none. Only a
+    /// file has a reserve.
+    pub reserve_bytes: u64,
+    /// What to do with a damaged file at the start.
+    pub damaged: Damaged,
+    /// Longest pause between two attempts to reopen; the first pause is a 64th of it.
+    pub reopen_pause: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "store",
+            cache_bytes: MAX_CACHE_BYTES,
+            mailbox: 1024,
+            max_batch: 1024,
+            reserve_bytes: 0,
+            damaged: Damaged::Refuse,
+            reopen_pause: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Opens for the first time: by choice, a damaged file is moved away first.
+pub(crate) fn open_first(
+    medium: &Medium,
+    options: &Options,
+) -> Result<(Database, Option<Quarantined>), StoreError> {
+    let error = match open(medium, options) {
+        Ok(database) => return Ok((database, None)),
+        Err(error) => error,
+    };
+    match (medium, &error) {
+        (Medium::File(path), StoreError::Damaged { why, .. })
+            if options.damaged == Damaged::Quarantine =>
+        {
+            let moved = Quarantined {
+                path: move_away(path)?,
+                why: Arc::clone(why),
+            };
+            Ok((open(medium, options)?, Some(moved)))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Opens what is there, or makes a new store where nothing is.
+pub(crate) fn open(medium: &Medium, options: &Options) -> Result<Database, StoreError> {
+    match medium {
+        Medium::File(path) => open_file(path)
+            .and_then(|backend| open_backend(Box::new(backend), options))
+            .map_err(|error| error.at(path)),
+        Medium::Backend(source) => open_backend(source.open()?, options),
+    }
+}
+
+fn open_file(path: &Path) -> Result<FileBackend, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => {
+            return Err(StoreError::damaged("it is not a regular file"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| match error.kind() {
+            // A file of another owner in our own folder can be moved away, but not used.
+            io::ErrorKind::PermissionDenied => StoreError::damaged("it may not be opened"),
+            _ => error.into(),
+        })?;
+    sync_folder_of(path)?;
+    Ok(FileBackend::new(file)?)
+}
+
+fn open_backend(
+    backend: Box<dyn StorageBackend>,
+    options: &Options,
+) -> Result<Database, StoreError> {
+    // redb may panic on a file that was altered behind its back: that is damage like any other.
+    catch_unwind(AssertUnwindSafe(|| {
+        let database = Builder::new()
+            .set_cache_size(options.cache_bytes.min(MAX_CACHE_BYTES))
+            .create_with_backend(Seam(backend))?;
+        database.begin_read()?.list_tables()?.for_each(drop);
+        Ok(database)
+    }))
+    .unwrap_or_else(|_| Err(StoreError::damaged("its content contradicts itself")))
+}
+
+fn move_away(path: &Path) -> Result<PathBuf, StoreError> {
+    for n in 1..=MAX_QUARANTINED {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".damaged-{n}"));
+        let target = PathBuf::from(name);
+        if fs::symlink_metadata(&target).is_err() {
+            fs::rename(path, &target)?;
+            sync_folder_of(path)?;
+            return Ok(target);
+        }
+    }
+    Err(StoreError::damaged("too many damaged copies beside it: remove some").at(path))
+}
+
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::File::open(folder)?.sync_all()
+}
+
+/// A boxed backend as a backend: redb takes one by value.
+#[derive(Debug)]
+struct Seam(Box<dyn StorageBackend>);
+
+impl StorageBackend for Seam {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
+    }
+}

@@ -1,0 +1,115 @@
+//! Disk space kept back for essential operations: a file of real bytes beside the store.
+//!
+//! Used by the writer thread alone. When the disk is full the file is removed, which gives its space
+//! to essential writes; when it can be written again, the emergency is over. It never touches the
+//! store's own file.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::Medium;
+
+/// The reserve is written in pieces of this many bytes.
+const PIECE: usize = 64 << 10;
+
+/// Pause between two attempts to write the reserve again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The reserve of one store; inert for a backend or a size of 0.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    file: Option<PathBuf>,
+    bytes: u64,
+    in_use: bool,
+    last_try: Instant,
+}
+
+impl Reserve {
+    pub(crate) fn new(medium: &Medium, bytes: u64) -> Self {
+        let file = match medium {
+            Medium::File(path) if bytes > 0 => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(".reserve");
+                Some(PathBuf::from(name))
+            }
+            _ => None,
+        };
+        let mut reserve = Self {
+            file,
+            bytes,
+            in_use: false,
+            last_try: Instant::now(),
+        };
+        if let Some(path) = &reserve.file
+            && let Err(error) = fill(path, bytes)
+        {
+            warn!(%error, "no room for the store's reserve");
+            let _ = fs::remove_file(path);
+            reserve.in_use = true;
+        }
+        reserve
+    }
+
+    /// Whether only essential operations may be taken.
+    pub(crate) fn in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// Gives the reserved space free; false when there is none.
+    pub(crate) fn release(&mut self) -> bool {
+        let Some(path) = &self.file else { return false };
+        if !self.in_use {
+            let _ = fs::remove_file(path);
+            self.in_use = true;
+            self.last_try = Instant::now();
+        }
+        true
+    }
+
+    /// Tries to take the space back, not more often than every second; true when it is back.
+    pub(crate) fn restore(&mut self) -> bool {
+        let Some(path) = &self.file else { return true };
+        if self.last_try.elapsed() < RETRY {
+            return false;
+        }
+        self.last_try = Instant::now();
+        match fill(path, self.bytes) {
+            Ok(()) => {
+                self.in_use = false;
+                true
+            }
+            Err(_) => {
+                let _ = fs::remove_file(path);
+                false
+            }
+        }
+    }
+}
+
+/// Writes real bytes: a file with holes reserves nothing.
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    let found = file.metadata()?.len();
+    if found == bytes {
+        return Ok(());
+    }
+    file.set_len(0)?;
+    let piece = vec![0; PIECE];
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+        file.write_all(&piece[..now])?;
+        left -= now as u64;
+    }
+    file.sync_all()
+}
