@@ -6,4 +6,9 @@
 //! arguments.
 
 pub mod crypto;
+pub mod id;
+pub mod name;
+pub mod rights;
+pub mod time;
+pub mod topic;
 pub mod wire;

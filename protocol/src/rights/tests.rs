@@ -1,0 +1,1 @@
+//! Rights against an independently written model, and the list of known escapes.
