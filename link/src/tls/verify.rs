@@ -1,0 +1,386 @@
+//! Is this certificate chain the peer we look for? One function decides for both directions.
+//!
+//! Called by rustls in each handshake, and by daemons that receive a chain by another way. webpki
+//! builds the chain (signatures, validity, path length, name constraints); `protocol::certificate`
+//! checks what webpki leaves open.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::Trust;
+use crate::time::{Clock, Time, TimeQuality};
+
+/// Root certificates that are believed.
+#[derive(Clone)]
+pub struct Anchors(Arc<Inner>);
+
+struct Inner {
+    anchors: Vec<TrustAnchor<'static>>,
+    certificates: Vec<CertificateDer<'static>>,
+    subjects: Vec<DistinguishedName>,
+}
+
+/// Why a list of certificates gives no anchors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnchorError {
+    /// Nothing to believe in.
+    #[error("no trust anchor given")]
+    Empty,
+    /// A member is not an X.509 certificate in DER.
+    #[error("trust anchor {index} is not a certificate in DER")]
+    Malformed {
+        /// Position in the list, from 0.
+        index: usize,
+    },
+}
+
+impl Anchors {
+    /// Takes root certificates in DER.
+    ///
+    /// # Errors
+    /// The list is empty or a member is no certificate.
+    pub fn new(roots: impl IntoIterator<Item = Vec<u8>>) -> Result<Self, AnchorError> {
+        let mut inner = Inner {
+            anchors: Vec::new(),
+            certificates: Vec::new(),
+            subjects: Vec::new(),
+        };
+        for (index, der) in roots.into_iter().enumerate() {
+            let der = CertificateDer::from(der);
+            let anchor = anchor_from_trusted_cert(&der)
+                .map_err(|_| AnchorError::Malformed { index })?
+                .to_owned();
+            inner
+                .subjects
+                .push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
+            inner.anchors.push(anchor);
+            inner.certificates.push(der);
+        }
+        if inner.anchors.is_empty() {
+            return Err(AnchorError::Empty);
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The certificates, as given.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0.certificates
+    }
+}
+
+impl fmt::Debug for Anchors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Anchors({})", self.0.certificates.len())
+    }
+}
+
+/// What a peer wants to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It answers: extended key usage serverAuth.
+    Server,
+    /// It dials: extended key usage clientAuth.
+    Client,
+}
+
+/// Why a certificate was refused. The text names what to look at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// Not X.509, or not by its rules.
+    #[error("its certificate is malformed")]
+    Malformed,
+    /// The chain ends in none of our anchors.
+    #[error("its certificate comes from an authority that is not ours")]
+    UnknownIssuer,
+    /// The chain names our authority but was not signed by its key.
+    #[error("its certificate claims our authority but is not signed by it")]
+    BadSignature,
+    /// After `not_after` (seconds since 1970).
+    #[error("its certificate expired at {not_after} (now {now})")]
+    Expired {
+        /// End of validity.
+        not_after: u64,
+        /// What our clock says.
+        now: u64,
+    },
+    /// Before `not_before` (seconds since 1970), on a clock we trust.
+    #[error("its certificate is not valid before {not_before} (now {now})")]
+    NotValidYet {
+        /// Begin of validity.
+        not_before: u64,
+        /// What our clock says.
+        now: u64,
+    },
+    /// It is somebody, but not the party dialled for.
+    #[error("its certificate is not for {expected}")]
+    WrongName {
+        /// The name looked for.
+        expected: String,
+    },
+    /// Key usage or extended key usage does not allow this use, or is missing.
+    #[error("its certificate is not made for this use: {0}")]
+    WrongUse(String),
+    /// An authority above it may not issue such names or such chains.
+    #[error("its certificate breaks a constraint of its authority: {0}")]
+    Constraint(String),
+    /// No certificate of the chain has the pinned hash.
+    #[error("its chain does not contain the pinned root")]
+    NotPinned,
+    /// Another rule of webpki.
+    #[error("its certificate was refused: {0}")]
+    Other(String),
+}
+
+/// The reason in an I/O error of a failed handshake, when it was we who refused the peer.
+#[must_use]
+pub fn peer_fault(error: &io::Error) -> Option<PeerFault> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+            inner.downcast_ref::<PeerFault>().cloned()
+        }
+        _ => None,
+    }
+}
+
+impl From<PeerFault> for rustls::Error {
+    fn from(fault: PeerFault) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault))))
+    }
+}
+
+/// Decides over a chain (`leaf`, then what the peer sent above it).
+///
+/// `name` is the DNS name a server must have. On time of a lower quality than authenticated,
+/// "not valid yet" is forgiven: the certificate itself proves that the time is later, since nobody
+/// but its authority could have made it. "Expired" is never forgiven, the floor being a true bound.
+///
+/// # Errors
+/// The reason of the refusal.
+pub fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+    anchors: &Anchors,
+    purpose: Purpose,
+    name: Option<&ServerName<'_>>,
+    now: Time,
+) -> Result<(), PeerFault> {
+    let end = EndEntityCert::try_from(leaf).map_err(|_| PeerFault::Malformed)?;
+    build(&end, above, &anchors.0.anchors, purpose, now)?;
+    if let Some(name) = name {
+        end.verify_is_valid_for_subject_name(name)
+            .map_err(|_| PeerFault::WrongName {
+                expected: name.to_str().into_owned(),
+            })?;
+    }
+    check_use(leaf, purpose)
+}
+
+/// No chain of ours is longer, so a time moved up this often will not hold.
+const LONGEST_CHAIN: usize = 4;
+
+fn build(
+    end: &EndEntityCert<'_>,
+    above: &[CertificateDer<'_>],
+    anchors: &[TrustAnchor<'_>],
+    purpose: Purpose,
+    now: Time,
+) -> Result<(), PeerFault> {
+    let mut secs = now.secs;
+    for _ in 0..LONGEST_CHAIN {
+        let usage = match purpose {
+            Purpose::Server => KeyUsage::server_auth(),
+            Purpose::Client => KeyUsage::client_auth(),
+        };
+        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
+        let built = end.verify_for_usage(algorithms().all, anchors, above, at, usage, None, None);
+        match built {
+            Ok(_) => return Ok(()),
+            Err(webpki::Error::CertNotValidYet { not_before, .. })
+                if now.quality < TimeQuality::Authenticated =>
+            {
+                secs = not_before.as_secs();
+            }
+            Err(error) => return Err(fault(&error, now.secs)),
+        }
+    }
+    Err(PeerFault::NotValidYet {
+        not_before: secs,
+        now: now.secs,
+    })
+}
+
+fn fault(error: &webpki::Error, now: u64) -> PeerFault {
+    use webpki::Error as E;
+    match error {
+        E::BadDer
+        | E::BadDerTime
+        | E::TrailingData(_)
+        | E::MalformedExtensions
+        | E::ExtensionValueInvalid
+        | E::InvalidCertValidity
+        | E::UnsupportedCertVersion => PeerFault::Malformed,
+        E::UnknownIssuer => PeerFault::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => PeerFault::BadSignature,
+        E::CertExpired { not_after, .. } => PeerFault::Expired {
+            not_after: not_after.as_secs(),
+            now,
+        },
+        E::CertNotValidYet { not_before, .. } => PeerFault::NotValidYet {
+            not_before: not_before.as_secs(),
+            now,
+        },
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension | E::CaUsedAsEndEntity => {
+            PeerFault::WrongUse(error.to_string())
+        }
+        E::NameConstraintViolation
+        | E::PathLenConstraintViolated
+        | E::MaximumPathDepthExceeded
+        | E::EndEntityUsedAsCa => PeerFault::Constraint(error.to_string()),
+        _ => PeerFault::Other(error.to_string()),
+    }
+}
+
+fn check_use(_leaf: &CertificateDer<'_>, _purpose: Purpose) -> Result<(), PeerFault> {
+    todo!("protocol::certificate")
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    rustls::crypto::ring::default_provider().signature_verification_algorithms
+}
+
+#[derive(Debug)]
+pub(super) struct ServerVerifier {
+    trust: Trust,
+    clock: Arc<dyn Clock>,
+}
+
+impl ServerVerifier {
+    pub(super) const fn new(trust: Trust, clock: Arc<dyn Clock>) -> Self {
+        Self { trust, clock }
+    }
+
+    fn anchors(&self, above: &[CertificateDer<'_>]) -> Result<Anchors, PeerFault> {
+        match &self.trust {
+            Trust::Anchors(anchors) => Ok(anchors.clone()),
+            Trust::RootHash(hash) => pinned(above, hash),
+        }
+    }
+}
+
+fn pinned(above: &[CertificateDer<'_>], _hash: &[u8; 32]) -> Result<Anchors, PeerFault> {
+    let root = above
+        .iter()
+        .find(|_der| todo!("protocol::crypto::hash"))
+        .ok_or(PeerFault::NotPinned)?;
+    Anchors::new([root.to_vec()]).map_err(|_| PeerFault::Malformed)
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let anchors = self.anchors(above)?;
+        let now = self.clock.now();
+        verify_chain(leaf, above, &anchors, Purpose::Server, Some(name), now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    anchors: Anchors,
+    clock: Arc<dyn Clock>,
+    required: bool,
+}
+
+impl ClientVerifier {
+    pub(super) const fn new(anchors: Anchors, clock: Arc<dyn Clock>, required: bool) -> Self {
+        Self {
+            anchors,
+            clock,
+            required,
+        }
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.anchors.0.subjects
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let now = self.clock.now();
+        verify_chain(leaf, above, &self.anchors, Purpose::Client, None, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
