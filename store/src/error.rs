@@ -34,6 +34,9 @@ pub enum StoreError {
     /// The writer is gone: it was closed, or its thread has ended.
     #[error("the store is closed")]
     Closed,
+    /// A job, a schema or the engine panicked in mid-batch; the batch is lost, the file opened again.
+    #[error("a defect stopped a write of the store; nothing of it was kept: please report it")]
+    Panicked,
     /// The caller used the engine wrongly (wrong table type, table opened twice...).
     #[error("the store was used wrongly: {0}")]
     Misuse(Arc<str>),

@@ -71,9 +71,10 @@ pub struct Options {
     pub mailbox: usize,
     /// Operations in one commit.
     pub max_batch: usize,
-    /// Disk space kept back for essential operations, in bytes, really written; 0 = none. Only a
-    /// file has a reserve.
+    /// Disk space kept back for essential operations, in bytes, really written; 0 = none.
     pub reserve_bytes: u64,
+    /// Where the reserve lies; `None` = beside the file, as `<name>.reserve`.
+    pub reserve_file: Option<PathBuf>,
     /// What to do with a damaged file at the start.
     pub damaged: Damaged,
     /// Longest pause between two attempts to reopen; the first pause is a 64th of it.
@@ -88,6 +89,7 @@ impl Default for Options {
             mailbox: 1024,
             max_batch: 1024,
             reserve_bytes: 0,
+            reserve_file: None,
             damaged: Damaged::Refuse,
             reopen_pause: Duration::from_secs(2),
         }
@@ -120,36 +122,55 @@ pub(crate) fn open_first(
 /// Opens what is there, or makes a new store where nothing is.
 pub(crate) fn open(medium: &Medium, options: &Options) -> Result<Database, StoreError> {
     match medium {
-        Medium::File(path) => open_file(path)
-            .and_then(|backend| open_backend(Box::new(backend), options))
-            .map_err(|error| error.at(path)),
+        Medium::File(path) => open_file(path, options).map_err(|error| error.at(path)),
         Medium::Backend(source) => open_backend(source.open()?, options),
     }
 }
 
-fn open_file(path: &Path) -> Result<FileBackend, StoreError> {
+fn open_file(path: &Path, options: &Options) -> Result<Database, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => {
             return Err(StoreError::damaged("it is not a regular file"));
         }
+        // Ours appear whole (see `create`), so an empty one has lost what it held.
+        Ok(found) if found.len() == 0 => return Err(StoreError::damaged("it is empty")),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, options)?,
         Err(error) => return Err(error.into()),
     }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
         .open(path)
-        .map_err(|error| match error.kind() {
-            // A file of another owner in our own folder can be moved away, but not used.
-            io::ErrorKind::PermissionDenied => StoreError::damaged("it may not be opened"),
-            _ => error.into(),
+        .map_err(|error| {
+            match error.kind() {
+                // A file of another owner in our own folder can be moved away, but not used.
+                io::ErrorKind::PermissionDenied => StoreError::damaged("it may not be opened"),
+                _ => error.into(),
+            }
         })?;
+    open_backend(Box::new(FileBackend::new(file)?), options)
+}
+
+/// A power cut while redb makes its file leaves one that redb refuses: so the file is made under
+/// another name and gets its own when it is whole.
+fn create(path: &Path, options: &Options) -> Result<(), StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let fresh = PathBuf::from(name);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    let synced = file.try_clone()?;
+    drop(open_backend(Box::new(FileBackend::new(file)?), options)?);
+    synced.sync_all()?;
+    fs::rename(&fresh, path)?;
     sync_folder_of(path)?;
-    Ok(FileBackend::new(file)?)
+    Ok(())
 }
 
 fn open_backend(

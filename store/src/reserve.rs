@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::Medium;
+use crate::{Medium, Options};
 
 /// The reserve is written in pieces of this many bytes.
 const PIECE: usize = 64 << 10;
@@ -20,7 +20,7 @@ const PIECE: usize = 64 << 10;
 /// Pause between two attempts to write the reserve again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The reserve of one store; inert for a backend or a size of 0.
+/// The reserve of one store; inert without a place or a size.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     file: Option<PathBuf>,
@@ -30,15 +30,21 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    pub(crate) fn new(medium: &Medium, bytes: u64) -> Self {
-        let file = match medium {
-            Medium::File(path) if bytes > 0 => {
+    pub(crate) fn new(medium: &Medium, options: &Options) -> Self {
+        let bytes = options.reserve_bytes;
+        let beside = || match medium {
+            Medium::File(path) => {
                 let mut name = path.as_os_str().to_owned();
                 name.push(".reserve");
                 Some(PathBuf::from(name))
             }
-            _ => None,
+            Medium::Backend(_) => None,
         };
+        let file = options
+            .reserve_file
+            .clone()
+            .or_else(beside)
+            .filter(|_| bytes > 0);
         let mut reserve = Self {
             file,
             bytes,

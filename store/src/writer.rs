@@ -101,7 +101,7 @@ impl<S: Schema> Writer<S> {
         if let Some(Quarantined { path, why }) = &quarantined {
             error!(path = %path.display(), %why, "damaged store moved away; beginning empty");
         }
-        let reserve = Reserve::new(&medium, options.reserve_bytes);
+        let reserve = Reserve::new(&medium, &options);
         let (health, watching) = watch::channel(Health {
             state: State::Open,
             opened: 1,
@@ -335,7 +335,7 @@ impl<S: Schema> Engine<S> {
             tx.commit()?;
             Ok(())
         }))
-        .unwrap_or_else(|_| Err(StoreError::damaged("the engine or a schema panicked").into()))
+        .unwrap_or_else(|_| Err(StoreError::Panicked.into()))
     }
 
     fn prepare(&mut self) -> Result<(), StoreError> {
@@ -349,7 +349,7 @@ impl<S: Schema> Engine<S> {
             tx.commit()?;
             Ok::<_, StoreError>(())
         }))
-        .unwrap_or_else(|_| Err(StoreError::damaged("the engine or a schema panicked")))?;
+        .unwrap_or(Err(StoreError::Panicked))?;
         self.unprepared = false;
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::OpenBackend;
 /// Writes are torn at multiples of this many bytes.
 const PIECE: u64 = 4096;
 
+const EIO: i32 = 5;
+
 /// The disk. Clones share it; as an [`OpenBackend`] it can be opened again and again.
 #[derive(Debug, Clone, Default)]
 pub struct CrashBackend {
@@ -57,6 +59,12 @@ impl CrashBackend {
         disk
     }
 
+    /// Plans that the `n`-th sync from now (counted from 1) fails with EIO and loses a part of what it
+    /// should have written, although reads go on to show it: what Linux does after a failed fsync.
+    pub fn fail_sync(&self, n: u64) {
+        self.lock().failing_sync = Some(n);
+    }
+
     /// Events so far (writes, changes of length, syncs). What was acknowledged when this was `n` must
     /// be in every image with `at >= n`.
     #[must_use]
@@ -74,23 +82,18 @@ impl CrashBackend {
     }
 
     /// The image of a crash after `at` events. `keep` is asked for each 4 KiB piece and each change
-    /// of length that was written after the last sync before `at`: did it reach the disk?
+    /// of length that no finished sync covers: did it reach the disk?
     #[must_use]
-    pub fn image(&self, at: usize, keep: impl FnMut() -> bool) -> Image {
+    pub fn image(&self, at: usize, mut keep: impl FnMut() -> bool) -> Image {
         let disk = self.lock();
         let mut bytes = disk.start.clone();
-        let done = disk.events[..at]
-            .iter()
-            .rposition(|event| matches!(event, Event::Sync));
-        let durable = done.map_or(0, |index| index + 1);
-        disk.events[..durable]
-            .iter()
-            .for_each(|event| event.apply(&mut bytes));
-        tear(&disk.events[durable..at], &mut bytes, keep);
+        for part in disk.events[..at].split_inclusive(Event::ends_part) {
+            settle(part, &mut bytes, &mut keep);
+        }
         Image { at, bytes }
     }
 
-    /// Visits one image per boundary and `subsets` torn ones between each boundary and the next, in
+    /// Visits one image per finished sync and `subsets` torn ones between each sync and the next, in
     /// order, without building each from the beginning. `random` gives uniformly random numbers.
     pub fn each_image(
         &self,
@@ -101,33 +104,27 @@ impl CrashBackend {
         let disk = self.lock();
         let mut bytes = disk.start.clone();
         let mut from = 0;
-        while from < disk.events.len() {
-            let until = disk.events[from..]
-                .iter()
-                .position(|event| matches!(event, Event::Sync))
-                .map_or(disk.events.len(), |index| from + index);
+        for part in disk.events.split_inclusive(Event::ends_part) {
             for _ in 0..subsets {
-                let span = (until - from) as u64 + 1;
-                let at = from + usize::try_from(random() % span).unwrap_or(0);
+                let writes = part.iter().filter(|event| !event.ends_part()).count();
+                let cut = index(random() % (writes as u64 + 1));
                 let mut torn = bytes.clone();
                 // A new chance for each image, so that nearly all and nearly none occur too.
-                let chance = random() % 100;
-                tear(&disk.events[from..at], &mut torn, || {
-                    random() % 100 < chance
-                });
-                visit(Image { at, bytes: torn });
-            }
-            let end = (until + 1).min(disk.events.len());
-            if until < disk.events.len() {
-                disk.events[from..end]
-                    .iter()
-                    .for_each(|event| event.apply(&mut bytes));
+                let chance = random() % 101;
+                tear(&part[..cut], &mut torn, || random() % 100 < chance);
                 visit(Image {
-                    at: end,
+                    at: from + cut,
+                    bytes: torn,
+                });
+            }
+            settle(part, &mut bytes, || random().is_multiple_of(2));
+            from += part.len();
+            if matches!(part.last(), Some(Event::Sync)) {
+                visit(Image {
+                    at: from,
                     bytes: bytes.clone(),
                 });
             }
-            from = end;
         }
     }
 
@@ -156,6 +153,7 @@ struct Disk {
     now: Vec<u8>,
     events: Vec<Event>,
     lying: bool,
+    failing_sync: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -163,6 +161,7 @@ enum Event {
     Write { offset: u64, data: Vec<u8> },
     Length(u64),
     Sync,
+    FailedSync,
 }
 
 impl Event {
@@ -170,8 +169,20 @@ impl Event {
         match self {
             Self::Write { offset, data } => put(bytes, *offset, data),
             Self::Length(length) => bytes.resize(index(*length), 0),
-            Self::Sync => {}
+            Self::Sync | Self::FailedSync => {}
         }
+    }
+
+    fn ends_part(&self) -> bool {
+        matches!(self, Self::Sync | Self::FailedSync)
+    }
+}
+
+/// What of `part` is on the disk once it is over: all, if a finished sync ends it.
+fn settle(part: &[Event], bytes: &mut Vec<u8>, keep: impl FnMut() -> bool) {
+    match part.last() {
+        Some(Event::Sync) => part.iter().for_each(|event| event.apply(bytes)),
+        _ => tear(part, bytes, keep),
     }
 }
 
@@ -192,7 +203,7 @@ fn tear(events: &[Event], bytes: &mut Vec<u8>, mut keep: impl FnMut() -> bool) {
                 }
             }
             Event::Length(length) if keep() => bytes.resize(index(*length), 0),
-            Event::Length(_) | Event::Sync => {}
+            Event::Length(_) | Event::Sync | Event::FailedSync => {}
         }
     }
 }
@@ -233,6 +244,13 @@ impl StorageBackend for CrashBackend {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.lock();
+        if let Some(left) = disk.failing_sync {
+            disk.failing_sync = left.checked_sub(1).filter(|left| *left > 0);
+            if left == 1 {
+                disk.events.push(Event::FailedSync);
+                return Err(io::Error::from_raw_os_error(EIO));
+            }
+        }
         if !disk.lying {
             disk.events.push(Event::Sync);
         }
