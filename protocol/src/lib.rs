@@ -5,10 +5,14 @@
 //! them and knows no sockets, files, clock or randomness of its own: time and randomness come in as
 //! arguments.
 
+pub mod certificate;
 pub mod crypto;
 pub mod id;
 pub mod name;
+pub mod notice;
+pub mod record;
 pub mod rights;
+pub mod site_module;
 pub mod time;
 pub mod topic;
 pub mod wire;

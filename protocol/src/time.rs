@@ -48,8 +48,9 @@ impl fmt::Display for TimeQuality {
     }
 }
 
-/// A moment: whole seconds of Unix time and how good they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A moment: whole seconds of Unix time and how good they are. Sorts by seconds, then by quality,
+/// for containers and listings; what came first is decided by `record::Order`, never by this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Seconds since 1970-01-01T00:00:00Z.
     pub secs: u64,

@@ -1,0 +1,1 @@
+//! Certificate vectors, made here: the good, and each fault alone.

@@ -1,0 +1,1 @@
+//! Notices: signatures, direction, and the gate against replays.

@@ -1,0 +1,50 @@
+//! The registry's truth: an append-only log of signed change entries, and the folds over it.
+//!
+//! Every change of a site (a voucher accepted, a device onboarded, a certificate issued...) is one
+//! [`Entry`], numbered without gaps by the server that made it and signed with that server's record
+//! key. Tables, histories and the audit timeline are folds over entries; `cps` stores and syncs
+//! them, and the cloud believes none that it cannot verify for itself ([`verify_evidence`]).
+//! Nothing here stores, sends or reads a clock.
+//!
+//! # Numbers and order
+//!
+//! `seq` runs 1, 2, 3... per (site, origin, epoch); the epoch is the server's enrolment, so that a
+//! restored disk shows. "What have you after my cursor" ([`Cursor`]) is the whole of sync. Order
+//! needs no clock: each entry bears a `rank`, one above the highest rank that its author had seen
+//! for that site, so what follows from something is ranked above it. Ties are broken by origin,
+//! epoch, seq ([`Order`]); that is arbitrary but the same everywhere.
+//!
+//! # The rule for two-sided claims
+//!
+//! While the link is cut, 40 and 50 may both say something about one device. All facts are kept and
+//! merging is the union of the two sets of facts ([`DeviceRecord::merge`]), so it is commutative,
+//! associative and idempotent, and any order or repetition of delivery gives the same record. What
+//! *holds* is computed from the whole set:
+//!
+//! 1. **Who owns the device now** ([`DeviceRecord::owner`]). TO2 gives the device a new GUID, so
+//!    claims form chains. A claim that starts from the GUID which another one made replaces it.
+//!    Between claims that nothing replaced: one that the device's own statement proves beats one
+//!    that is only attested by the gateway; then the longer chain; then the higher [`Order`]. More
+//!    than one such claim makes the record `contested`, which is shown: only one of them can be the
+//!    state of the device, and its next TO2 settles it by rule 1.
+//! 2. **Certificates.** A revocation beats every issue, whatever their order, and is never undone.
+//! 3. **Clients.** The admission with the highest [`Order`] holds, as a whole.
+//! 4. **Gateways.** The highest epoch of a gateway holds; lower ones are locked out.
+//! 5. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
+
+mod author;
+mod change;
+mod cursor;
+mod entry;
+mod evidence;
+mod fold;
+
+pub use author::Author;
+pub use change::{Change, Evidence, MAX_SERIAL, Onboarded, Serial};
+pub use cursor::{Admission, Cursor, MAX_ORIGINS, Span};
+pub use entry::{Entry, EntryId, MAX_ENTRY, Order, RecordFault, SignedEntry};
+pub use evidence::{EvidenceFault, Expected, Standing, verify_evidence};
+pub use fold::{Certificate, Claim, ClientGrant, DeviceRecord, Enrolment, Ownership, SiteRecord};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Statements, configurations and certificate texts: round trips, refusals, mutations.
