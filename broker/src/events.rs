@@ -1,0 +1,138 @@
+//! What happens in the broker, for logs, consoles and alarms: a bounded broadcast.
+//!
+//! Sent by all rooms; a listener that is too slow loses the oldest and is told how many.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::{Identity, Refusal};
+
+/// Events kept for slow listeners.
+pub(crate) const EVENTS_KEPT: usize = 1024;
+
+/// One event.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A client is connected.
+    Connected {
+        /// Who.
+        identity: Identity,
+        /// From where.
+        address: SocketAddr,
+        /// Whether an earlier session goes on.
+        resumed: bool,
+    },
+    /// A client's connection has ended.
+    Disconnected {
+        /// Who.
+        identity: Identity,
+        /// Why, in words for a log.
+        reason: CutReason,
+    },
+    /// A CONNECT was refused.
+    Refused {
+        /// From where.
+        address: SocketAddr,
+        /// The client id it claimed.
+        client_id: Box<str>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A connection ended before a session began.
+    TurnedAway {
+        /// From where.
+        address: SocketAddr,
+        /// Why.
+        reason: CutReason,
+    },
+    /// Messages were dropped for one client or consumer.
+    Dropped {
+        /// Client id or consumer name.
+        name: Arc<str>,
+        /// Why.
+        reason: DropReason,
+        /// How many at this moment.
+        count: u64,
+    },
+    /// Publishes were refused because there is no room.
+    JournalFull {
+        /// The first topic concerned.
+        topic: Arc<str>,
+        /// How many at this moment.
+        count: u64,
+    },
+    /// The journal failed; it reopens by itself.
+    JournalFailed {
+        /// The fault, as one sentence.
+        error: Arc<str>,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CutReason {
+    /// The client said goodbye.
+    Goodbye,
+    /// The client said goodbye and asked for its will.
+    GoodbyeWithWill,
+    /// The other end closed without a word.
+    Closed,
+    /// The network failed.
+    Network,
+    /// Nothing came in one and a half keep-alive times.
+    KeepAlive,
+    /// CONNECT was not there in time.
+    ConnectDeadline,
+    /// The TLS handshake failed.
+    Tls,
+    /// Bytes that are no MQTT.
+    Malformed,
+    /// A packet that is not allowed here.
+    Protocol,
+    /// A packet above the announced size.
+    PacketTooLarge,
+    /// More unacknowledged messages than announced.
+    ReceiveMaximum,
+    /// A topic alias out of range or unknown.
+    TopicAlias,
+    /// A protocol version we do not speak.
+    Version,
+    /// Enhanced authentication was asked for.
+    AuthenticationMethod,
+    /// The CONNECT was refused by the rights.
+    Refused,
+    /// The rights were lost.
+    NotAuthorized,
+    /// Another connection took the session over.
+    TakenOver,
+    /// Cut by the operator.
+    Administrative,
+    /// Too many connections or sessions.
+    Quota,
+    /// The client read too slowly for what it must be told.
+    TooSlow,
+    /// The journal failed while a 3.1.1 client waited for it.
+    Journal,
+    /// The server stops.
+    Shutdown,
+}
+
+/// Why a message was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The session's memory queue was full.
+    QueueFull,
+    /// The consumer's part of the journal was full.
+    JournalFull,
+    /// Its time was over.
+    Expired,
+    /// The receiver has no right to it (any more).
+    Rights,
+    /// Larger than the receiver takes.
+    TooLarge,
+    /// QoS 0 for a session that is not connected, or unsent when it ended.
+    Offline,
+}

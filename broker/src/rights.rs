@@ -1,0 +1,92 @@
+//! Who may connect, publish, subscribe and receive: asked of the embedding program.
+//!
+//! Called by `session` at CONNECT, PUBLISH, SUBSCRIBE and delivery, and when a will fires. The
+//! library has no rule of its own: what is not granted is denied.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The other end of a connection as the door saw it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its network address.
+    pub address: SocketAddr,
+    /// Its certificate chain in DER, leaf first, verified by the door's TLS configuration; empty
+    /// when it presented none or the door is plain.
+    pub certificates: Vec<Vec<u8>>,
+    /// The name of the door it came through (see [`crate::Broker::serve_named`]).
+    pub door: Arc<str>,
+}
+
+/// What the client says of itself in CONNECT. Nothing of it is proven.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect<'a> {
+    /// The client id; empty when it asks for one.
+    pub client_id: &'a str,
+    /// The user name.
+    pub user_name: Option<&'a str>,
+    /// The password.
+    pub password: Option<Password<'a>>,
+    /// Whether it speaks MQTT 5 (else 3.1.1).
+    pub v5: bool,
+}
+
+/// A password; never printed.
+#[derive(Clone, Copy)]
+pub struct Password<'a>(pub &'a [u8]);
+
+impl std::fmt::Debug for Password<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+/// Who a session belongs to. Both parts are stored with a persistent session, so that rights can be
+/// asked again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The client id the session runs under: by the rights' choice, not by the client's word.
+    pub client_id: Box<str>,
+    /// What the rights need to know the party again (a certificate name, a user name).
+    pub subject: Arc<str>,
+}
+
+/// Why a CONNECT is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Wrong user name or password (0x86, 3.1.1: 4).
+    BadCredentials,
+    /// Known, but not allowed here (0x87, 3.1.1: 5).
+    NotAuthorized,
+    /// The client id is not this party's (0x85, 3.1.1: 2).
+    ClientId,
+    /// Shut out (0x8A, 3.1.1: 5).
+    Banned,
+    /// Not now (0x89, 3.1.1: 3).
+    Busy,
+}
+
+/// The decisions. Every method is called often and must not block; the answers of `may_*` are
+/// remembered for at most half a second, or until [`crate::Broker::rights_changed`].
+pub trait Rights: Send + Sync + 'static {
+    /// Who is it?
+    ///
+    /// # Errors
+    /// The reason to refuse; the client is told its code.
+    fn identify(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Identity, Refusal>;
+
+    /// May it publish to this topic (also its will, at CONNECT and when it fires)?
+    fn may_publish(&self, _who: &Identity, _topic: &str) -> bool {
+        false
+    }
+
+    /// May it subscribe to this filter (without a `$share/<group>/` prefix)?
+    fn may_subscribe(&self, _who: &Identity, _filter: &str) -> bool {
+        false
+    }
+
+    /// May it receive a message of this topic, now?
+    fn may_receive(&self, _who: &Identity, _topic: &str) -> bool {
+        false
+    }
+}
