@@ -6,13 +6,19 @@
 //! arguments.
 
 pub mod certificate;
+pub mod credential;
 pub mod crypto;
+pub mod csr;
+pub mod fdo;
 pub mod id;
+pub mod key;
 pub mod name;
 pub mod notice;
 pub mod record;
 pub mod rights;
+pub mod rv;
 pub mod site_module;
 pub mod time;
 pub mod topic;
+pub mod voucher;
 pub mod wire;
