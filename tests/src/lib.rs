@@ -1,4 +1,14 @@
 //! A world of real parts for the drill, the demo and the tests: the real binaries as processes, a cuttable uplink,
 //! stock MQTT readers and a judge of what really arrived. Nothing here reaches into the parts it judges.
 
+pub mod judge;
+pub mod place;
+pub mod process;
+pub mod proxy;
+pub mod reader;
+pub mod sheet;
+pub mod skip;
+pub mod story;
 pub mod walls;
+pub mod weather;
+pub mod world;

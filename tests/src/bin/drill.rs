@@ -1,2 +1,68 @@
-//! placeholder
-fn main() {}
+//! `make drill`: the story headless, with the real binaries. Ends with `drill: N of N steps held`, and with 0 only then.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use holdfast_tests::place::{Place, has_multicast};
+use holdfast_tests::sheet::Sheet;
+use holdfast_tests::skip::has_program;
+use holdfast_tests::story::{STEPS, Story};
+use holdfast_tests::world::Plan;
+
+/// Runs the story headless and checks every step against what really arrived.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Milliseconds between two of the device's messages.
+    #[arg(long, default_value_t = 25)]
+    pace: u64,
+    /// Keep the world's folder (logs, ledgers, state) after a failure.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if !has_program("mosquitto_sub") {
+        eprintln!("drill: mosquitto_sub is missing; install the Debian package mosquitto-clients");
+        return ExitCode::FAILURE;
+    }
+    if !has_multicast() {
+        eprintln!(
+            "drill: multicast cannot be joined on the loopback interface; discovery will fail"
+        );
+    }
+    let plan = Plan {
+        place: Place::of_this_process(),
+        rendezvous_name: "holdfast-rv.local".to_owned(),
+        pace: Duration::from_millis(options.pace),
+    };
+    let mut story = match Story::new(&plan).await {
+        Ok(story) => story,
+        Err(error) => {
+            eprintln!("drill: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut sheet = Sheet::new(STEPS, false);
+    tokio::select! {
+        () = story.run(&mut sheet) => {}
+        _ = tokio::signal::ctrl_c() => eprintln!("drill: stopped by Ctrl-C"),
+    }
+    if !sheet.has_held() {
+        eprintln!("{}", story.world.log_ends());
+        if options.keep {
+            story.world.keep();
+        }
+    }
+    if let Err(error) = story.world.stop().await {
+        eprintln!("drill: {error:#}");
+    }
+    sheet.print();
+    if sheet.has_held() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,125 @@
+//! Steps 1 to 3: the cloud starts, the gateway enrols, the first device onboards. See [`super::Story::run`].
+
+use super::*;
+
+/// Filter of everything at the site.
+const ALL_OF_SITE: &str = "hf/v1/harbour/#";
+
+impl Story {
+    pub(super) async fn cloud_starts(&mut self, notes: &mut Notes) -> anyhow::Result<()> {
+        let began = unix_now();
+        self.world.start_cloud().await?;
+        notes.figure(format!("listening after {:.1} s", unix_now() - began));
+        self.world.cloud.ask(&["status"]).await?;
+        let kept = std::fs::read_dir(&self.world.cloud.state)?.count();
+        ensure!(kept > 0, "the cloud left nothing in its state folder");
+        notes.figure(format!("{kept} files of state, readable by its user alone"));
+        Ok(())
+    }
+
+    pub(super) async fn gateway_enrols(&mut self, notes: &mut Notes) -> anyhow::Result<()> {
+        self.world.enrol().await?;
+        notes.tell("enrolled by a one-time token");
+        self.world.start_gateway().await?;
+        self.world.gateway.stop().await?;
+        notes.tell("now with the uplink silent");
+        self.world.uplink.set(Mode::Silent);
+        let began = unix_now();
+        let restarted = self.world.start_gateway().await;
+        self.world.uplink.set(Mode::Open);
+        restarted.context("restart with the cloud unreachable")?;
+        notes.figure(format!(
+            "ready {:.1} s after a restart without the cloud",
+            unix_now() - began
+        ));
+        self.place_witnesses().await?;
+        let lan = &self.witnesses()?.lan;
+        wait_until("mode online", PATIENCE, || {
+            lan.seen(is_health)
+                .last()
+                .is_some_and(|seen| seen.payload["mode"] == "online")
+        })
+        .await?;
+        notes.figure("mode online once the uplink is there");
+        Ok(())
+    }
+
+    /// Admits a stock client on each side and waits until both are subscribed.
+    async fn place_witnesses(&mut self) -> anyhow::Result<()> {
+        let world = &self.world;
+        let lan = world
+            .admit(Server::Gateway, "lan-witness", &[], &[ALL_OF_SITE])
+            .await?;
+        let cloud = world
+            .admit(Server::Cloud, "cloud-witness", &[], &[ALL_OF_SITE])
+            .await?;
+        let subscription = |broker, identity, client: &str| Subscription {
+            broker,
+            identity,
+            client: client.to_owned(),
+            filters: vec![ALL_OF_SITE.to_owned()],
+        };
+        let lan = subscription(world.gateway_doors.mqtt, lan, "lan-witness");
+        let cloud = subscription(world.uplink_doors.mqtt, cloud, "cloud-witness");
+        // The witness at the cloud must not be cut with the site: it dials the cloud itself.
+        let cloud = Subscription {
+            broker: world.cloud_doors.mqtt,
+            ..cloud
+        };
+        let mut lan =
+            Reader::start("lan-witness", &lan, &world.folder().join("lan.ledger")).await?;
+        let mut cloud = Reader::start(
+            "cloud-witness",
+            &cloud,
+            &world.folder().join("cloud.ledger"),
+        )
+        .await?;
+        lan.wait_subscribed(PATIENCE).await?;
+        cloud.wait_subscribed(PATIENCE).await?;
+        self.witnesses = Some(Witnesses { lan, cloud });
+        Ok(())
+    }
+
+    pub(super) async fn device_onboards(&mut self, notes: &mut Notes) -> anyhow::Result<()> {
+        self.device = self.world.manufacture("A-0001").await?;
+        notes.tell(format!("device {} left the factory", self.device));
+        let began = unix_now();
+        self.world.start_agent().await?;
+        let lan = &self.witnesses()?.lan;
+        wait_until("the first measurement", PATIENCE, || {
+            lan.count(is_measurement) > 0
+        })
+        .await
+        .with_context(|| format!("the agent's log ends with\n{}", self.world.agent.logged()))?;
+        notes.figure(format!(
+            "first measurement {:.1} s after power-on",
+            unix_now() - began
+        ));
+        self.is_known_to_both(notes).await
+    }
+
+    /// Both registries must show the device, with the evidence of its onboarding.
+    async fn is_known_to_both(&self, notes: &mut Notes) -> anyhow::Result<()> {
+        for (name, part) in [
+            ("cloud", &self.world.cloud),
+            ("gateway", &self.world.gateway),
+        ] {
+            let mut shown = Value::Null;
+            for _ in 0..100 {
+                let said = part.ask(&["devices", "list", "--json"]).await?;
+                shown = serde_json::from_str(&said)
+                    .with_context(|| format!("devices list printed {said:?}"))?;
+                if shown.to_string().contains(&self.device) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            ensure!(
+                shown.to_string().contains(&self.device),
+                "the {name} does not know the device: {shown}"
+            );
+            notes.figure(format!("record at the {name}"));
+        }
+        Ok(())
+    }
+}
