@@ -3,15 +3,20 @@
 //! Called by `sync`, enrolment, probes and the FDO client. Never follows a redirect, never retries
 //! a request that may have reached the server, never reads a body beyond its bound.
 
+mod connection;
+
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use hyper::header;
-pub use hyper::{HeaderMap, Method, StatusCode};
-
 use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
+pub use hyper::{HeaderMap, Method, StatusCode, header};
+use tokio::time::timeout;
 
-use crate::dial::{DialError, Endpoint};
+use crate::dial::{self, DialError, Endpoint, Security};
+use connection::{Connection, Failed};
 
 /// The bounds of a client.
 #[derive(Debug, Clone, Copy)]
@@ -89,29 +94,38 @@ pub enum Error {
 
 /// A client for one party. Cheap to clone; clones share the kept connections.
 #[derive(Debug, Clone)]
-pub struct Client {}
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    limits: Limits,
+    idle: Mutex<Vec<Connection>>,
+}
 
 impl Client {
     /// A client; nothing is dialled yet.
     #[must_use]
-    pub fn new(_endpoint: Endpoint, _limits: Limits) -> Self {
-        todo!()
-    }
-
-    /// Sends a request and reads the answer, over a kept connection if one is alive.
-    ///
-    /// # Errors
-    /// See [`Error`]. Statuses are no errors.
-    pub async fn send(&self, _request: Request) -> Result<Response, Error> {
-        todo!()
+    pub fn new(endpoint: Endpoint, limits: Limits) -> Self {
+        Self(Arc::new(Inner {
+            endpoint,
+            limits,
+            idle: Mutex::default(),
+        }))
     }
 
     /// `GET path`.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn get(&self, _path: &str) -> Result<Response, Error> {
-        todo!()
+    pub async fn get(&self, path: &str) -> Result<Response, Error> {
+        self.send(Request {
+            method: Method::GET,
+            path: path.to_owned(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        })
+        .await
     }
 
     /// `POST path` with a body of the given content type.
@@ -120,10 +134,104 @@ impl Client {
     /// As [`Client::send`].
     pub async fn post(
         &self,
-        _path: &str,
-        _content_type: &'static str,
-        _body: Bytes,
+        path: &str,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
     ) -> Result<Response, Error> {
-        todo!()
+        let kind = HeaderValue::from_static(content_type);
+        self.send(Request {
+            method: Method::POST,
+            path: path.to_owned(),
+            headers: HeaderMap::from_iter([(CONTENT_TYPE, kind)]),
+            body: body.into(),
+        })
+        .await
+    }
+
+    /// Sends a request and reads the answer, over a kept connection if one is alive.
+    ///
+    /// # Errors
+    /// See [`Error`]. Statuses are no errors.
+    pub async fn send(&self, request: Request) -> Result<Response, Error> {
+        let deadline = self.0.limits.deadline;
+        timeout(deadline, self.0.exchange(request))
+            .await
+            .map_err(|_| Error::Deadline(deadline))?
     }
 }
+
+impl Inner {
+    async fn exchange(&self, request: Request) -> Result<Response, Error> {
+        let mut request = self.prepare(request)?;
+        while let Some(kept) = self.take_idle() {
+            match self.over(kept, request).await {
+                Ok(response) => return Ok(response),
+                // The server closed it meanwhile and nothing was sent: dial afresh.
+                Err(Failed::Unsent(unsent)) => request = *unsent,
+                Err(Failed::Told(error)) => return Err(error),
+            }
+        }
+        let (stream, peer) = dial::dial(&self.endpoint, self.limits.per_address).await?;
+        let fresh = Connection::open(stream, peer).await?;
+        match self.over(fresh, request).await {
+            Ok(response) => Ok(response),
+            Err(Failed::Told(error)) => Err(error),
+            Err(Failed::Unsent(_)) => Err(Error::Broken("closed before the request".to_owned())),
+        }
+    }
+
+    async fn over(
+        &self,
+        mut connection: Connection,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<Response, Failed> {
+        let response = connection.exchange(request, self.limits.body).await?;
+        self.keep(connection);
+        Ok(response)
+    }
+
+    fn prepare(&self, request: Request) -> Result<hyper::Request<Full<Bytes>>, Error> {
+        let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
+        if !request.path.starts_with('/') {
+            return Err(bad(&"the path does not begin with `/`"));
+        }
+        let host = HeaderValue::try_from(self.host()).map_err(|error| bad(&error))?;
+        let length = HeaderValue::from(request.body.len());
+        let with_body = !request.body.is_empty() || request.method == Method::POST;
+        let mut built = hyper::Request::builder()
+            .method(request.method)
+            .uri(request.path)
+            .body(Full::new(request.body))
+            .map_err(|error| bad(&error))?;
+        *built.headers_mut() = request.headers;
+        built.headers_mut().insert(HOST, host);
+        if with_body {
+            built.headers_mut().insert(CONTENT_LENGTH, length);
+        }
+        Ok(built)
+    }
+
+    fn host(&self) -> String {
+        match (&self.endpoint.security, self.endpoint.addresses.first()) {
+            (Security::Tls { name, .. }, _) => name.clone(),
+            (Security::Plain, Some(address)) => address.clone(),
+            (Security::Plain, None) => String::new(),
+        }
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.is_fresh(self.limits.idle_for));
+        idle.pop()
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if connection.is_fresh(self.limits.idle_for) && idle.len() < self.limits.idle {
+            idle.push(connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

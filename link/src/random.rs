@@ -40,7 +40,7 @@ impl TryCryptoRng for SystemRandom {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_core::{CryptoRng, Rng};
+    use rand_core::CryptoRng;
 
     #[test]
     fn fills_as_a_trait_object_and_does_not_repeat() {

@@ -1,12 +1,14 @@
 //! TLS by pinned trust: who we are, whom we believe, and why a peer was refused.
 //!
 //! Called by every dialler and every listener of the house. Chains are built by webpki against the
-//! anchors given and nothing else; the rules that webpki leaves open (key usage, extended key
-//! usage, one exact DNS name) are checked by `protocol::certificate`. TLS 1.2 and 1.3, ring, no
+//! anchors given and nothing else; what webpki leaves open (key usage, extended key usage,
+//! no authority) is checked here. Which party a certificate names is for `protocol::certificate` and
+//! whoever knows the domain. TLS 1.2 and 1.3, ring, no
 //! session tickets and no resumption, so that no handshake outlives a revocation. Never reads the
 //! system's trust store and never skips a check by configuration.
 
 mod identity;
+mod usage;
 mod verify;
 
 use std::sync::Arc;

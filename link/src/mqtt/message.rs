@@ -90,7 +90,7 @@ pub struct Incoming {
     pub payload: Bytes,
     /// As delivered.
     pub qos: Qos,
-    /// It is the topic's retained message, sent for a new subscription.
+    /// Its sender asked servers to keep it; also set on a kept message sent for a new subscription.
     pub retain: bool,
     /// The server may have sent it before.
     pub duplicate: bool,

@@ -1,13 +1,14 @@
 //! Is this certificate chain the peer we look for? One function decides for both directions.
 //!
 //! Called by rustls in each handshake, and by daemons that receive a chain by another way. webpki
-//! builds the chain (signatures, validity, path length, name constraints); `protocol::certificate`
+//! builds the chain (signatures, validity, path length, name constraints); [`super::usage`]
 //! checks what webpki leaves open.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use holdfast_protocol::crypto::{self, HashAlg};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
@@ -18,6 +19,7 @@ use rustls::{
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::Trust;
+use super::usage::check_use;
 use crate::time::{Clock, Time, TimeQuality};
 
 /// Root certificates that are believed.
@@ -252,10 +254,6 @@ fn fault(error: &webpki::Error, now: u64) -> PeerFault {
     }
 }
 
-fn check_use(_leaf: &CertificateDer<'_>, _purpose: Purpose) -> Result<(), PeerFault> {
-    todo!("protocol::certificate")
-}
-
 fn algorithms() -> WebPkiSupportedAlgorithms {
     rustls::crypto::ring::default_provider().signature_verification_algorithms
 }
@@ -279,10 +277,10 @@ impl ServerVerifier {
     }
 }
 
-fn pinned(above: &[CertificateDer<'_>], _hash: &[u8; 32]) -> Result<Anchors, PeerFault> {
+fn pinned(above: &[CertificateDer<'_>], hash: &[u8; 32]) -> Result<Anchors, PeerFault> {
     let root = above
         .iter()
-        .find(|_der| todo!("protocol::crypto::hash"))
+        .find(|der| crypto::hash(HashAlg::Sha256, der).value() == hash)
         .ok_or(PeerFault::NotPinned)?;
     Anchors::new([root.to_vec()]).map_err(|_| PeerFault::Malformed)
 }

@@ -1,0 +1,377 @@
+//! The handles of a connection: [`Client`] sends, [`Inbox`] receives.
+//!
+//! Called by the bridge and the agent. The window is counted here, so that a publisher waits in its
+//! own task and the connection's task never waits for anybody.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::message::{Incoming, Publish, Qos};
+use super::options::Granted;
+use super::outcome::{Ended, Outcome, PublishError, ReasonCode, Settled, SubscribeError};
+use super::packet;
+use super::pump::Command;
+use super::session::{Answer, Waiter};
+
+/// The sending side of a connection. Cheap to clone. When the last clone is dropped without
+/// [`Client::disconnect`] the connection is cut, and the server publishes the will.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailbox: mpsc::Sender<Command>,
+    /// Owns the connection's task.
+    pub(super) _task: Arc<AbortOnDropHandle<()>>,
+}
+
+/// The receiving side of a connection: one owner.
+#[derive(Debug)]
+pub struct Inbox {
+    pub(super) messages: mpsc::Receiver<Incoming>,
+    pub(super) mailbox: mpsc::Sender<Command>,
+}
+
+impl Client {
+    /// Hands a message to the connection. QoS 1 waits for a place in the window; how it ended comes
+    /// by [`Client::settled`] under the message's tag, and frees the place when it is taken there.
+    /// QoS 0 is gone with the return. May be dropped while it waits: nothing is sent then.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; nothing was sent then and the tag will not be settled.
+    pub async fn publish(&self, message: Publish) -> Result<(), PublishError> {
+        let waiter = Waiter::Tag(message.tag);
+        self.hand_over(message, waiter).await
+    }
+
+    /// Publishes with QoS 1 and waits for the outcome; the tag is not used.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish_and_wait(&self, mut message: Publish) -> Result<Outcome, PublishError> {
+        message.qos = Qos::AtLeastOnce;
+        let (asker, told) = oneshot::channel();
+        self.hand_over(message, Waiter::Once(asker)).await?;
+        Ok(told.await.unwrap_or(Outcome::Lost))
+    }
+
+    async fn hand_over(&self, message: Publish, waiter: Waiter) -> Result<(), PublishError> {
+        self.shared.check(&message)?;
+        if message.qos == Qos::AtMostOnce {
+            let place = self.mailbox.reserve().await;
+            let place = place.map_err(|_| PublishError::Closed)?;
+            let packet = self.shared.build(&message, None)?;
+            place.send(Command::Publish(Box::new(packet), None));
+            return Ok(());
+        }
+        let window = self.shared.window.acquire().await;
+        let window = window.map_err(|_| PublishError::Closed)?;
+        let place = self.mailbox.reserve().await;
+        let place = place.map_err(|_| PublishError::Closed)?;
+        // From here on nothing waits, so nothing can be left half done.
+        let id = self.shared.take_id();
+        match self.shared.build(&message, Some(id)) {
+            Ok(packet) => {
+                window.forget();
+                place.send(Command::Publish(Box::new(packet), Some(waiter)));
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.give_back_id(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for settled messages and takes all there are, which frees their places in the window.
+    /// After the end of the connection the rest comes out, the lost ones too, then `None`. May be
+    /// dropped while it waits.
+    pub async fn settled(&self) -> Option<Vec<Settled>> {
+        loop {
+            let news = self.shared.news.notified();
+            tokio::pin!(news);
+            // Registered before looking, so that nothing is missed in between.
+            news.as_mut().enable();
+            {
+                let mut box_ = self.shared.settlements();
+                if !box_.ready.is_empty() {
+                    let taken = std::mem::take(&mut box_.ready);
+                    self.shared.window.add_permits(taken.len());
+                    return Some(taken);
+                }
+                if box_.finished {
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+
+    /// Places left in the window now: so many messages of QoS 1 can be handed over without waiting.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.shared.window.available_permits()
+    }
+
+    /// Subscribes, at most QoS 1; waits for the server's word.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    pub async fn subscribe(&self, filters: &[(&str, Qos)]) -> Result<(), SubscribeError> {
+        let names: Vec<_> = filters
+            .iter()
+            .map(|(filter, qos)| ((*filter).to_owned(), *qos))
+            .collect();
+        let codes = self.ask(|asker| Command::Subscribe(names, asker)).await?;
+        judge(filters.iter().map(|(filter, _)| *filter), &codes)
+    }
+
+    /// Ends subscriptions; waits for the server's word.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    pub async fn unsubscribe(&self, filters: &[&str]) -> Result<(), SubscribeError> {
+        let names = filters.iter().map(|&filter| filter.to_owned()).collect();
+        let codes = self.ask(|asker| Command::Unsubscribe(names, asker)).await?;
+        judge(filters.iter().copied(), &codes)
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Answer>) -> Command,
+    ) -> Result<Vec<ReasonCode>, SubscribeError> {
+        let (asker, answer) = oneshot::channel();
+        let sent = self.mailbox.send(command(asker)).await;
+        sent.map_err(|_| SubscribeError::Closed)?;
+        answer
+            .await
+            .map_err(|_| SubscribeError::Closed)?
+            .map_err(SubscribeError::BadFilter)
+    }
+
+    /// The last measured round trip, `None` before the first.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.shared.round_trip.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// Pings (or joins the ping under way) and waits for the answer.
+    ///
+    /// # Errors
+    /// Why the connection ended first.
+    pub async fn ping(&self) -> Result<Duration, Ended> {
+        let (asker, answer) = oneshot::channel();
+        if self.mailbox.send(Command::Ping(asker)).await.is_err() {
+            return Err(self.ended().await);
+        }
+        match answer.await {
+            Ok(took) => Ok(took),
+            Err(_) => Err(self.ended().await),
+        }
+    }
+
+    /// QoS 0 messages dropped since the connection began because nobody took them.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Writes what was handed over before, says DISCONNECT (no will) and ends the connection.
+    pub async fn disconnect(&self) {
+        // A closed mailbox: it has ended already.
+        let _ = self.mailbox.send(Command::Disconnect).await;
+        self.ended().await;
+    }
+
+    /// Waits for the end of the connection and tells why.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.shared.ended.subscribe();
+        let told = match ended.wait_for(Option::is_some).await {
+            Ok(told) => told.clone(),
+            Err(_) => None,
+        };
+        told.unwrap_or_else(|| Ended::Broken("its task was stopped".to_owned()))
+    }
+
+    /// Why the connection ended, `None` while it stands.
+    #[must_use]
+    pub fn has_ended(&self) -> Option<Ended> {
+        self.shared.ended.borrow().clone()
+    }
+}
+
+impl Inbox {
+    /// The next message, in the server's order; `None` after the end of the connection. A message of
+    /// QoS 1 must be handed to [`Inbox::acknowledge`] once its taker has it safe; the server sends
+    /// at most `receive_maximum` unacknowledged ones.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        self.messages.recv().await
+    }
+
+    /// Takes up to `most` messages that are there, waiting for at least one; 0 after the end.
+    pub async fn next_many(&mut self, into: &mut Vec<Incoming>, most: usize) -> usize {
+        self.messages.recv_many(into, most).await
+    }
+
+    /// Acknowledges a message of QoS 1; of QoS 0 nothing happens. After the end of the connection
+    /// nothing happens either: the server sends the message again.
+    pub async fn acknowledge(&self, message: &Incoming) {
+        if let Some(id) = message.packet_id {
+            let _ = self.mailbox.send(Command::Acknowledge(id)).await;
+        }
+    }
+}
+
+fn judge<'a>(
+    filters: impl Iterator<Item = &'a str>,
+    codes: &[ReasonCode],
+) -> Result<(), SubscribeError> {
+    // A server that answers with fewer codes than filters has not granted the rest.
+    let missing = std::iter::repeat(&ReasonCode(0x80));
+    filters
+        .zip(codes.iter().chain(missing))
+        .find(|(_, code)| !code.is_success())
+        .map_or(Ok(()), |(filter, &code)| {
+            Err(SubscribeError::Refused {
+                filter: filter.to_owned(),
+                code,
+            })
+        })
+}
+
+/// What the handles and the task share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    granted: Granted,
+    pub(super) receive_maximum: u16,
+    /// Places for messages of QoS 1, from hand-over until their settlement is taken.
+    window: Semaphore,
+    /// Free packet ids; never fewer than places.
+    ids: Mutex<Vec<u16>>,
+    /// Never holds more than the window.
+    settlements: Mutex<Settlements>,
+    news: Notify,
+    ended: watch::Sender<Option<Ended>>,
+    round_trip: AtomicU64,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Settlements {
+    ready: Vec<Settled>,
+    finished: bool,
+}
+
+impl Shared {
+    pub(super) fn new(granted: Granted, receive_maximum: u16) -> Self {
+        Self {
+            window: Semaphore::new(usize::from(granted.window)),
+            ids: Mutex::new((1..=granted.window).rev().collect()),
+            granted,
+            receive_maximum,
+            settlements: Mutex::default(),
+            news: Notify::new(),
+            ended: watch::Sender::new(None),
+            round_trip: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    fn check(&self, message: &Publish) -> Result<(), PublishError> {
+        if message.retain && !self.granted.retains {
+            let text = "the server keeps no retained messages";
+            return Err(PublishError::BadMessage(text.to_owned()));
+        }
+        if message.qos > Qos::AtMostOnce && !self.granted.acknowledges {
+            let text = "the server takes QoS 0 only";
+            return Err(PublishError::BadMessage(text.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        message: &Publish,
+        id: Option<u16>,
+    ) -> Result<mqtt_protocol_core::mqtt::packet::v5_0::Publish, PublishError> {
+        let packet = packet::publish(message, id)
+            .map_err(|error| PublishError::BadMessage(error.to_string()))?;
+        let (size, limit) = (packet.size(), self.granted.max_packet);
+        if size > limit as usize {
+            return Err(PublishError::TooLarge { size, limit });
+        }
+        Ok(packet)
+    }
+
+    fn take_id(&self) -> u16 {
+        lock(&self.ids)
+            .pop()
+            .expect("there are as many ids as places in the window")
+    }
+
+    pub(super) fn give_back_id(&self, id: u16) {
+        lock(&self.ids).push(id);
+    }
+
+    pub(super) fn give_back_place(&self) {
+        self.window.add_permits(1);
+    }
+
+    /// Makes `settled` available, emptying it.
+    pub(super) fn settle(&self, settled: &mut Vec<Settled>) {
+        if !settled.is_empty() {
+            self.settlements().ready.append(settled);
+            self.news.notify_waiters();
+        }
+    }
+
+    pub(super) fn lose(&self, waiter: Waiter) {
+        let outcome = Outcome::Lost;
+        match waiter {
+            Waiter::Tag(tag) => self.settlements().ready.push(Settled { tag, outcome }),
+            Waiter::Once(asker) => {
+                let _ = asker.send(outcome);
+            }
+        }
+    }
+
+    pub(super) fn end(&self, ended: Ended) {
+        self.ended.send_replace(Some(ended));
+    }
+
+    /// Nothing more will be settled; publishers stop waiting.
+    pub(super) fn finish(&self) {
+        self.ended.send_if_modified(|ended| {
+            let stopped = ended.is_none();
+            if stopped {
+                *ended = Some(Ended::Broken("its task was stopped".to_owned()));
+            }
+            stopped
+        });
+        self.window.close();
+        self.settlements().finished = true;
+        self.news.notify_waiters();
+    }
+
+    pub(super) fn set_round_trip(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.round_trip.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn settlements(&self) -> MutexGuard<'_, Settlements> {
+        lock(&self.settlements)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
