@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/target/tools/bin:$PATH"
 
 cargo fmt --all -- --check
+cargo fmt --manifest-path tests/foreign-fdo/Cargo.toml -- --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 

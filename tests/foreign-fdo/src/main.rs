@@ -29,7 +29,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
@@ -54,7 +56,9 @@ async fn init(url: &str, folder: &str, serial: &str) -> Outcome<String> {
     let mut parts = Parts::open(folder).await?;
     let client = InitialClient::create(Url::parse(url)?, no_tls()?).map_err(told)?;
     let mut ctx = Ctx::new(&mut parts.crypto, &mut parts.storage, no_tls()?);
-    let di = Di::create(&mut ctx, client, MODEL, serial).await.map_err(told)?;
+    let di = Di::create(&mut ctx, client, MODEL, serial)
+        .await
+        .map_err(told)?;
     let credential = di.create_credentials(&mut ctx).await.map_err(told)?;
     Ok(credential.dc_guid.to_string())
 }
@@ -64,7 +68,10 @@ async fn onboard(folder: &str, serial: &str) -> Outcome<String> {
     let mut parts = Parts::open(folder).await?;
     let credential = parts.credential().await?;
     let mut ctx = Ctx::new(&mut parts.crypto, &mut parts.storage, no_tls()?);
-    let answer = To1::new(&credential).rv_owner(&mut ctx).await.map_err(told)?;
+    let answer = To1::new(&credential)
+        .rv_owner(&mut ctx)
+        .await
+        .map_err(told)?;
     let to2 = To2::create(credential, answer, serial, SkipServiceInfo::default()).map_err(told)?;
     let (done, ()) = to2.to2_change(&mut ctx).await.map_err(told)?;
     done.done(&mut ctx).await.map_err(told)?;
@@ -79,12 +86,19 @@ struct Parts {
 impl Parts {
     async fn open(folder: &str) -> Outcome<Self> {
         let storage = FileStorage::open(folder.into()).await?;
-        let crypto = SoftwareCrypto::create(storage.clone()).await.map_err(told)?;
+        let crypto = SoftwareCrypto::create(storage.clone())
+            .await
+            .map_err(told)?;
         Ok(Self { crypto, storage })
     }
 
     async fn credential(&self) -> Outcome<DeviceCredential<'static>> {
-        let bytes = self.storage.read(CREDENTIAL).await.map_err(told)?.ok_or("run init first")?;
+        let bytes = self
+            .storage
+            .read(CREDENTIAL)
+            .await
+            .map_err(told)?
+            .ok_or("run init first")?;
         Ok(ciborium::from_reader(bytes.as_slice())?)
     }
 }
