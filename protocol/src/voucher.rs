@@ -13,7 +13,8 @@ mod verify;
 use std::fmt;
 
 pub use extend::NewVoucher;
-pub use verify::Policy;
+pub(crate) use verify::ChainWalk;
+pub use verify::{DEFAULT_MAX_ENTRIES, Policy};
 
 use crate::credential::MAX_DEVICE_INFO;
 use crate::crypto::{Hash, Mac, VerifyingKey};

@@ -48,6 +48,16 @@ pub fn check(bytes: &[u8]) -> Result<(), CborError> {
     if end == bytes.len() { Ok(()) } else { Err(CborError::Trailing) }
 }
 
+/// Length of the item at the head of `bytes`, or none if `bytes` end inside it. For texts that
+/// arrive in pieces; a count beyond what has arrived is not an error yet.
+pub fn first_item(bytes: &[u8]) -> Result<Option<usize>, CborError> {
+    match item_end(bytes, 0) {
+        Ok(end) => Ok(Some(end)),
+        Err(CborError::Truncated) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
 /// Finds the end of the item that starts at `start`, checking it on the way. Iterative: the depth
 /// of the input never becomes depth of our stack.
 fn item_end(bytes: &[u8], start: usize) -> Result<usize, CborError> {
