@@ -5,6 +5,7 @@
 //! - [`value`]: what a value may be (durations, sizes, addresses, names) and how each is explained.
 //! - [`cli`]: options and sub-commands common to all binaries, exit codes, how an error is shown.
 //! - [`life`]: logging, signals, readiness, watchdog and the grace period.
+//! - [`stages`]: a daemon's tasks, and the order in which they stop.
 //! - [`secret_file`]: files that only their owner may read, replaced as a whole or not at all.
 //!
 //! It knows no binary's keys: each room declares its own section by implementing [`Settings`].
@@ -14,6 +15,7 @@ pub mod document;
 pub mod fault;
 pub mod life;
 pub mod secret_file;
+pub mod stages;
 pub mod value;
 
 pub use document::{Section, Settings, parse, read};

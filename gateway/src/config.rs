@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use holdfast_config::{ByteSize, HostPort, Section, Settings};
+use holdfast_protocol::uplink;
 
 /// Everything `holdfast-gateway` can be told.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,19 +78,9 @@ pub struct Cloud {
     pub fdo: Vec<HostPort>,
 }
 
-/// `[uplink]`: the two probes (MQTT ping on the bridge, HTTPS request through the cloud) and how
-/// many of their results change the mode. The defaults notice a silent cut within 5 s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Uplink {
-    /// Time between two probes of a kind.
-    pub probe_interval: Duration,
-    /// A probe without an answer for so long has failed.
-    pub timeout: Duration,
-    /// Failures in a row of both probes that make an outage.
-    pub failures: u32,
-    /// Successes in a row that end one.
-    pub successes: u32,
-}
+/// `[uplink]`: how the state of the Internet link is told; see [`uplink::Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uplink(pub uplink::Settings);
 
 /// `[[bridge]]`: carries a local filter to the cloud or back, beside the built-in rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,17 +157,6 @@ impl Default for Listen {
 impl Default for Discovery {
     fn default() -> Self {
         Self { enabled: true, interfaces: Vec::new(), host: "holdfast-rv.local".to_owned() }
-    }
-}
-
-impl Default for Uplink {
-    fn default() -> Self {
-        Self {
-            probe_interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(1500),
-            failures: 2,
-            successes: 3,
-        }
     }
 }
 
@@ -293,22 +273,33 @@ impl Settings for Cloud {
 
 impl Settings for Uplink {
     fn read(section: &mut Section<'_>) -> Self {
-        let default = Self::default();
-        let count = |count: &u32| match count {
-            1..=1000 => Ok(()),
-            _ => Err((format!("{count} probes"), "write a number from 1 to 1000".to_owned())),
+        let profile = section.get("profile", "standard".to_owned());
+        let base = match profile.as_str() {
+            "standard" => uplink::Settings::default(),
+            "metered" => uplink::Settings::metered(),
+            _ => {
+                let remedy = "write \"standard\" or \"metered\"";
+                section.fault("profile", "is no profile of ours", remedy);
+                uplink::Settings::default()
+            }
         };
-        let least = Duration::from_millis(20);
-        let most = Duration::from_secs(3600);
-        Self {
-            probe_interval: section.get_checked("probe_interval", default.probe_interval, |time| {
-                between(*time, least, most)
-            }),
-            timeout: section
-                .get_checked("timeout", default.timeout, |time| between(*time, least, most)),
-            failures: section.get_checked("failures", default.failures, count),
-            successes: section.get_checked("successes", default.successes, count),
+        let settings = uplink::Settings {
+            interval: section.get("probe_interval", base.interval),
+            timeout: section.get("timeout", base.timeout),
+            end_to_end_every: section.get("end_to_end_every", base.end_to_end_every),
+            failures: section.get("failures", base.failures),
+            successes: section.get("successes", base.successes),
+            slow: section.get("slow", base.slow),
+            hold: section.get("hold", base.hold),
+            hold_max: section.get("hold_max", base.hold_max),
+            calm: section.get("calm", base.calm),
+            drained: section.get("drained", base.drained),
+            notice_limit: base.notice_limit,
+        };
+        for fault in settings.check() {
+            section.fault("probe_interval", &format!("does not fit: {fault}"), "change these values");
         }
+        Self(settings)
     }
 }
 
@@ -465,7 +456,7 @@ mod tests {
             [
                 "advertise.addresses",
                 "discovery.host",
-                "uplink.failures",
+                "uplink.probe_interval",
                 "bridge",
                 "bridge[1].direction",
                 "bridge[2].filter",
