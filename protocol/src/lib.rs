@@ -5,10 +5,12 @@
 //! them and knows no sockets, files, clock or randomness of its own: time and randomness come in as
 //! arguments.
 
+pub mod alternate;
 pub mod certificate;
 pub mod credential;
 pub mod crypto;
 pub mod csr;
+pub mod drain;
 pub mod fdo;
 pub mod id;
 pub mod key;
@@ -20,5 +22,6 @@ pub mod rv;
 pub mod site_module;
 pub mod time;
 pub mod topic;
+pub mod uplink;
 pub mod voucher;
 pub mod wire;

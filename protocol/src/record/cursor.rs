@@ -120,3 +120,10 @@ impl Cursor {
         Ok(Self { seen })
     }
 }
+
+/// A cursor as a store keeps it: (origin, epoch, highest number without a gap).
+impl FromIterator<(ServerId, u32, u64)> for Cursor {
+    fn from_iter<I: IntoIterator<Item = (ServerId, u32, u64)>>(heads: I) -> Self {
+        Self { seen: heads.into_iter().map(|(origin, epoch, seq)| ((origin, epoch), seq)).collect() }
+    }
+}
