@@ -10,6 +10,7 @@ use crate::{
     crypto::VerifyingKey,
     id::{ClientName, Guid, ServerId},
     topic::Filter,
+    voucher::MAX_VOUCHER,
     wire::cbor::{self, Reader, Writer},
 };
 
@@ -17,8 +18,6 @@ use crate::{
 pub const MAX_SERIAL: usize = 20;
 /// Longest certificate name.
 const MAX_NAME: usize = 253;
-/// Largest voucher in an entry, in bytes.
-const MAX_VOUCHER: usize = 24 * 1024;
 /// Largest statement, in bytes.
 const MAX_STATEMENT: usize = 1024;
 /// Most filters of one kind for one client.

@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Largest signed entry, in bytes; two vouchers with some ten entries each fit several times.
-pub const MAX_ENTRY: usize = 60 * 1024;
+/// Largest signed entry, in bytes: two vouchers of the largest size and some room.
+pub const MAX_ENTRY: usize = 2 * crate::voucher::MAX_VOUCHER + 8 * 1024;
 /// Longest id as text.
 const MAX_ID: usize = 80;
 /// First element of an entry's payload, so that no other signed text can pass for one.
