@@ -1,1 +1,14 @@
-//! placeholder
+//! `holdfast-agent`: the device (party 10 of the onboarding, 210 of the service lifecycle).
+//!
+//! One process, few rooms: `cli` reads the command line, `app` owns the parts, `vault` holds who the
+//! device is, `onboard` finds the owner and becomes its device, `source` turns sensors into readings,
+//! `outbox` keeps them until `connection` has had them acknowledged, `status` tells people about it.
+//!
+//! It never sends a reading that is not on its own disk, and never removes one that nobody has taken
+//! over. Imports `protocol`, `config`, `store` and `link`, no other crate of the house.
+
+pub mod config;
+pub mod outbox;
+pub mod source;
+pub mod status;
+pub mod vault;
