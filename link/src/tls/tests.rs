@@ -1,2 +1,517 @@
+//! Certificates that must and must not be believed, in real handshakes, in both directions.
+
+use super::*;
+use crate::dial::{DialError, Endpoint, Security, dial};
+use crate::time::{ManualClock, Time, TimeQuality};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose as Eku,
+    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints,
+};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
+
+const NOW: u64 = 1_800_000_000;
+const DAY: i64 = 86_400;
+const SERVER: &str = "gw-7.gateways.harbour.holdfast.internal";
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn at(offset: i64) -> time_value::Stamp {
+    time_value::stamp(NOW as i64 + offset)
+}
+
+/// rcgen speaks the `time` crate; only whole days are needed here.
+mod time_value {
+    pub(super) type Stamp = (i32, u8, u8);
+
+    pub(super) fn stamp(secs: i64) -> Stamp {
+        // Through the printed form of our own Time, which its crate tests.
+        let shown = holdfast_protocol::time::Time::new(
+            u64::try_from(secs).unwrap(),
+            holdfast_protocol::time::TimeQuality::Authenticated,
+        )
+        .to_string();
+        let mut parts = shown[..10].split('-');
+        (
+            parts.next().unwrap().parse().unwrap(),
+            parts.next().unwrap().parse().unwrap(),
+            parts.next().unwrap().parse().unwrap(),
+        )
+    }
+}
+
+fn validity(params: &mut CertificateParams, from: i64, to: i64) {
+    let ((y, m, d), (y2, m2, d2)) = (at(from), at(to));
+    params.not_before = rcgen::date_time_ymd(y, m, d);
+    params.not_after = rcgen::date_time_ymd(y2, m2, d2);
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    validity(&mut params, -10 * DAY, 1000 * DAY);
+    params
+}
+
+fn root(name: &str) -> Issuer {
+    CertifiedIssuer::self_signed(authority(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn below(parent: &Issuer, params: CertificateParams) -> Issuer {
+    CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), parent).unwrap()
+}
+
+/// A good leaf, for the tests to spoil.
+fn leaf(eku: Eku) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![SERVER.to_owned()]).unwrap();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![eku];
+    validity(&mut params, -10 * DAY, 100 * DAY);
+    params
+}
+
+fn anchors(root: &Issuer) -> Anchors {
+    Anchors::new([root.der().to_vec()]).unwrap()
+}
+
+fn identity(params: &CertificateParams, issuer: &Issuer, above: &[&Issuer]) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    let mut chain = vec![certificate.der().to_vec()];
+    chain.extend(above.iter().map(|issuer| issuer.der().to_vec()));
+    Identity::new(chain, Zeroizing::new(key.serialize_der())).unwrap()
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(ManualClock::at(NOW))
+}
+
+/// One handshake on loopback. Each side's verdict; a byte goes both ways, since in TLS 1.3 a client
+/// is done before the server has judged it.
+async fn shake(
+    server: Arc<rustls::ServerConfig>,
+    client: Arc<rustls::ClientConfig>,
+) -> (Result<(), DialError>, Result<(), std::io::Error>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = async {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = tokio_rustls::TlsAcceptor::from(server).accept(tcp).await?;
+        stream.write_all(b"x").await?;
+        stream.flush().await?;
+        stream.read_u8().await.map(drop)
+    };
+    let dialling = async {
+        let endpoint = Endpoint {
+            addresses: vec![address],
+            security: Security::Tls {
+                name: SERVER.to_owned(),
+                config: client,
+            },
+        };
+        let (mut stream, _) = dial(&endpoint, Duration::from_secs(5)).await?;
+        // A server that refuses us shows it here; that is its verdict, not ours.
+        if stream.read_u8().await.is_ok() {
+            let _ = stream.write_all(b"x").await;
+            let _ = stream.flush().await;
+        }
+        Ok(())
+    };
+    tokio::join!(dialling, serving)
+}
+
+/// The client's verdict over a server with that identity, dialled by its IP address.
+async fn judge_server(
+    shown: Identity,
+    believed: Anchors,
+    clock: Arc<dyn Clock>,
+) -> Option<PeerFault> {
+    let server = server_config(IdentitySlot::with(shown), ClientAuth::None, clock.clone()).unwrap();
+    let client = client_config(Trust::Anchors(believed), None, clock).unwrap();
+    match shake(server, client).await {
+        (Ok(()), Ok(())) => None,
+        (Err(DialError::Untrusted { fault, .. }), Err(_)) => Some(fault),
+        other => panic!("neither trusted nor refused by the client: {other:?}"),
+    }
+}
+
+/// The server's verdict over a client with that identity.
+async fn judge_client(
+    shown: Identity,
+    believed: Anchors,
+    clock: Arc<dyn Clock>,
+) -> Option<PeerFault> {
+    let home = root("home");
+    let gateway = identity(&leaf(Eku::ServerAuth), &home, &[]);
+    let clients = ClientAuth::Required(believed);
+    let server = server_config(IdentitySlot::with(gateway), clients, clock.clone()).unwrap();
+    let trust = Trust::Anchors(anchors(&home));
+    let client = client_config(trust, Some(IdentitySlot::with(shown)), clock).unwrap();
+    match shake(server, client).await {
+        (Ok(()), Ok(())) => None,
+        // With TLS 1.3 the client is done before it is refused.
+        (_, Err(error)) => Some(peer_fault(&error).unwrap_or_else(|| panic!("no reason: {error}"))),
+        other => panic!("neither trusted nor refused by the server: {other:?}"),
+    }
+}
+
+async fn judge(purpose: Purpose, shown: Identity, believed: Anchors) -> Option<PeerFault> {
+    match purpose {
+        Purpose::Server => judge_server(shown, believed, clock()).await,
+        Purpose::Client => judge_client(shown, believed, clock()).await,
+    }
+}
+
+const SIDES: [(Purpose, Eku, Eku); 2] = [
+    (Purpose::Server, Eku::ServerAuth, Eku::ClientAuth),
+    (Purpose::Client, Eku::ClientAuth, Eku::ServerAuth),
+];
+
+#[tokio::test]
+async fn good_chains_are_believed() {
+    for (side, eku, _) in SIDES {
+        let root = root("cloud");
+        let site = below(&root, authority("site"));
+        let direct = identity(&leaf(eku.clone()), &root, &[]);
+        assert_eq!(judge(side, direct, anchors(&root)).await, None, "{side:?}");
+        let chained = identity(&leaf(eku), &site, &[&site]);
+        assert_eq!(judge(side, chained, anchors(&root)).await, None, "{side:?}");
+    }
+}
+
+#[tokio::test]
+async fn foreign_and_forged_authorities_are_refused() {
+    for (side, eku, _) in SIDES {
+        let (ours, foreign) = (root("cloud"), root("somebody"));
+        let shown = identity(&leaf(eku.clone()), &foreign, &[]);
+        assert_eq!(
+            judge(side, shown, anchors(&ours)).await,
+            Some(PeerFault::UnknownIssuer)
+        );
+
+        // The name of our root, another key.
+        let forged = root("cloud");
+        let shown = identity(&leaf(eku.clone()), &forged, &[&forged]);
+        assert_eq!(
+            judge(side, shown, anchors(&ours)).await,
+            Some(PeerFault::BadSignature)
+        );
+
+        // Signed by nobody but itself.
+        let key = KeyPair::generate().unwrap();
+        let own = leaf(eku.clone()).self_signed(&key).unwrap();
+        let chain = vec![own.der().to_vec()];
+        let shown = Identity::new(chain, Zeroizing::new(key.serialize_der())).unwrap();
+        assert_eq!(
+            judge(side, shown, anchors(&ours)).await,
+            Some(PeerFault::UnknownIssuer)
+        );
+
+        // The intermediate is missing.
+        let site = below(&ours, authority("site"));
+        let shown = identity(&leaf(eku), &site, &[]);
+        assert_eq!(
+            judge(side, shown, anchors(&ours)).await,
+            Some(PeerFault::UnknownIssuer)
+        );
+    }
+}
+
+#[tokio::test]
+async fn validity_is_judged_by_our_clock() {
+    for (side, eku, _) in SIDES {
+        let root = root("cloud");
+        let mut old = leaf(eku.clone());
+        validity(&mut old, -9 * DAY, -2 * DAY);
+        let fault = judge(side, identity(&old, &root, &[]), anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::Expired { now: NOW, .. })),
+            "{fault:?}"
+        );
+
+        let mut early = leaf(eku);
+        validity(&mut early, 3 * DAY, 9 * DAY);
+        let fault = judge(side, identity(&early, &root, &[]), anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::NotValidYet { now: NOW, .. })),
+            "{fault:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_may_be_behind_forgives_not_yet_but_never_expired() {
+    let root = root("cloud");
+    let site = below(&root, authority("site"));
+    for quality in [TimeQuality::None, TimeQuality::Floor] {
+        let behind = || {
+            let clock = ManualClock::at(0);
+            clock.set(Time::new(NOW - 5000 * DAY as u64, quality));
+            Arc::new(clock)
+        };
+        let shown = || identity(&leaf(Eku::ServerAuth), &site, &[&site]);
+        assert_eq!(judge_server(shown(), anchors(&root), behind()).await, None);
+
+        let late = ManualClock::at(0);
+        late.set(Time::new(NOW + 200 * DAY as u64, quality));
+        let fault = judge_server(shown(), anchors(&root), Arc::new(late)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::Expired { .. })),
+            "{fault:?}"
+        );
+    }
+    // The control: a trusted clock that says so is believed.
+    let trusted = Arc::new(ManualClock::at(NOW - 5000 * DAY as u64));
+    let shown = identity(&leaf(Eku::ServerAuth), &site, &[&site]);
+    let fault = judge_server(shown, anchors(&root), trusted).await;
+    assert!(
+        matches!(fault, Some(PeerFault::NotValidYet { .. })),
+        "{fault:?}"
+    );
+}
+
+#[tokio::test]
+async fn uses_must_be_named() {
+    for (side, right, wrong) in SIDES {
+        let root = root("cloud");
+        let spoiled: [(&str, fn(&mut CertificateParams)); 5] = [
+            ("no extended key usage", |params| {
+                params.extended_key_usages.clear()
+            }),
+            ("any", |params| params.extended_key_usages.push(Eku::Any)),
+            ("digital signature", |params| {
+                params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+            }),
+            ("digital signature", |params| params.key_usages.clear()),
+            ("signing certificates", |params| {
+                params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+            }),
+        ];
+        for (expected, spoil) in spoiled {
+            let mut params = leaf(right.clone());
+            spoil(&mut params);
+            let fault = judge(side, identity(&params, &root, &[]), anchors(&root)).await;
+            let Some(PeerFault::WrongUse(text)) = fault else {
+                panic!("{side:?} {expected}: {fault:?}");
+            };
+            assert!(text.contains(expected), "{side:?} {expected}: {text}");
+        }
+        let fault = judge(side, identity(&leaf(wrong), &root, &[]), anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::WrongUse(_))),
+            "{side:?}: {fault:?}"
+        );
+
+        let mut authority = leaf(right);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let fault = judge(side, identity(&authority, &root, &[]), anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::WrongUse(_))),
+            "{side:?}: {fault:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_name_is_verified_though_an_address_is_dialled() {
+    let root = root("cloud");
+    let names = [
+        "gw-8.gateways.harbour.holdfast.internal",
+        "*.gateways.harbour.holdfast.internal",
+        "127.0.0.1",
+    ];
+    for (name, believed) in names.iter().zip([false, true, false]) {
+        let mut params = CertificateParams::new(vec![(*name).to_owned()]).unwrap();
+        let model = leaf(Eku::ServerAuth);
+        params.key_usages = model.key_usages.clone();
+        params.extended_key_usages = model.extended_key_usages.clone();
+        validity(&mut params, -DAY, DAY * 9);
+        let fault = judge_server(identity(&params, &root, &[]), anchors(&root), clock()).await;
+        // Wildcards are legal X.509; our authorities issue none, and parties are named exactly by
+        // `protocol::certificate`.
+        match fault {
+            None => assert!(believed, "{name}"),
+            Some(PeerFault::WrongName { expected }) => {
+                assert!(!believed, "{name}");
+                assert_eq!(expected, SERVER);
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn constraints_of_authorities_hold() {
+    for (side, eku, _) in SIDES {
+        let root = root("cloud");
+        let mut elsewhere = authority("other site");
+        elsewhere.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(
+                "elsewhere.holdfast.internal".into(),
+            )],
+            excluded_subtrees: vec![],
+        });
+        let elsewhere = below(&root, elsewhere);
+        let shown = identity(&leaf(eku.clone()), &elsewhere, &[&elsewhere]);
+        let fault = judge(side, shown, anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::Constraint(_))),
+            "{side:?}: {fault:?}"
+        );
+
+        let mut flat = authority("site");
+        flat.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let flat = below(&root, flat);
+        let deeper = below(&flat, authority("too deep"));
+        let shown = identity(&leaf(eku), &deeper, &[&deeper, &flat]);
+        let fault = judge(side, shown, anchors(&root)).await;
+        assert!(
+            matches!(fault, Some(PeerFault::Constraint(_))),
+            "{side:?}: {fault:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn clients_without_certificate() {
+    let root = root("cloud");
+    let gateway = IdentitySlot::with(identity(&leaf(Eku::ServerAuth), &root, &[]));
+    let trust = || Trust::Anchors(anchors(&root));
+    let client = client_config(trust(), None, clock()).unwrap();
+    let required = ClientAuth::Required(anchors(&root));
+    let server = server_config(gateway.clone(), required, clock()).unwrap();
+    assert!(shake(server, client.clone()).await.1.is_err());
+
+    let optional = ClientAuth::Optional(anchors(&root));
+    let server = server_config(gateway, optional, clock()).unwrap();
+    let (dialled, served) = shake(server.clone(), client).await;
+    assert!(dialled.is_ok() && served.is_ok());
+    // But one that is shown must hold.
+    let stranger = identity(&leaf(Eku::ClientAuth), &self::root("somebody"), &[]);
+    let client = client_config(trust(), Some(IdentitySlot::with(stranger)), clock()).unwrap();
+    let error = shake(server, client).await.1.unwrap_err();
+    assert_eq!(peer_fault(&error), Some(PeerFault::UnknownIssuer));
+}
+
+#[tokio::test]
+async fn first_contact_by_the_hash_of_the_root() {
+    use holdfast_protocol::crypto::{HashAlg, hash};
+    let (root, other) = (root("cloud"), root("cloud"));
+    let site = below(&root, authority("site"));
+    let shown = identity(&leaf(Eku::ServerAuth), &site, &[&site, &root]);
+    for (pinned, believed) in [(&root, true), (&other, false)] {
+        let pin = hash(HashAlg::Sha256, pinned.der())
+            .value()
+            .try_into()
+            .unwrap();
+        let slot = IdentitySlot::with(shown.clone());
+        let server = server_config(slot, ClientAuth::None, clock()).unwrap();
+        let client = client_config(Trust::RootHash(pin), None, clock()).unwrap();
+        match shake(server, client).await.0 {
+            Ok(()) => assert!(believed),
+            Err(DialError::Untrusted { fault, .. }) => {
+                assert!(!believed);
+                assert_eq!(fault, PeerFault::NotPinned);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // A pinned certificate that did not sign the rest does not help.
+    let liar = identity(&leaf(Eku::ServerAuth), &other, &[&root]);
+    let pin = hash(HashAlg::Sha256, root.der())
+        .value()
+        .try_into()
+        .unwrap();
+    let server = server_config(IdentitySlot::with(liar), ClientAuth::None, clock()).unwrap();
+    let client = client_config(Trust::RootHash(pin), None, clock()).unwrap();
+    let refused = shake(server, client).await.0;
+    assert!(
+        matches!(refused, Err(DialError::Untrusted { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_identity_changes_at_run_time_and_no_session_is_resumed() {
+    let root = root("cloud");
+    let slot = IdentitySlot::default();
+    let server = server_config(slot.clone(), ClientAuth::None, clock()).unwrap();
+    let client = client_config(Trust::Anchors(anchors(&root)), None, clock()).unwrap();
+    assert!(
+        shake(server.clone(), client.clone()).await.0.is_err(),
+        "no identity yet"
+    );
+
+    slot.set(identity(&leaf(Eku::ServerAuth), &root, &[]));
+    assert!(shake(server.clone(), client.clone()).await.0.is_ok());
+
+    // Were sessions resumed, the same two configurations would not look at this certificate.
+    slot.set(identity(
+        &leaf(Eku::ServerAuth),
+        &self::root("somebody"),
+        &[],
+    ));
+    let refused = shake(server, client).await.0;
+    assert!(
+        matches!(refused, Err(DialError::Untrusted { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn tls_12_is_judged_by_the_same_rules() {
+    for (known, believed) in [(true, true), (false, false)] {
+        let (root, foreign) = (root("cloud"), root("somebody"));
+        let gateway = identity(&leaf(Eku::ServerAuth), &root, &[]);
+        let device = identity(
+            &leaf(Eku::ClientAuth),
+            if known { &root } else { &foreign },
+            &[],
+        );
+        let required = ClientAuth::Required(anchors(&root));
+        let server = server_config(IdentitySlot::with(gateway), required, clock()).unwrap();
+        let verifier = verify::ServerVerifier::new(Trust::Anchors(anchors(&root)), clock());
+        let old = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(IdentitySlot::with(device)));
+        let (_, served) = shake(server, Arc::new(old)).await;
+        assert_eq!(served.is_ok(), believed);
+        if let Err(error) = served {
+            assert_eq!(peer_fault(&error), Some(PeerFault::UnknownIssuer));
+        }
+    }
+}
+
 #[test]
-fn x() {}
+fn what_is_no_identity_and_no_anchor() {
+    let root = root("cloud");
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let certificate = leaf(Eku::ClientAuth).signed_by(&key, &root).unwrap();
+    let chain = vec![certificate.der().to_vec()];
+    let key_of = |pair: &KeyPair| Zeroizing::new(pair.serialize_der());
+    assert!(Identity::new(chain.clone(), key_of(&key)).is_ok());
+    let fault = |chain, key| Identity::new(chain, key).unwrap_err();
+    assert_eq!(
+        fault(chain.clone(), key_of(&other)),
+        IdentityError::Mismatch
+    );
+    assert_eq!(fault(vec![], key_of(&key)), IdentityError::Empty);
+    assert_eq!(
+        fault(vec![vec![1, 2]], key_of(&key)),
+        IdentityError::Mismatch
+    );
+    assert_eq!(
+        fault(chain, Zeroizing::new(vec![0; 9])),
+        IdentityError::BadKey
+    );
+    assert_eq!(Anchors::new([]).unwrap_err(), AnchorError::Empty);
+    let broken = Anchors::new([root.der().to_vec(), vec![0x30]]).unwrap_err();
+    assert_eq!(broken, AnchorError::Malformed { index: 1 });
+}
