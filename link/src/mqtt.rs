@@ -138,3 +138,6 @@ fn assemble(options: &Options, session: Session, granted: Granted) -> (Sending, 
     };
     ((shared, mailbox), inbox, pump)
 }
+
+#[cfg(test)]
+mod tests;
