@@ -12,7 +12,13 @@ use crate::crypto::{Curve, SigningKey, VerifyingKey};
 pub const MAX_REQUEST: usize = 4 * 1024;
 
 /// DER of the algorithm identifier ecdsa-with-SHA256.
-const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+const ECDSA_SHA256: &[u8] = &[
+    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+];
+/// The same for ecdsa-with-SHA384.
+const ECDSA_SHA384: &[u8] = &[
+    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03,
+];
 /// DER of the attribute type commonName.
 const COMMON_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x03];
 /// DER tags.
@@ -62,16 +68,21 @@ impl Csr {
         let info = &request.certification_request_info;
         let key = VerifyingKey::from_spki_der(info.subject_pki.raw)
             .map_err(|_| CsrError::UnsupportedKey)?;
-        let expected = match key.curve() {
-            Curve::P256 => "1.2.840.10045.4.3.2",
-            Curve::P384 => "1.2.840.10045.4.3.3",
+        let algorithm = match key.curve() {
+            Curve::P256 => ECDSA_SHA256,
+            Curve::P384 => ECDSA_SHA384,
         };
-        if request.signature_algorithm.algorithm.to_id_string() != expected {
-            return Err(CsrError::BadSignature);
+        // What the signature does not cover has one form only, so a request has one encoding.
+        let signature = &request.signature_value.data;
+        if assemble(info.raw, algorithm, signature) != der {
+            return Err(CsrError::Malformed);
         }
-        key.verify_asn1(info.raw, &request.signature_value.data)
+        key.verify_asn1(info.raw, signature)
             .map_err(|_| CsrError::BadSignature)?;
-        Ok(Self { key, der: der.to_vec() })
+        Ok(Self {
+            key,
+            der: der.to_vec(),
+        })
     }
 
     /// The key to certify.
@@ -91,10 +102,24 @@ pub fn request(common_name: &str, key: &SigningKey) -> Vec<u8> {
     let attribute = der(SEQUENCE, &[COMMON_NAME, &name]);
     let subject = der(SEQUENCE, &[&der(SET, &[&attribute])]);
     let version = der(INTEGER, &[&[0]]);
-    let info =
-        der(SEQUENCE, &[&version, &subject, &key.public().to_spki_der(), NO_ATTRIBUTES]);
-    let signature = der(BIT_STRING, &[&[0], &key.sign_asn1(&info)]);
-    der(SEQUENCE, &[&info, ECDSA_SHA256, &signature])
+    let info = der(
+        SEQUENCE,
+        &[
+            &version,
+            &subject,
+            &key.public().to_spki_der(),
+            NO_ATTRIBUTES,
+        ],
+    );
+    assemble(&info, ECDSA_SHA256, &key.sign_asn1(&info))
+}
+
+/// Puts signed part, algorithm and signature together.
+fn assemble(info: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+    der(
+        SEQUENCE,
+        &[info, algorithm, &der(BIT_STRING, &[&[0], signature])],
+    )
 }
 
 /// One DER element around the concatenation of `parts`, which is below 64 KiB.
@@ -116,12 +141,11 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use getrandom::SysRng;
-    use getrandom::rand_core::UnwrapErr;
+    use crate::fixture::TestRng;
 
     #[test]
     fn a_request_of_ours_proves_its_key_and_any_flip_is_refused() {
-        let key = SigningKey::generate(&mut UnwrapErr(SysRng));
+        let key = SigningKey::generate(&mut TestRng::new(1));
         for name in ["thermometer", &"x".repeat(200)] {
             let text = request(name, &key);
             assert_eq!(Csr::parse(&text).unwrap().key(), &key.public());
@@ -134,6 +158,9 @@ mod tests {
         let mut longer = request("thermometer", &key);
         longer.push(0);
         assert_eq!(Csr::parse(&longer), Err(CsrError::Malformed));
-        assert_eq!(Csr::parse(&vec![0; MAX_REQUEST + 1]), Err(CsrError::TooLarge));
+        assert_eq!(
+            Csr::parse(&vec![0; MAX_REQUEST + 1]),
+            Err(CsrError::TooLarge)
+        );
     }
 }

@@ -14,6 +14,8 @@ pub mod service_info;
 pub mod to0;
 pub mod to1;
 pub mod to2;
+#[cfg(test)]
+mod transcripts;
 
 pub use error::{Error, ErrorCode, ErrorMessage};
 pub use message::{MAX_BODY, Message, MessageType, Nonce};

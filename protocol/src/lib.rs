@@ -12,6 +12,8 @@ pub mod crypto;
 pub mod csr;
 pub mod drain;
 pub mod fdo;
+#[cfg(test)]
+mod fixture;
 pub mod id;
 pub mod key;
 pub mod name;

@@ -140,7 +140,10 @@ impl Header {
         chain_hash: Option<&Hash>,
     ) -> Self {
         let mut w = Writer::new();
-        w.array(6).uint(PROTOCOL_VERSION).bytes(&guid.0).raw(rendezvous.as_bytes());
+        w.array(6)
+            .uint(PROTOCOL_VERSION)
+            .bytes(&guid.0)
+            .raw(rendezvous.as_bytes());
         w.text(device_info).raw(manufacturer.as_bytes());
         match chain_hash {
             Some(hash) => hash.encode(&mut w),
@@ -165,9 +168,20 @@ impl Header {
         let rendezvous = RendezvousInfo::decode(&mut r)?;
         let device_info = r.text(MAX_DEVICE_INFO)?.to_owned();
         let manufacturer = PublicKey::decode(&mut r).map_err(VoucherError::ManufacturerKey)?;
-        let chain_hash = if r.null() { None } else { Some(Hash::decode(&mut r)?) };
+        let chain_hash = if r.null() {
+            None
+        } else {
+            Some(Hash::decode(&mut r)?)
+        };
         r.end()?;
-        Ok(Self { raw: bytes.to_vec(), guid, rendezvous, device_info, manufacturer, chain_hash })
+        Ok(Self {
+            raw: bytes.to_vec(),
+            guid,
+            rendezvous,
+            device_info,
+            manufacturer,
+            chain_hash,
+        })
     }
 
     /// The bytes that the device's HMAC covers.
@@ -218,9 +232,14 @@ pub struct Entry {
 impl Entry {
     /// Reads one entry; `index` names it in errors.
     pub fn parse(bytes: &[u8], index: usize) -> Result<Self, VoucherError> {
-        let shape = |fault| VoucherError::EntryShape { entry: index, fault };
-        let sign1 = Sign1::parse(bytes)
-            .map_err(|fault| VoucherError::EntryCose { entry: index, fault })?;
+        let shape = |fault| VoucherError::EntryShape {
+            entry: index,
+            fault,
+        };
+        let sign1 = Sign1::parse(bytes).map_err(|fault| VoucherError::EntryCose {
+            entry: index,
+            fault,
+        })?;
         let mut r = Reader::new(sign1.payload()).map_err(shape)?;
         r.array(4).map_err(shape)?;
         let prev_hash = Hash::decode(&mut r).map_err(shape)?;
@@ -229,10 +248,17 @@ impl Entry {
         if !r.null() {
             r.bytes(MAX_EXTRA).map_err(shape)?;
         }
-        let next = PublicKey::decode(&mut r)
-            .map_err(|fault| VoucherError::EntryKey { entry: index, fault })?;
+        let next = PublicKey::decode(&mut r).map_err(|fault| VoucherError::EntryKey {
+            entry: index,
+            fault,
+        })?;
         r.end().map_err(shape)?;
-        Ok(Self { sign1, prev_hash, header_hash, next })
+        Ok(Self {
+            sign1,
+            prev_hash,
+            header_hash,
+            next,
+        })
     }
 
     /// The exact encoding, tag included.
@@ -294,7 +320,9 @@ impl Voucher {
         match &chain {
             Some(chain) => {
                 w.array(chain.len());
-                chain.iter().for_each(|certificate| _ = w.bytes(certificate));
+                chain
+                    .iter()
+                    .for_each(|certificate| _ = w.bytes(certificate));
             }
             None => _ = w.null(),
         }
@@ -321,7 +349,14 @@ impl Voucher {
         }
         let leaf = chain.as_ref().map(|chain| certificate_key(&chain[0]));
         let device_key = leaf.transpose().map_err(VoucherError::DeviceKey)?;
-        Ok(Self { raw, header, mac, chain, device_key, entries })
+        Ok(Self {
+            raw,
+            header,
+            mac,
+            chain,
+            device_key,
+            entries,
+        })
     }
 
     /// The exact encoding.
@@ -376,7 +411,9 @@ impl Voucher {
 
     /// The present owner: the last entry's key, or the manufacturer's.
     pub fn owner_key(&self) -> &PublicKey {
-        self.entries.last().map_or(&self.header.manufacturer, Entry::next)
+        self.entries
+            .last()
+            .map_or(&self.header.manufacturer, Entry::next)
     }
 
     /// Whether the present owner is `key`.
@@ -453,8 +490,9 @@ fn read_chain(r: &mut Reader<'_>) -> Result<Option<Vec<Vec<u8>>>, VoucherError> 
     if len == 0 {
         return Err(VoucherError::DeviceChainMissing);
     }
-    let chain: Result<_, CborError> =
-        (0..len).map(|_| Ok(r.bytes(MAX_CERTIFICATE)?.to_vec())).collect();
+    let chain: Result<_, CborError> = (0..len)
+        .map(|_| Ok(r.bytes(MAX_CERTIFICATE)?.to_vec()))
+        .collect();
     Ok(Some(chain?))
 }
 
@@ -463,5 +501,7 @@ fn read_entries(r: &mut Reader<'_>) -> Result<Vec<Entry>, VoucherError> {
     if len > MAX_ENTRIES {
         return Err(VoucherError::TooManyEntries(MAX_ENTRIES));
     }
-    (0..len).map(|index| Entry::parse(r.raw()?, index)).collect()
+    (0..len)
+        .map(|index| Entry::parse(r.raw()?, index))
+        .collect()
 }

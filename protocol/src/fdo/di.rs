@@ -6,8 +6,8 @@
 
 use rand_core::CryptoRng;
 
-use super::message::{Message, MessageType};
 use super::Error;
+use super::message::{Message, MessageType};
 use crate::credential::{DeviceCredential, MAX_DEVICE_INFO};
 use crate::crypto::{Curve, HashAlg, HmacSecret, Mac, MacAlg, SigningKey, VerifyingKey, hmac};
 use crate::csr::{self, Csr, MAX_REQUEST};
@@ -44,13 +44,17 @@ pub struct DeviceMfgInfo {
 impl DeviceMfgInfo {
     fn encode(&self) -> Vec<u8> {
         cbor::encode(|w| {
-            w.array(5).uint(type_number(self.owner_curve)).uint(ENC_X509);
-            w.text(&self.serial).text(&self.model).bytes(self.csr.as_der());
+            w.array(5)
+                .uint(type_number(self.owner_curve))
+                .uint(ENC_X509);
+            w.text(&self.serial)
+                .text(&self.model)
+                .bytes(self.csr.as_der());
         })
     }
 
     /// Serial, model and request come in one of two orders: the request last or first.
-    fn decode(bytes: &[u8]) -> Result<(Curve, u64, String, String, &[u8]), CborError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Curve, u64, String, String, &[u8]), CborError> {
         let mut r = Reader::new(bytes)?;
         let len = r.array_len(MAX_INFO_ELEMENTS)?;
         if len < 5 {
@@ -62,7 +66,11 @@ impl DeviceMfgInfo {
             _ => return Err(CborError::Value("owner key type asked for")),
         };
         let encoding = r.uint()?;
-        let early = if r.kind() == Kind::Bytes { Some(r.bytes(MAX_INFO)?) } else { None };
+        let early = if r.kind() == Kind::Bytes {
+            Some(r.bytes(MAX_INFO)?)
+        } else {
+            None
+        };
         let serial = r.text(MAX_TEXT)?.to_owned();
         let model = r.text(MAX_TEXT.min(MAX_DEVICE_INFO))?.to_owned();
         let request = match early {
@@ -80,7 +88,11 @@ impl DeviceMfgInfo {
 // --- device side ---
 
 /// Starts DI: makes the request for `key` and the first message.
-pub fn start(serial: &str, model: &str, key: SigningKey) -> Result<(ExpectSetCredentials, Message), Error> {
+pub fn start(
+    serial: &str,
+    model: &str,
+    key: SigningKey,
+) -> Result<(ExpectSetCredentials, Message), Error> {
     let csr = Csr::parse(&csr::request(serial, &key))?;
     let info = DeviceMfgInfo {
         owner_curve: Curve::P256,
@@ -89,7 +101,10 @@ pub fn start(serial: &str, model: &str, key: SigningKey) -> Result<(ExpectSetCre
         csr,
     };
     let body = cbor::encode(|w| _ = w.array(1).bytes(&info.encode()));
-    Ok((ExpectSetCredentials { key }, Message::new(MessageType::DiAppStart, body)))
+    Ok((
+        ExpectSetCredentials { key },
+        Message::new(MessageType::DiAppStart, body),
+    ))
 }
 
 /// Device after 10.
@@ -124,7 +139,10 @@ impl ExpectSetCredentials {
             w.array(1);
             mac.encode(w);
         });
-        Ok((ExpectDone { credential }, Message::new(MessageType::DiSetHmac, body)))
+        Ok((
+            ExpectDone { credential },
+            Message::new(MessageType::DiSetHmac, body),
+        ))
     }
 }
 
@@ -171,17 +189,30 @@ impl AppStart {
             r.array(1)?;
             r.bytes(MAX_INFO)
         })?;
-        let (owner_curve, encoding, serial, model, request) = DeviceMfgInfo::decode(info)
-            .map_err(|fault| Error::Malformed { message: kind, fault })?;
+        let (owner_curve, encoding, serial, model, request) =
+            DeviceMfgInfo::decode(info).map_err(|fault| Error::Malformed {
+                message: kind,
+                fault,
+            })?;
         if request.len() > MAX_REQUEST {
             return Err(Error::Csr(csr::CsrError::TooLarge));
         }
         // Our owner keys are P-256 in the X509 form; a device that cannot read them is told now.
         if owner_curve != Curve::P256 || encoding != ENC_X509 {
-            return Err(Error::Check { message: kind, what: "owner key form asked for" });
+            return Err(Error::Check {
+                message: kind,
+                what: "owner key form asked for",
+            });
         }
         let csr = Csr::parse(request)?;
-        Ok(Self { info: DeviceMfgInfo { owner_curve, serial, model, csr } })
+        Ok(Self {
+            info: DeviceMfgInfo {
+                owner_curve,
+                serial,
+                model,
+                csr,
+            },
+        })
     }
 
     /// What the device told.
@@ -196,7 +227,10 @@ impl AppStart {
 
     /// Answers 11 with the device's credential.
     pub fn issue(self, terms: IssueTerms<'_>) -> Result<(ExpectSetHmac, Message), Error> {
-        let leaf = terms.chain.first().ok_or(Error::Own("no device certificate"))?;
+        let leaf = terms
+            .chain
+            .first()
+            .ok_or(Error::Own("no device certificate"))?;
         if crate::key::certificate_key(leaf).ok().as_ref() != Some(self.info.csr.key()) {
             return Err(Error::Own("the device certificate is for another key"));
         }
@@ -208,7 +242,10 @@ impl AppStart {
             Some(terms.chain),
         );
         let body = cbor::encode(|w| _ = w.array(1).bytes(new.header().as_bytes()));
-        Ok((ExpectSetHmac { new }, Message::new(MessageType::DiSetCredentials, body)))
+        Ok((
+            ExpectSetHmac { new },
+            Message::new(MessageType::DiSetCredentials, body),
+        ))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Made by the device in TO1.ProveToRV and TO2.ProveDevice, checked there by rendezvous and owner.
 
-use super::message::{MessageType, Nonce, read_body};
 use super::Error;
+use super::message::{MessageType, Nonce, read_body};
 use crate::crypto::{SigningKey, VerifyingKey};
 use crate::id::Guid;
 use crate::wire::cbor::{self, CborError};
@@ -33,7 +33,8 @@ pub(super) fn sign(
     let payload = cbor::encode(|w| {
         w.map(2 + usize::from(fdo.is_some()));
         w.int(CLAIM_NONCE).bytes(&nonce.0);
-        w.int(CLAIM_UEID).bytes(&[&[UEID_RANDOM][..], &guid.0].concat());
+        w.int(CLAIM_UEID)
+            .bytes(&[&[UEID_RANDOM][..], &guid.0].concat());
         if let Some(fdo) = fdo {
             w.int(CLAIM_FDO).raw(fdo);
         }
@@ -50,7 +51,10 @@ pub(super) fn verify(
     nonce: Nonce,
     key: &VerifyingKey,
 ) -> Result<(Option<Vec<u8>>, Headers), Error> {
-    let blame = |fault| Error::Cose { message: kind, fault };
+    let blame = |fault| Error::Cose {
+        message: kind,
+        fault,
+    };
     let token = Sign1::parse(body).map_err(blame)?;
     token.verify(key).map_err(blame)?;
     let (mut got_nonce, mut ueid, mut fdo) = (None, None, None);
@@ -69,10 +73,16 @@ pub(super) fn verify(
         Ok(())
     })?;
     if got_nonce != Some(nonce) {
-        return Err(Error::Check { message: kind, what: "nonce" });
+        return Err(Error::Check {
+            message: kind,
+            what: "nonce",
+        });
     }
     if ueid != Some(&[&[UEID_RANDOM][..], &guid.0].concat()[..]) {
-        return Err(Error::Check { message: kind, what: "GUID" });
+        return Err(Error::Check {
+            message: kind,
+            what: "GUID",
+        });
     }
     Ok((fdo, token.unprotected().clone()))
 }

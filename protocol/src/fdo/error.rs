@@ -176,11 +176,18 @@ impl Error {
         match self {
             Self::Peer(message) => message.code,
             Self::Malformed { .. } | Self::Key { .. } => ErrorCode::MessageBody,
-            Self::Cose { fault: CoseError::Shape(_), .. } => ErrorCode::MessageBody,
-            Self::Cose { message: MessageType::To0OwnerSign, .. }
-            | Self::Check { message: MessageType::To0OwnerSign, .. } => {
-                ErrorCode::InvalidOwnerSignBody
+            Self::Cose {
+                fault: CoseError::Shape(_),
+                ..
+            } => ErrorCode::MessageBody,
+            Self::Cose {
+                message: MessageType::To0OwnerSign,
+                ..
             }
+            | Self::Check {
+                message: MessageType::To0OwnerSign,
+                ..
+            } => ErrorCode::InvalidOwnerSignBody,
             Self::Unexpected { .. }
             | Self::Cose { .. }
             | Self::Check { .. }
@@ -203,7 +210,9 @@ impl Error {
         }
         let code = self.code();
         Some(cbor::encode(|w| {
-            w.array(5).uint(code.number().into()).uint(previous.number().into());
+            w.array(5)
+                .uint(code.number().into())
+                .uint(previous.number().into());
             w.text(code.text()).null().null();
         }))
     }
@@ -245,8 +254,14 @@ impl ErrorMessage {
             _ => "",
         };
         let mut kept: String = text.chars().filter(|c| !c.is_control()).collect();
-        let cut = (0..=MAX_TEXT.min(kept.len())).rev().find(|at| kept.is_char_boundary(*at));
+        let cut = (0..=MAX_TEXT.min(kept.len()))
+            .rev()
+            .find(|at| kept.is_char_boundary(*at));
         kept.truncate(cut.unwrap_or(0));
-        Ok(Self { code, previous, text: kept })
+        Ok(Self {
+            code,
+            previous,
+            text: kept,
+        })
     }
 }

@@ -84,14 +84,21 @@ impl MessageType {
 
     /// Whether the message starts a protocol run (and so carries no session token).
     pub fn starts_run(self) -> bool {
-        matches!(self, Self::DiAppStart | Self::To0Hello | Self::To1HelloRv | Self::To2HelloDevice)
+        matches!(
+            self,
+            Self::DiAppStart | Self::To0Hello | Self::To1HelloRv | Self::To2HelloDevice
+        )
     }
 
     /// Whether the message ends a protocol run (after it the token is void).
     pub fn ends_run(self) -> bool {
         matches!(
             self,
-            Self::DiDone | Self::To0AcceptOwner | Self::To1RvRedirect | Self::To2Done2 | Self::Error
+            Self::DiDone
+                | Self::To0AcceptOwner
+                | Self::To1RvRedirect
+                | Self::To2Done2
+                | Self::Error
         )
     }
 }
@@ -121,13 +128,19 @@ impl Message {
     /// any other message are errors: the session is over.
     pub(crate) fn expect(&self, expected: MessageType) -> Result<&[u8], Error> {
         if self.body.len() > MAX_BODY {
-            return Err(Error::Malformed { message: self.kind, fault: CborError::TooLong("body") });
+            return Err(Error::Malformed {
+                message: self.kind,
+                fault: CborError::TooLong("body"),
+            });
         }
         if self.kind == MessageType::Error {
             return Err(Error::Peer(ErrorMessage::parse(&self.body)));
         }
         if self.kind != expected {
-            return Err(Error::Unexpected { expected, got: self.kind });
+            return Err(Error::Unexpected {
+                expected,
+                got: self.kind,
+            });
         }
         Ok(&self.body)
     }

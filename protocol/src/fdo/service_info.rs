@@ -238,7 +238,9 @@ impl DevMod {
         }
         push("nummodules", &|w| _ = w.uint(self.modules.len() as u64))?;
         push("modules", &|w| {
-            w.array(2 + self.modules.len()).uint(0).uint(self.modules.len() as u64);
+            w.array(2 + self.modules.len())
+                .uint(0)
+                .uint(self.modules.len() as u64);
             self.modules.iter().for_each(|name| _ = w.text(name));
         })
     }

@@ -56,11 +56,16 @@ impl ExpectHelloAck {
             return Err(Error::Own("only the present owner can register"));
         }
         let to0d = cbor::encode(|w| {
-            w.array(3).raw(voucher.as_bytes()).uint(registration.wait_secs.into()).bytes(&nonce.0);
+            w.array(3)
+                .raw(voucher.as_bytes())
+                .uint(registration.wait_secs.into())
+                .bytes(&nonce.0);
         });
         let to1d = sign_to1d(&to0d, &registration.addresses, key);
         let body = cbor::encode(|w| _ = w.array(2).bytes(&to0d).raw(to1d.as_bytes()));
-        let state = ExpectAcceptOwner { asked: registration.wait_secs };
+        let state = ExpectAcceptOwner {
+            asked: registration.wait_secs,
+        };
         Ok((state, Message::new(MessageType::To0OwnerSign, body)))
     }
 }
@@ -120,6 +125,12 @@ impl ExpectOwnerSign {
         Ok((Self { nonce }, Message::new(MessageType::To0HelloAck, body)))
     }
 
+    /// The state after a nonce known to a test.
+    #[cfg(test)]
+    pub(super) fn with_nonce(nonce: Nonce) -> Self {
+        Self { nonce }
+    }
+
     /// Takes 22 and checks everything in it that needs no store. A voucher without entries is
     /// refused: the manufacturer itself does not register.
     pub fn step(self, message: &Message, policy: &Policy<'_>) -> Result<Offer, Error> {
@@ -133,7 +144,10 @@ impl ExpectOwnerSign {
             Ok((r.raw()?, r.small()?, r.bytes_exact()?))
         })?;
         if Nonce(nonce) != self.nonce {
-            return Err(Error::Check { message: kind, what: "nonce" });
+            return Err(Error::Check {
+                message: kind,
+                what: "nonce",
+            });
         }
         let voucher = Voucher::parse(voucher)?;
         voucher.verify(policy)?;
@@ -143,9 +157,16 @@ impl ExpectOwnerSign {
         let to1d = To1d::parse(to1d, kind)?;
         to1d.verify(voucher.owner_key().key(), kind)?;
         if !to1d.to0d_hash().matches(&[to0d]) {
-            return Err(Error::Check { message: kind, what: "hash of to0d" });
+            return Err(Error::Check {
+                message: kind,
+                what: "hash of to0d",
+            });
         }
-        Ok(Offer { voucher, wait_secs, to1d })
+        Ok(Offer {
+            voucher,
+            wait_secs,
+            to1d,
+        })
     }
 }
 

@@ -26,8 +26,10 @@ pub struct To1d {
 impl To1d {
     /// Reads a to1d that came in message `kind`; the signature is not verified yet.
     pub(super) fn parse(bytes: &[u8], kind: MessageType) -> Result<Self, Error> {
-        let sign1 =
-            Sign1::parse(bytes).map_err(|fault| Error::Cose { message: kind, fault })?;
+        let sign1 = Sign1::parse(bytes).map_err(|fault| Error::Cose {
+            message: kind,
+            fault,
+        })?;
         let (addresses, to0d_hash) = read_body(kind, sign1.payload(), |r| {
             r.array(2)?;
             let len = r.array_len(MAX_ADDRESSES)?;
@@ -37,7 +39,11 @@ impl To1d {
             let addresses: Result<_, _> = (0..len).map(|_| To2Address::decode(r)).collect();
             Ok((addresses?, Hash::decode(r)?))
         })?;
-        Ok(Self { sign1, addresses, to0d_hash })
+        Ok(Self {
+            sign1,
+            addresses,
+            to0d_hash,
+        })
     }
 
     /// Reads a stored to1d.
@@ -47,7 +53,10 @@ impl To1d {
 
     /// Verifies the signature by the owner's key.
     pub(super) fn verify(&self, owner: &VerifyingKey, kind: MessageType) -> Result<(), Error> {
-        self.sign1.verify(owner).map_err(|fault| Error::Cose { message: kind, fault })
+        self.sign1.verify(owner).map_err(|fault| Error::Cose {
+            message: kind,
+            fault,
+        })
     }
 
     /// The exact encoding.
@@ -96,7 +105,10 @@ pub fn hello(credential: &DeviceCredential) -> (ExpectHelloRvAck<'_>, Message) {
         w.array(2).bytes(&credential.guid.0);
         encode_sig_info(w, credential.key.public().curve());
     });
-    (ExpectHelloRvAck { credential }, Message::new(MessageType::To1HelloRv, body))
+    (
+        ExpectHelloRvAck { credential },
+        Message::new(MessageType::To1HelloRv, body),
+    )
 }
 
 /// Device after 30.
@@ -150,7 +162,10 @@ impl HelloRv {
             r.array(2)?;
             Ok((Guid(r.bytes_exact()?), read_sig_info(r)?))
         })?;
-        Ok(Self { guid, sig_info: sig_info.to_vec() })
+        Ok(Self {
+            guid,
+            sig_info: sig_info.to_vec(),
+        })
     }
 
     /// The device that asks.
@@ -168,7 +183,12 @@ impl HelloRv {
     ) -> (ExpectProveToRv, Message) {
         let nonce = Nonce::generate(rng);
         let body = cbor::encode(|w| _ = w.array(2).bytes(&nonce.0).raw(&self.sig_info));
-        let state = ExpectProveToRv { guid: self.guid, nonce, device_key, to1d };
+        let state = ExpectProveToRv {
+            guid: self.guid,
+            nonce,
+            device_key,
+            to1d,
+        };
         (state, Message::new(MessageType::To1HelloRvAck, body))
     }
 }

@@ -54,8 +54,10 @@ impl Tunnel {
 
     /// Opens the expected message.
     fn open(&self, message: &Message, expected: MessageType) -> Result<Vec<u8>, Error> {
-        Encrypt0::open(&self.aead, message.expect(expected)?)
-            .map_err(|fault| Error::Cose { message: expected, fault })
+        Encrypt0::open(&self.aead, message.expect(expected)?).map_err(|fault| Error::Cose {
+            message: expected,
+            fault,
+        })
     }
 }
 
@@ -68,8 +70,11 @@ fn read_mtu(r: &mut Reader<'_>) -> Result<u16, CborError> {
 }
 
 /// Reads an encoded header value that is a nonce.
-fn read_nonce(encoded: Option<&[u8]>, kind: MessageType) -> Result<Nonce, Error> {
-    let encoded = encoded.ok_or(Error::Check { message: kind, what: "nonce is missing" })?;
+pub(super) fn read_nonce(encoded: Option<&[u8]>, kind: MessageType) -> Result<Nonce, Error> {
+    let encoded = encoded.ok_or(Error::Check {
+        message: kind,
+        what: "nonce is missing",
+    })?;
     super::message::read_body(kind, encoded, |r| Ok(Nonce(r.bytes_exact()?)))
 }
 

@@ -26,9 +26,16 @@ impl NewVoucher {
         manufacturer: &PublicKey,
         chain: Option<Vec<Vec<u8>>>,
     ) -> Self {
-        let chain_hash = chain.as_deref().map(|chain| hash_chain(HashAlg::Sha256, chain));
-        let header =
-            Header::new(guid, rendezvous, device_info, manufacturer, chain_hash.as_ref());
+        let chain_hash = chain
+            .as_deref()
+            .map(|chain| hash_chain(HashAlg::Sha256, chain));
+        let header = Header::new(
+            guid,
+            rendezvous,
+            device_info,
+            manufacturer,
+            chain_hash.as_ref(),
+        );
         Self { header, chain }
     }
 
@@ -47,7 +54,10 @@ impl NewVoucher {
             owner,
             old.header().chain_hash(),
         );
-        Self { header, chain: old.chain.clone() }
+        Self {
+            header,
+            chain: old.chain.clone(),
+        }
     }
 
     /// The header to send to the device.
@@ -88,7 +98,12 @@ impl Voucher {
         let entry = Entry::parse(Sign1::sign(&payload, signer).as_bytes(), index)?;
         let mut entries = self.entries.clone();
         entries.push(entry);
-        Self::build(self.header.clone(), self.mac.clone(), self.chain.clone(), entries)
+        Self::build(
+            self.header.clone(),
+            self.mac.clone(),
+            self.chain.clone(),
+            entries,
+        )
     }
 
     /// What OVEHashPrevEntry of entry `index` must be: the hash of the entry before it, or of header

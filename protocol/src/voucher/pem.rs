@@ -15,7 +15,9 @@ const MAX_BLOCKS: usize = 1000;
 impl Voucher {
     /// Reads the one PEM block in `text`; text around it is let pass.
     pub fn from_pem(text: &str) -> Result<Self, VoucherError> {
-        let [block] = &Self::pem_blocks(text)?[..] else { return Err(VoucherError::Pem) };
+        let [block] = &Self::pem_blocks(text)?[..] else {
+            return Err(VoucherError::Pem);
+        };
         Self::parse(block)
     }
 
@@ -31,7 +33,11 @@ impl Voucher {
                 return Err(VoucherError::Pem);
             }
         }
-        if blocks.is_empty() { Err(VoucherError::Pem) } else { Ok(blocks) }
+        if blocks.is_empty() {
+            Err(VoucherError::Pem)
+        } else {
+            Ok(blocks)
+        }
     }
 
     /// The voucher as one PEM block.

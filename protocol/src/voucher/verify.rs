@@ -73,7 +73,11 @@ impl Voucher {
         if self.entries.is_empty() {
             return Err(VoucherError::NoEntries);
         }
-        if self.is_owned_by(owner) { Ok(()) } else { Err(VoucherError::NotOwned) }
+        if self.is_owned_by(owner) {
+            Ok(())
+        } else {
+            Err(VoucherError::NotOwned)
+        }
     }
 
     fn verify_device_chain(&self, policy: &Policy<'_>) -> Result<(), VoucherError> {
@@ -97,7 +101,9 @@ impl Voucher {
         if is_authority(&chain[0]) {
             return Err(VoucherError::DeviceLeafIsCa);
         }
-        let Some(roots) = policy.device_roots else { return Ok(()) };
+        let Some(roots) = policy.device_roots else {
+            return Ok(());
+        };
         match check_path(chain, roots, policy.now) {
             Ok(()) => Ok(()),
             Err(PathFault::Expired) => Err(VoucherError::DeviceChainExpired),
@@ -122,13 +128,19 @@ impl Voucher {
 
     /// Names the forgery behind a hash that does not hold. `index` is the entry that failed.
     fn diagnose(&self, index: usize, fault: VoucherError) -> VoucherError {
-        let VoucherError::PrevHash { entry } = fault else { return fault };
+        let VoucherError::PrevHash { entry } = fault else {
+            return fault;
+        };
         let failed = &self.entries[index];
         let info_holds = failed.header_hash.matches(&self.header.info());
-        let owner = index.checked_sub(1).map_or(self.manufacturer(), |at| &self.entries[at].next);
+        let owner = index
+            .checked_sub(1)
+            .map_or(self.manufacturer(), |at| &self.entries[at].next);
         let signed_by_owner = failed.sign1.verify(owner.key()).is_ok();
         let alg = failed.prev_hash.alg();
-        let doubled = self.entries[..index].iter().any(|e| e.as_bytes() == failed.as_bytes());
+        let doubled = self.entries[..index]
+            .iter()
+            .any(|e| e.as_bytes() == failed.as_bytes());
         // The entry that this one really follows is present, but elsewhere.
         let moved = (0..=self.entries.len())
             .any(|at| at != index && self.hash_before(at, alg) == failed.prev_hash);
@@ -261,12 +273,19 @@ fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, PathFault> {
 
 /// Names, authority flag and signature agree.
 fn is_issued_by(certificate: &X509Certificate<'_>, issuer: &[u8]) -> bool {
-    let Ok(parent) = parse_certificate(issuer) else { return false };
-    let Ok(key) = certificate_key(issuer) else { return false };
+    let Ok(parent) = parse_certificate(issuer) else {
+        return false;
+    };
+    let Ok(key) = certificate_key(issuer) else {
+        return false;
+    };
     certificate.issuer().as_raw() == parent.subject().as_raw()
         && parent.is_ca()
         && key
-            .verify_asn1(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
+            .verify_asn1(
+                certificate.tbs_certificate.as_ref(),
+                &certificate.signature_value.data,
+            )
             .is_ok()
 }
 

@@ -55,13 +55,25 @@ pub fn start(
 ) -> (DeviceSession, Message) {
     let nonce = Nonce::generate(rng);
     let body = cbor::encode(|w| {
-        w.array(6).uint(MAX_MESSAGE).bytes(&credential.guid.0).bytes(&nonce.0);
+        w.array(6)
+            .uint(MAX_MESSAGE)
+            .bytes(&credential.guid.0)
+            .bytes(&nonce.0);
         w.text(KEX).int(options.suite.number());
         to1::encode_sig_info(w, credential.key.public().curve());
     });
-    let run = Box::new(Run { credential: credential.clone(), options });
-    let state = State::ExpectProveOvHdr(ExpectProveOvHdr { nonce, hello: body.clone() });
-    (DeviceSession { run, state }, Message::new(MessageType::To2HelloDevice, body))
+    let run = Box::new(Run {
+        credential: credential.clone(),
+        options,
+    });
+    let state = State::ExpectProveOvHdr(ExpectProveOvHdr {
+        nonce,
+        hello: body.clone(),
+    });
+    (
+        DeviceSession { run, state },
+        Message::new(MessageType::To2HelloDevice, body),
+    )
 }
 
 /// Parts of a session that stay the same in all its states.
@@ -146,12 +158,20 @@ struct ProveOvHdr<'a> {
 impl ExpectProveOvHdr {
     fn step(self, run: Box<Run>, message: &Message) -> Result<DeviceStep, Error> {
         let kind = MessageType::To2ProveOvHdr;
-        let failed = |what| Error::Check { message: kind, what };
+        let failed = |what| Error::Check {
+            message: kind,
+            what,
+        };
         let proof = Sign1::parse(message.expect(kind)?).map_err(blame(kind))?;
         let headers = proof.unprotected();
         let nonce_prove_device = read_nonce(headers.get(HEADER_PROVE_DEVICE), kind)?;
-        let key = headers.get(HEADER_OWNER_KEY).ok_or(failed("owner key is missing"))?;
-        let owner = PublicKey::parse(key).map_err(|fault| Error::Key { message: kind, fault })?;
+        let key = headers
+            .get(HEADER_OWNER_KEY)
+            .ok_or(failed("owner key is missing"))?;
+        let owner = PublicKey::parse(key).map_err(|fault| Error::Key {
+            message: kind,
+            fault,
+        })?;
         proof.verify(owner.key()).map_err(blame(kind))?;
         let content = read_prove_ov_hdr(proof.payload())?;
         if content.nonce != self.nonce {
@@ -165,16 +185,25 @@ impl ExpectProveOvHdr {
         if entries == 0 || entries > run.options.max_entries {
             return Err(failed("number of entries"));
         }
-        let exchange = EcdhParameter::parse(content.exchange)
-            .map_err(|fault| blame(kind)(fault.into()))?;
+        let exchange =
+            EcdhParameter::parse(content.exchange).map_err(|fault| blame(kind)(fault.into()))?;
         let walk = ChainWalk::new(&header, &content.mac);
         let state = State::ExpectNextEntry(Box::new(ExpectNextEntry {
             next: 0,
             entries,
             walk,
-            proven: Proven { owner, header, mac: content.mac, exchange, nonce_prove_device },
+            proven: Proven {
+                owner,
+                header,
+                mac: content.mac,
+                exchange,
+                nonce_prove_device,
+            },
         }));
-        Ok(DeviceStep::Continue(DeviceSession { run, state }, get_next_entry(0)))
+        Ok(DeviceStep::Continue(
+            DeviceSession { run, state },
+            get_next_entry(0),
+        ))
     }
 }
 
@@ -186,17 +215,24 @@ fn read_prove_ov_hdr(payload: &[u8]) -> Result<ProveOvHdr<'_>, Error> {
         to1::read_sig_info(r)?;
         let (exchange, hello_hash) = (r.bytes(MAX_EXCHANGE)?, Hash::decode(r)?);
         r.uint()?;
-        Ok(ProveOvHdr { header, entries, mac, nonce, exchange, hello_hash })
+        Ok(ProveOvHdr {
+            header,
+            entries,
+            mac,
+            nonce,
+            exchange,
+            hello_hash,
+        })
     })
 }
 
 /// The header must be the one of this device's voucher: HMAC, GUID and first owner agree with the
 /// credential.
-fn check_header(
-    credential: &DeviceCredential,
-    content: &ProveOvHdr<'_>,
-) -> Result<Header, Error> {
-    let failed = |what| Error::Check { message: MessageType::To2ProveOvHdr, what };
+fn check_header(credential: &DeviceCredential, content: &ProveOvHdr<'_>) -> Result<Header, Error> {
+    let failed = |what| Error::Check {
+        message: MessageType::To2ProveOvHdr,
+        what,
+    };
     content
         .mac
         .verify(&credential.hmac_secret, content.header)
@@ -205,7 +241,10 @@ fn check_header(
     if header.guid() != credential.guid {
         return Err(failed("GUID"));
     }
-    if !credential.owner_key_hash.matches(&[header.manufacturer().as_bytes()]) {
+    if !credential
+        .owner_key_hash
+        .matches(&[header.manufacturer().as_bytes()])
+    {
         return Err(failed("hash of the first owner's key"));
     }
     Ok(header)
@@ -248,7 +287,10 @@ impl ExpectNextEntry {
             Ok((r.small::<u8>()?, r.raw()?))
         })?;
         if usize::from(number) != self.next {
-            return Err(Error::Check { message: kind, what: "number of the entry" });
+            return Err(Error::Check {
+                message: kind,
+                what: "number of the entry",
+            });
         }
         self.walk.step(&Entry::parse(entry, self.next)?)?;
         self.next += 1;
@@ -258,7 +300,10 @@ impl ExpectNextEntry {
             return Ok(DeviceStep::Continue(DeviceSession { run, state }, reply));
         }
         if !self.walk.owner().same_key(&self.proven.owner) {
-            return Err(Error::Check { message: kind, what: "the last owner is another key" });
+            return Err(Error::Check {
+                message: kind,
+                what: "the last owner is another key",
+            });
         }
         if let Some(to1d) = &run.options.to1d {
             to1d.verify(self.proven.owner.key(), MessageType::To1RvRedirect)?;
@@ -272,14 +317,20 @@ fn prove_device(proven: Proven, run: Box<Run>, rng: &mut dyn CryptoRng) -> Devic
     let secret = EcdhSecret::generate(rng);
     let nonce_setup_device = Nonce::generate(rng);
     let claim = cbor::encode(|w| _ = w.array(1).bytes(&secret.parameter().to_bytes()));
-    let headers = Headers::default()
-        .with(eat::HEADER_NONCE, cbor::encode(|w| _ = w.bytes(&nonce_setup_device.0)));
+    let headers = Headers::default().with(
+        eat::HEADER_NONCE,
+        cbor::encode(|w| _ = w.bytes(&nonce_setup_device.0)),
+    );
     let DeviceCredential { guid, key, .. } = &run.credential;
     let proof = eat::sign(*guid, proven.nonce_prove_device, Some(&claim), headers, key);
     let suite = run.options.suite;
     let tunnel = Tunnel::new(suite, &secret.agree_as_device(&proven.exchange, suite));
     let reply = Message::new(MessageType::To2ProveDevice, proof.as_bytes().to_vec());
-    let state = ExpectSetupDevice { tunnel, nonce_setup_device, proven };
+    let state = ExpectSetupDevice {
+        tunnel,
+        nonce_setup_device,
+        proven,
+    };
     let state = State::ExpectSetupDevice(Box::new(state));
     DeviceStep::Continue(DeviceSession { run, state }, reply)
 }
@@ -306,11 +357,22 @@ impl ExpectSetupDevice {
         let (rendezvous, guid, nonce, owner) = read_body(kind, setup.payload(), |r| {
             r.array(4)?;
             let rendezvous = RendezvousInfo::decode(r)?;
-            Ok((rendezvous, Guid(r.bytes_exact()?), Nonce(r.bytes_exact()?), r.raw()?))
+            Ok((
+                rendezvous,
+                Guid(r.bytes_exact()?),
+                Nonce(r.bytes_exact()?),
+                r.raw()?,
+            ))
         })?;
-        let owner = PublicKey::parse(owner).map_err(|fault| Error::Key { message: kind, fault })?;
+        let owner = PublicKey::parse(owner).map_err(|fault| Error::Key {
+            message: kind,
+            fault,
+        })?;
         if nonce != self.nonce_setup_device {
-            return Err(Error::Check { message: kind, what: "nonce" });
+            return Err(Error::Check {
+                message: kind,
+                what: "nonce",
+            });
         }
         let keeps = guid == run.credential.guid
             && rendezvous == run.credential.rendezvous
@@ -318,8 +380,8 @@ impl ExpectSetupDevice {
         if keeps && !run.options.allow_reuse {
             return Err(Error::ReuseRefused);
         }
-        let replacement = (!keeps)
-            .then(|| replace(&run.credential, &self.proven, guid, rendezvous, &owner, rng));
+        let replacement =
+            (!keeps).then(|| replace(&run.credential, &self.proven, guid, rendezvous, &owner, rng));
         let body = cbor::encode(|w| {
             w.array(2);
             match &replacement {
@@ -328,7 +390,9 @@ impl ExpectSetupDevice {
             }
             w.uint(run.options.max_service_info.into());
         });
-        let reply = self.tunnel.seal(MessageType::To2DeviceServiceInfoReady, &body, rng);
+        let reply = self
+            .tunnel
+            .seal(MessageType::To2DeviceServiceInfoReady, &body, rng);
         let talk = Talk {
             tunnel: self.tunnel,
             nonce_setup_device: self.nonce_setup_device,
@@ -354,8 +418,13 @@ fn replace(
 ) -> (DeviceCredential, Mac) {
     let hmac_secret = HmacSecret::generate(rng);
     let chain_hash = proven.header.chain_hash();
-    let header =
-        Header::new(guid, &rendezvous, proven.header.device_info(), owner, chain_hash);
+    let header = Header::new(
+        guid,
+        &rendezvous,
+        proven.header.device_info(),
+        owner,
+        chain_hash,
+    );
     let mac = hmac(proven.mac.alg(), &hmac_secret, header.as_bytes());
     let credential = DeviceCredential {
         guid,
@@ -389,7 +458,13 @@ impl Talk {
             read_mtu(r)
         })?;
         let items = Vec::new();
-        let turn = DeviceTurn { run, talk: self, owner_has_more: false, done: false, items };
+        let turn = DeviceTurn {
+            run,
+            talk: self,
+            owner_has_more: false,
+            done: false,
+            items,
+        };
         Ok(DeviceStep::ServiceInfo(turn))
     }
 
@@ -402,12 +477,24 @@ impl Talk {
             Ok((r.bool()?, r.bool()?, self.inbox.take(r)?))
         })?;
         if owner_has_more && done {
-            return Err(Error::Check { message: kind, what: "more to come, yet done" });
+            return Err(Error::Check {
+                message: kind,
+                what: "more to come, yet done",
+            });
         }
         if done && self.inbox.is_mid_value() {
-            return Err(Error::Check { message: kind, what: "value without its end" });
+            return Err(Error::Check {
+                message: kind,
+                what: "value without its end",
+            });
         }
-        let turn = DeviceTurn { run, talk: self, owner_has_more, done, items };
+        let turn = DeviceTurn {
+            run,
+            talk: self,
+            owner_has_more,
+            done,
+            items,
+        };
         Ok(DeviceStep::ServiceInfo(turn))
     }
 
@@ -419,7 +506,10 @@ impl Talk {
             Ok(Nonce(r.bytes_exact()?))
         })?;
         if nonce != self.nonce_setup_device {
-            return Err(Error::Check { message: kind, what: "nonce" });
+            return Err(Error::Check {
+                message: kind,
+                what: "nonce",
+            });
         }
         Ok(DeviceStep::Finished)
     }
@@ -463,16 +553,40 @@ impl DeviceTurn {
     /// Goes on: 68 with as much of `outbox` as the owner accepts in one message, or 70 when the
     /// owner is done (what is still in the outbox then is not sent).
     pub fn next(self, outbox: &mut Outbox, rng: &mut dyn CryptoRng) -> (DeviceSession, Message) {
-        let Self { run, talk, owner_has_more, done, .. } = self;
+        let Self {
+            run,
+            talk,
+            owner_has_more,
+            done,
+            ..
+        } = self;
         if done {
             let body = nonce_body(talk.nonce_prove_device);
             let reply = talk.tunnel.seal(MessageType::To2Done, &body, rng);
-            return (DeviceSession { run, state: State::ExpectDone2(talk) }, reply);
+            return (
+                DeviceSession {
+                    run,
+                    state: State::ExpectDone2(talk),
+                },
+                reply,
+            );
         }
-        let info = if owner_has_more { nothing() } else { outbox.fill(talk.mtu) };
+        let info = if owner_has_more {
+            nothing()
+        } else {
+            outbox.fill(talk.mtu)
+        };
         let has_more = !owner_has_more && !outbox.is_empty();
         let body = cbor::encode(|w| _ = w.array(2).bool(has_more).raw(&info));
-        let reply = talk.tunnel.seal(MessageType::To2DeviceServiceInfo, &body, rng);
-        (DeviceSession { run, state: State::ExpectServiceInfo(talk) }, reply)
+        let reply = talk
+            .tunnel
+            .seal(MessageType::To2DeviceServiceInfo, &body, rng);
+        (
+            DeviceSession {
+                run,
+                state: State::ExpectServiceInfo(talk),
+            },
+            reply,
+        )
     }
 }

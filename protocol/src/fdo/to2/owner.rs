@@ -113,13 +113,27 @@ impl HelloDevice {
                 // The device's message size: some send nonsense, so nothing follows from it.
                 r.uint()?;
                 let (guid, nonce) = (Guid(r.bytes_exact()?), Nonce(r.bytes_exact()?));
-                Ok((guid, nonce, r.text(MAX_KEX)?, r.int()?, to1::read_sig_info(r)?))
+                Ok((
+                    guid,
+                    nonce,
+                    r.text(MAX_KEX)?,
+                    r.int()?,
+                    to1::read_sig_info(r)?,
+                ))
             })?;
         let suite = AeadSuite::from_number(cipher).filter(|_| exchange == KEX);
-        let suite = suite
-            .ok_or_else(|| Error::UnsupportedSuite { exchange: exchange.to_owned(), cipher })?;
+        let suite = suite.ok_or_else(|| Error::UnsupportedSuite {
+            exchange: exchange.to_owned(),
+            cipher,
+        })?;
         let sig_info = sig_info.to_vec();
-        Ok(Self { raw: message.body.clone(), guid, nonce, suite, sig_info })
+        Ok(Self {
+            raw: message.body.clone(),
+            guid,
+            nonce,
+            suite,
+            sig_info,
+        })
     }
 
     /// The device that asks.
@@ -135,26 +149,41 @@ impl HelloDevice {
     ) -> Result<(OwnerSession, Message), Error> {
         let voucher = &terms.voucher;
         if voucher.guid() != self.guid || !voucher.is_owned_by(&terms.key.public()) {
-            return Err(Error::Own("the voucher is of another device or another owner"));
+            return Err(Error::Own(
+                "the voucher is of another device or another owner",
+            ));
         }
         let entries = voucher.entries().len();
         if entries == 0 || voucher.device_key().is_none() {
-            return Err(Error::Own("the voucher has no entries or no device certificate"));
+            return Err(Error::Own(
+                "the voucher has no entries or no device certificate",
+            ));
         }
         let secret = EcdhSecret::generate(rng);
         let nonce_prove_device = Nonce::generate(rng);
         let payload = cbor::encode(|w| {
-            w.array(8).bytes(voucher.header().as_bytes()).uint(entries as u64);
+            w.array(8)
+                .bytes(voucher.header().as_bytes())
+                .uint(entries as u64);
             voucher.mac().encode(w);
-            w.bytes(&self.nonce.0).raw(&self.sig_info).bytes(&secret.parameter().to_bytes());
+            w.bytes(&self.nonce.0)
+                .raw(&self.sig_info)
+                .bytes(&secret.parameter().to_bytes());
             hash(voucher.mac().alg().hash_alg(), &self.raw).encode(w);
             w.uint(MAX_MESSAGE);
         });
         let headers = Headers::default()
-            .with(HEADER_PROVE_DEVICE, cbor::encode(|w| _ = w.bytes(&nonce_prove_device.0)))
+            .with(
+                HEADER_PROVE_DEVICE,
+                cbor::encode(|w| _ = w.bytes(&nonce_prove_device.0)),
+            )
             .with(HEADER_OWNER_KEY, voucher.owner_key().as_bytes().to_vec());
         let proof = Sign1::sign_with(&payload, headers, &terms.key);
-        let run = Box::new(Run { terms, nonce_prove_device, suite: self.suite });
+        let run = Box::new(Run {
+            terms,
+            nonce_prove_device,
+            suite: self.suite,
+        });
         let state = State::ExpectGetNextEntry(ExpectGetNextEntry { next: 0, secret });
         let message = Message::new(MessageType::To2ProveOvHdr, proof.as_bytes().to_vec());
         Ok((OwnerSession { run, state }, message))
@@ -205,15 +234,22 @@ impl ExpectGetNextEntry {
             r.small()
         })?;
         if usize::from(asked) != self.next {
-            return Err(Error::Check { message: kind, what: "number of the entry" });
+            return Err(Error::Check {
+                message: kind,
+                what: "number of the entry",
+            });
         }
         let entries = run.terms.voucher.entries();
         let body = cbor::encode(|w| {
-            w.array(2).uint(asked.into()).raw(entries[self.next].as_bytes());
+            w.array(2)
+                .uint(asked.into())
+                .raw(entries[self.next].as_bytes());
         });
         let next = self.next + 1;
         let state = if next == entries.len() {
-            State::ExpectProveDevice(ExpectProveDevice { secret: self.secret })
+            State::ExpectProveDevice(ExpectProveDevice {
+                secret: self.secret,
+            })
         } else {
             State::ExpectGetNextEntry(Self { next, ..self })
         };
@@ -237,7 +273,9 @@ impl ExpectProveDevice {
     ) -> Result<OwnerStep, Error> {
         let kind = MessageType::To2ProveDevice;
         let voucher = &run.terms.voucher;
-        let device_key = voucher.device_key().ok_or(Error::Own("no device certificate"))?;
+        let device_key = voucher
+            .device_key()
+            .ok_or(Error::Own("no device certificate"))?;
         let (claim, headers) = eat::verify(
             kind,
             message.expect(kind)?,
@@ -246,17 +284,26 @@ impl ExpectProveDevice {
             device_key,
         )?;
         let nonce_setup_device = read_nonce(headers.get(eat::HEADER_NONCE), kind)?;
-        let claim = claim.ok_or(Error::Check { message: kind, what: "key exchange is missing" })?;
+        let claim = claim.ok_or(Error::Check {
+            message: kind,
+            what: "key exchange is missing",
+        })?;
         let exchange = read_body(kind, &claim, |r| {
             r.array(1)?;
             Ok(r.bytes(MAX_EXCHANGE)?.to_vec())
         })?;
         let parameter =
             EcdhParameter::parse(&exchange).map_err(|fault| blame(kind)(fault.into()))?;
-        let tunnel = Tunnel::new(run.suite, &self.secret.agree_as_owner(&parameter, run.suite));
+        let tunnel = Tunnel::new(
+            run.suite,
+            &self.secret.agree_as_owner(&parameter, run.suite),
+        );
         let setup = setup_device(&run.terms, nonce_setup_device);
         let reply = tunnel.seal(MessageType::To2SetupDevice, setup.as_bytes(), rng);
-        let state = State::ExpectReady(ExpectReady { tunnel, nonce_setup_device });
+        let state = State::ExpectReady(ExpectReady {
+            tunnel,
+            nonce_setup_device,
+        });
         Ok(OwnerStep::Continue(OwnerSession { run, state }, reply))
     }
 }
@@ -264,13 +311,23 @@ impl ExpectProveDevice {
 /// `[RendezvousInfo, Guid, NonceTO2SetupDv, Owner2Key]`, signed by the owner.
 fn setup_device(terms: &Terms, nonce: Nonce) -> Sign1 {
     let (guid, rendezvous, owner) = match &terms.replacement {
-        Replacement::Replace { guid, rendezvous, owner } => (*guid, rendezvous, owner),
-        Replacement::Reuse => {
-            (terms.voucher.guid(), terms.voucher.rendezvous(), terms.voucher.owner_key())
-        }
+        Replacement::Replace {
+            guid,
+            rendezvous,
+            owner,
+        } => (*guid, rendezvous, owner),
+        Replacement::Reuse => (
+            terms.voucher.guid(),
+            terms.voucher.rendezvous(),
+            terms.voucher.owner_key(),
+        ),
     };
     let payload = cbor::encode(|w| {
-        w.array(4).raw(rendezvous.as_bytes()).bytes(&guid.0).bytes(&nonce.0).raw(owner.as_bytes());
+        w.array(4)
+            .raw(rendezvous.as_bytes())
+            .bytes(&guid.0)
+            .bytes(&nonce.0)
+            .raw(owner.as_bytes());
     });
     Sign1::sign(&payload, &terms.key)
 }
@@ -293,22 +350,38 @@ impl ExpectReady {
         let body = self.tunnel.open(message, kind)?;
         let (mac, mtu) = read_body(kind, &body, |r| {
             r.array(2)?;
-            let mac = if r.null() { None } else { Some(Mac::decode(r)?) };
+            let mac = if r.null() {
+                None
+            } else {
+                Some(Mac::decode(r)?)
+            };
             Ok((mac, read_mtu(r)?))
         })?;
         let outcome = match (&run.terms.replacement, mac) {
-            (Replacement::Replace { guid, rendezvous, owner }, Some(mac)) => {
+            (
+                Replacement::Replace {
+                    guid,
+                    rendezvous,
+                    owner,
+                },
+                Some(mac),
+            ) => {
                 let new = NewVoucher::succeeding(&run.terms.voucher, *guid, rendezvous, owner);
                 Outcome::Replaced(Box::new(new.seal(mac)?))
             }
             (Replacement::Replace { .. }, None) => Outcome::Unsellable,
             (Replacement::Reuse, None) => Outcome::Reused,
             (Replacement::Reuse, Some(_)) => {
-                return Err(Error::Check { message: kind, what: "HMAC though nothing is new" });
+                return Err(Error::Check {
+                    message: kind,
+                    what: "HMAC though nothing is new",
+                });
             }
         };
         let body = cbor::encode(|w| _ = w.array(1).uint(run.terms.max_service_info.into()));
-        let reply = self.tunnel.seal(MessageType::To2OwnerServiceInfoReady, &body, rng);
+        let reply = self
+            .tunnel
+            .seal(MessageType::To2OwnerServiceInfoReady, &body, rng);
         let talk = Talk {
             tunnel: self.tunnel,
             nonce_setup_device: self.nonce_setup_device,
@@ -346,13 +419,24 @@ impl Talk {
         let items = self.sort_out_devmod(items)?;
         if !device_has_more {
             if !self.devmod.is_complete() {
-                return Err(Error::Check { message: kind, what: "devmod is incomplete" });
+                return Err(Error::Check {
+                    message: kind,
+                    what: "devmod is incomplete",
+                });
             }
             if self.inbox.is_mid_value() {
-                return Err(Error::Check { message: kind, what: "value without its end" });
+                return Err(Error::Check {
+                    message: kind,
+                    what: "value without its end",
+                });
             }
         }
-        Ok(OwnerStep::ServiceInfo(OwnerTurn { run, talk: self, device_has_more, items }))
+        Ok(OwnerStep::ServiceInfo(OwnerTurn {
+            run,
+            talk: self,
+            device_has_more,
+            items,
+        }))
     }
 
     /// Takes devmod for itself; nothing else may come before it is complete.
@@ -361,12 +445,18 @@ impl Talk {
         let mut others = Vec::new();
         for item in items {
             if item.module == "devmod" {
-                let malformed = |fault: CborError| Error::Malformed { message: kind, fault };
+                let malformed = |fault: CborError| Error::Malformed {
+                    message: kind,
+                    fault,
+                };
                 self.devmod.take(&item).map_err(malformed)?;
             } else if self.devmod.is_complete() {
                 others.push(item);
             } else {
-                return Err(Error::Check { message: kind, what: "devmod does not come first" });
+                return Err(Error::Check {
+                    message: kind,
+                    what: "devmod does not come first",
+                });
             }
         }
         Ok(others)
@@ -385,7 +475,10 @@ impl Talk {
             Ok(Nonce(r.bytes_exact()?))
         })?;
         if nonce != run.nonce_prove_device {
-            return Err(Error::Check { message: kind, what: "nonce" });
+            return Err(Error::Check {
+                message: kind,
+                what: "nonce",
+            });
         }
         let body = nonce_body(self.nonce_setup_device);
         let reply = self.tunnel.seal(MessageType::To2Done2, &body, rng);
@@ -442,14 +535,28 @@ impl OwnerTurn {
         finished: bool,
         rng: &mut dyn CryptoRng,
     ) -> (OwnerSession, Message) {
-        let Self { run, talk, device_has_more, .. } = self;
-        let info = if device_has_more { nothing() } else { outbox.fill(talk.mtu) };
+        let Self {
+            run,
+            talk,
+            device_has_more,
+            ..
+        } = self;
+        let info = if device_has_more {
+            nothing()
+        } else {
+            outbox.fill(talk.mtu)
+        };
         let has_more = !device_has_more && !outbox.is_empty();
         let done = !device_has_more && !has_more && finished;
         let body = cbor::encode(|w| _ = w.array(3).bool(has_more).bool(done).raw(&info));
-        let reply = talk.tunnel.seal(MessageType::To2OwnerServiceInfo, &body, rng);
-        let state =
-            if done { State::ExpectDone(talk) } else { State::ExpectServiceInfo(talk) };
+        let reply = talk
+            .tunnel
+            .seal(MessageType::To2OwnerServiceInfo, &body, rng);
+        let state = if done {
+            State::ExpectDone(talk)
+        } else {
+            State::ExpectServiceInfo(talk)
+        };
         (OwnerSession { run, state }, reply)
     }
 }
