@@ -141,8 +141,10 @@ impl Reader {
 }
 
 fn command(what: &Subscription) -> Command {
-    let mut command = Command::new("mosquitto_sub");
+    // Without line buffering the client's word that it is subscribed would come with its first message.
+    let mut command = Command::new("stdbuf");
     command
+        .args(["-oL", "mosquitto_sub"])
         .args(["-V", "5", "-q", "1", "-c", "-x", SESSION, "-k", "5", "-d"])
         .args(["-F", "MSG %U %r %t %p", "-i", &what.client])
         .args([

@@ -258,6 +258,7 @@ fn forge(good: &Path, folder: &Path) {
     let key = KeyPair::generate().unwrap();
     let name = "good.clients.harbour.holdfast.internal".to_owned();
     let mut leaf = CertificateParams::new(vec![name]).unwrap();
+    leaf.distinguished_name = rcgen::DistinguishedName::new();
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
