@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! o->d  active     bool        the module is wanted; the device answers the same
+//! o->d  server     tstr        id of the owner's server, which the statement names
 //! o->d  nonce      bstr16      fresh for this TO2
 //! d->o  statement  COSE_Sign1  by the device's FDO key over Statement (see [`Statement`])
 //! o->d  config     bstr(CBOR)  SiteConfig (see [`SiteConfig`])
@@ -26,6 +27,8 @@ use crate::{
 pub const MODULE: &str = "holdfast.site";
 /// Key (with module) of the activation, both ways.
 pub const ACTIVE: &str = "holdfast.site:active";
+/// Key of the owner's server id.
+pub const SERVER: &str = "holdfast.site:server";
 /// Key of the owner's nonce.
 pub const NONCE: &str = "holdfast.site:nonce";
 /// Key of the device's statement.
@@ -80,7 +83,9 @@ impl Statement {
     pub fn sign(&self, fdo_key: &SigningKey) -> Vec<u8> {
         let payload = cbor::encode(|w| {
             w.array(5).text(STATEMENT_TYPE).bytes(&self.guid.0);
-            w.bytes(&self.cps_key.to_spki_der()).text(self.server.as_str()).bytes(&self.nonce);
+            w.bytes(&self.cps_key.to_spki_der())
+                .text(self.server.as_str())
+                .bytes(&self.nonce);
         });
         Sign1::sign(&payload, fdo_key).as_bytes().to_vec()
     }
@@ -135,7 +140,9 @@ pub struct ServerAddress {
 
 impl ServerAddress {
     pub(crate) fn encode(&self, w: &mut Writer) {
-        w.array(5).text(self.server.as_str()).uint(u64::from(self.role == ServerRole::Cloud));
+        w.array(5)
+            .text(self.server.as_str())
+            .uint(u64::from(self.role == ServerRole::Cloud));
         w.text(&self.name);
         for list in [&self.mqtt, &self.https] {
             w.array(list.len());
@@ -152,7 +159,13 @@ impl ServerAddress {
             _ => return Err(CborError::Value("server role").into()),
         };
         let name = r.text(MAX_ADDRESS)?.to_owned();
-        Ok(Self { server, role, name, mqtt: read_addresses(r)?, https: read_addresses(r)? })
+        Ok(Self {
+            server,
+            role,
+            name,
+            mqtt: read_addresses(r)?,
+            https: read_addresses(r)?,
+        })
     }
 }
 
@@ -184,17 +197,23 @@ impl SiteConfig {
     #[must_use]
     pub fn to_cbor(&self) -> Vec<u8> {
         cbor::encode(|w| {
-            w.array(9).text(self.device.as_str()).text(self.site.as_str());
+            w.array(9)
+                .text(self.device.as_str())
+                .text(self.site.as_str());
             w.text(self.domain.as_str()).text(self.server.as_str());
             for list in [&self.anchors, &self.chain] {
                 w.array(list.len());
                 list.iter().for_each(|der| _ = w.bytes(der));
             }
             w.array(self.notice_keys.len());
-            self.notice_keys.iter().for_each(|key| _ = w.bytes(&key.to_spki_der()));
+            self.notice_keys
+                .iter()
+                .for_each(|key| _ = w.bytes(&key.to_spki_der()));
             w.array(self.servers.len());
             self.servers.iter().for_each(|server| server.encode(w));
-            w.array(2).uint(self.time.secs).uint(self.time.quality.code().into());
+            w.array(2)
+                .uint(self.time.secs)
+                .uint(self.time.quality.code().into());
         })
     }
 
@@ -281,7 +300,11 @@ pub fn csr_der(received: &[u8]) -> Result<Vec<u8>, SiteFault> {
     const LONG_SEQUENCE: [u8; 2] = [0x30, 0x82];
     if received.starts_with(&LONG_SEQUENCE) {
         let fits = received.len() <= MAX_CERTIFICATE;
-        return if fits { Ok(received.to_vec()) } else { Err(SiteFault::CsrText) };
+        return if fits {
+            Ok(received.to_vec())
+        } else {
+            Err(SiteFault::CsrText)
+        };
     }
     let text = std::str::from_utf8(received).map_err(|_| SiteFault::CsrText)?;
     let base64: String = text
@@ -291,7 +314,11 @@ pub fn csr_der(received: &[u8]) -> Result<Vec<u8>, SiteFault> {
         .take(MAX_CERTIFICATE * 2)
         .collect();
     let der = STANDARD.decode(base64).map_err(|_| SiteFault::CsrText)?;
-    if der.is_empty() || der.len() > MAX_CERTIFICATE { Err(SiteFault::CsrText) } else { Ok(der) }
+    if der.is_empty() || der.len() > MAX_CERTIFICATE {
+        Err(SiteFault::CsrText)
+    } else {
+        Ok(der)
+    }
 }
 
 #[cfg(test)]
