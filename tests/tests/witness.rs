@@ -178,7 +178,8 @@ fn certify(folder: &Path) {
     let key = KeyPair::generate().unwrap();
     let mut leaf = CertificateParams::new(Vec::new()).unwrap();
     // OpenSSL takes a certificate whose subject is its issuer's name for self-signed.
-    leaf.distinguished_name.push(rcgen::DnType::CommonName, "broker and clients");
+    leaf.distinguished_name
+        .push(rcgen::DnType::CommonName, "broker and clients");
     leaf.subject_alt_names = vec![rcgen::SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
     let leaf = leaf
         .signed_by(&key, &Issuer::from_params(&authority, &authority_key))

@@ -49,6 +49,7 @@ async fn bad_clients_are_refused() {
     door.subscribing_outside_is_refused().await;
     door.no_certificate_is_refused().await;
     door.foreign_certificate_is_refused().await;
+    door.expired_certificate_is_refused().await;
     door.malformed_packets_are_refused().await;
     door.control_the_good_client_is_served().await;
     world.stop().await.unwrap();
@@ -142,6 +143,27 @@ impl Door<'_> {
         assert_ne!(told.code, Some(0), "a foreign certificate was accepted");
         watch
             .refused_once(&self.world.gateway, "a foreign certificate")
+            .await;
+    }
+
+    /// A certificate that the site's own authority made, for a time that is over. The control has the same, still valid.
+    async fn expired_certificate_is_refused(&self) {
+        let folder = self.world.folder().join("expired-client");
+        std::fs::create_dir_all(&folder).unwrap();
+        issue_by_the_site(self.world, &self.identity, &folder, 2035);
+        let told = self.publish(&folder, NAME, OWN).await;
+        assert_eq!(
+            told.code,
+            Some(0),
+            "control: the same certificate, valid: {}",
+            told.err
+        );
+        issue_by_the_site(self.world, &self.identity, &folder, 2020);
+        let watch = self.watch().await;
+        let told = self.publish(&folder, NAME, OWN).await;
+        assert_ne!(told.code, Some(0), "an expired certificate was accepted");
+        watch
+            .refused_once(&self.world.gateway, "an expired certificate")
             .await;
     }
 
@@ -266,4 +288,53 @@ fn forge(good: &Path, folder: &Path) {
     std::fs::write(folder.join("cert.pem"), chain).unwrap();
     std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
     std::fs::copy(good.join("ca.pem"), folder.join("ca.pem")).unwrap();
+}
+
+/// Writes a certificate of the good client by the site's own key, valid from 2019 to the first day of `until`.
+fn issue_by_the_site(world: &World, good: &Path, folder: &Path, until: i32) {
+    use rcgen::{
+        CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+        KeyUsagePurpose,
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(good.join("cert.pem"))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let site_key = find(&world.gateway.state, "ca-site-harbour.key")
+        .expect("the gateway keeps its site's key in a file");
+    let site_key = KeyPair::try_from(std::fs::read(site_key).unwrap()).unwrap();
+    let issuer = Issuer::from_ca_cert_der(&chain[1], &site_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf =
+        CertificateParams::new(vec!["good.clients.harbour.holdfast.internal".to_owned()]).unwrap();
+    leaf.distinguished_name = DistinguishedName::new();
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.not_before = rcgen::date_time_ymd(2019, 1, 1);
+    leaf.not_after = rcgen::date_time_ymd(until, 1, 1);
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let text = std::fs::read_to_string(good.join("cert.pem")).unwrap();
+    let rest = text
+        .match_indices("-----BEGIN")
+        .nth(1)
+        .map(|(at, _)| &text[at..])
+        .expect("a chain of two");
+    std::fs::write(folder.join("cert.pem"), format!("{}{rest}", leaf.pem())).unwrap();
+    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::copy(good.join("ca.pem"), folder.join("ca.pem")).unwrap();
+}
+
+/// The file of this name anywhere below `folder`.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find_map(|path| {
+            if path.is_dir() {
+                find(&path, name)
+            } else {
+                path.ends_with(name).then_some(path)
+            }
+        })
 }
