@@ -33,7 +33,8 @@ unit_tests() {
 }
 
 part "lints, licences, bans" tests/lint.sh
-part "binaries" cargo build --locked --workspace --bins
+# All targets in one build: the binaries that the drill runs and the tests then share every dependency.
+part "build" cargo build --locked --workspace --all-targets
 part "foreign FDO device built" foreign_device
 part "tests" unit_tests
 part "drill" target/debug/drill

@@ -28,6 +28,8 @@ const ROWS_BEFORE_KILL: usize = 250;
 const ROWS_BEFORE_RETURN: usize = 250;
 /// A silent cut must be noticed within this time.
 const NOTICE: f64 = 5.0;
+/// The LAN must not be without a measurement for longer while only the uplink is cut, seconds.
+const LONGEST_PAUSE: f64 = 1.5;
 /// How long anything that should come by itself may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 
