@@ -109,16 +109,15 @@ fn grant(options: &Options, accepted: Accepted, peer: std::net::SocketAddr) -> G
 type Sending = (Arc<Shared>, mpsc::Sender<pump::Command>);
 
 fn assemble(options: &Options, session: Session, granted: Granted) -> (Sending, Inbox, Pump) {
-    let receive_maximum = options.receive_maximum.max(1);
-    let places = usize::from(receive_maximum) + usize::from(options.loose_bound);
-    let (inbox_sender, messages) = mpsc::channel(places);
+    let loose_bound = usize::from(options.loose_bound);
+    let (inbox_sender, messages) = mpsc::channel(session::owed_bound(options) + loose_bound);
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     // A server's keep-alive of 0 means that it does not watch; ours still measures.
     let half = match granted.keep_alive / 2 {
         Duration::ZERO => options.ping_interval,
         half => half,
     };
-    let shared = Arc::new(Shared::new(granted, receive_maximum));
+    let shared = Arc::new(Shared::new(granted, loose_bound));
     let pump = Pump {
         session,
         shared: Arc::clone(&shared),
@@ -135,6 +134,7 @@ fn assemble(options: &Options, session: Session, granted: Granted) -> (Sending, 
     let inbox = Inbox {
         messages,
         mailbox: mailbox.clone(),
+        shared: Arc::clone(&shared),
     };
     ((shared, mailbox), inbox, pump)
 }

@@ -3,7 +3,7 @@
 //! Called by the bridge and the agent. The window is counted here, so that a publisher waits in its
 //! own task and the connection's task never waits for anybody.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub struct Client {
 pub struct Inbox {
     pub(super) messages: mpsc::Receiver<Incoming>,
     pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Client {
@@ -181,7 +182,8 @@ impl Client {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Writes what was handed over before, says DISCONNECT (no will) and ends the connection.
+    /// Writes what was handed over before, says DISCONNECT (no will) and ends the connection. What
+    /// is not acknowledged by then counts as lost: wait for [`Client::settled`] first.
     pub async fn disconnect(&self) {
         // A closed mailbox: it has ended already.
         let _ = self.mailbox.send(Command::Disconnect).await;
@@ -208,14 +210,21 @@ impl Client {
 impl Inbox {
     /// The next message, in the server's order; `None` after the end of the connection. A message of
     /// QoS 1 must be handed to [`Inbox::acknowledge`] once its taker has it safe; the server sends
-    /// at most `receive_maximum` unacknowledged ones.
+    /// about `receive_maximum` unacknowledged ones and then waits.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.messages.recv().await
+        let message = self.messages.recv().await?;
+        self.shared.took(&message);
+        Some(message)
     }
 
     /// Takes up to `most` messages that are there, waiting for at least one; 0 after the end.
     pub async fn next_many(&mut self, into: &mut Vec<Incoming>, most: usize) -> usize {
-        self.messages.recv_many(into, most).await
+        let before = into.len();
+        let count = self.messages.recv_many(into, most).await;
+        for message in &into[before..] {
+            self.shared.took(message);
+        }
+        count
     }
 
     /// Acknowledges a message of QoS 1; of QoS 0 nothing happens. After the end of the connection
@@ -248,7 +257,9 @@ fn judge<'a>(
 #[derive(Debug)]
 pub(super) struct Shared {
     granted: Granted,
-    pub(super) receive_maximum: u16,
+    /// Messages of QoS 0 waiting to be taken, and how many may.
+    loose: AtomicUsize,
+    loose_bound: usize,
     /// Places for messages of QoS 1, from hand-over until their settlement is taken.
     window: Semaphore,
     /// Free packet ids; never fewer than places.
@@ -268,12 +279,13 @@ struct Settlements {
 }
 
 impl Shared {
-    pub(super) fn new(granted: Granted, receive_maximum: u16) -> Self {
+    pub(super) fn new(granted: Granted, loose_bound: usize) -> Self {
         Self {
             window: Semaphore::new(usize::from(granted.window)),
             ids: Mutex::new((1..=granted.window).rev().collect()),
             granted,
-            receive_maximum,
+            loose: AtomicUsize::new(0),
+            loose_bound,
             settlements: Mutex::default(),
             news: Notify::new(),
             ended: watch::Sender::new(None),
@@ -363,8 +375,21 @@ impl Shared {
         self.round_trip.store(nanos, Ordering::Relaxed);
     }
 
-    pub(super) fn count_dropped(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Counts a message of QoS 0 in, or as dropped when too many wait.
+    pub(super) fn admit_loose(&self) -> bool {
+        let admitted = self.loose.load(Ordering::Relaxed) < self.loose_bound;
+        if admitted {
+            self.loose.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    fn took(&self, message: &Incoming) {
+        if message.qos == Qos::AtMostOnce {
+            self.loose.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn settlements(&self) -> MutexGuard<'_, Settlements> {

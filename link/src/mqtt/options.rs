@@ -35,7 +35,8 @@ pub struct Options {
     /// Messages of QoS 1 published and not yet settled and taken, 1 to [`LARGEST_WINDOW`]; the
     /// server's receive maximum lowers it.
     pub window: u16,
-    /// Messages of QoS 1 received and not yet acknowledged; at least 1.
+    /// Messages of QoS 1 received and not yet acknowledged; at least 1. A server that sends more
+    /// than twice as many breaks the protocol.
     pub receive_maximum: u16,
     /// Messages of QoS 0 received and not yet taken; more are dropped and counted.
     pub loose_bound: u16,

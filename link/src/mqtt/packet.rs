@@ -22,9 +22,12 @@ impl From<Qos> for mpc::Qos {
     }
 }
 
-/// CONNECT. Maximum packet size and receive maximum are added by the connection.
-pub(super) fn connect(options: &Options) -> Result<v5_0::Connect, MqttError> {
-    let mut properties = Vec::new();
+/// CONNECT, with or without our receive maximum.
+pub(super) fn connect(options: &Options, receive: bool) -> Result<v5_0::Connect, MqttError> {
+    let mut properties = vec![mpc::MaximumPacketSize::new(options.max_packet.max(1))?.into()];
+    if receive {
+        properties.push(mpc::ReceiveMaximum::new(options.receive_maximum.max(1))?.into());
+    }
     let expiry = whole_secs(options.session_expiry);
     if expiry > 0 {
         properties.push(mpc::SessionExpiryInterval::new(expiry)?.into());

@@ -104,7 +104,19 @@ impl Pump {
         }
         tracing::debug!(%ended, "MQTT connection ended");
         self.shared.end(ended);
+        self.empty_mailbox().await;
         // The rest is told by drop.
+    }
+
+    /// A publisher that found a place before the close is still handing over: only receiving to the
+    /// end meets its message.
+    async fn empty_mailbox(&mut self) {
+        self.mailbox.close();
+        while let Some(command) = self.mailbox.recv().await {
+            if let Command::Publish(_, Some(waiter)) = command {
+                self.shared.lose(waiter);
+            }
+        }
     }
 
     async fn turn(
@@ -188,20 +200,18 @@ impl Pump {
         }
     }
 
-    /// QoS 0 only takes the places that QoS 1 does not need.
     fn take_in(&mut self, message: Incoming) -> Result<(), Ended> {
-        let reserved = usize::from(self.shared.receive_maximum);
-        if message.qos == Qos::AtMostOnce && self.inbox.capacity() <= reserved {
-            self.shared.count_dropped();
+        if message.qos == Qos::AtMostOnce && !self.shared.admit_loose() {
             return Ok(());
         }
         match self.inbox.try_send(message) {
             // Nobody takes messages any more, or never did: without acknowledgement they stay with
             // the server.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Ended::Protocol(
-                "more unacknowledged messages than the receive maximum".to_owned(),
-            )),
+            // There is a place for each the session lets through.
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(Ended::Broken("the inbox overflowed".to_owned()))
+            }
         }
     }
 
@@ -282,14 +292,9 @@ impl Pump {
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        self.mailbox.close();
+        // When the task is aborted no publisher is left whose message could still come.
         for waiter in self.session.abandon() {
             self.shared.lose(waiter);
-        }
-        while let Ok(command) = self.mailbox.try_recv() {
-            if let Command::Publish(_, Some(waiter)) = command {
-                self.shared.lose(waiter);
-            }
         }
         self.shared.settle(&mut self.settled);
         self.shared.finish();

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
-const NOW: u64 = 1_800_000_000;
+/// A moment of 2026. Where a foreign server judges by its own clock, certificates hold ten years.
+const NOW: u64 = 1_790_000_000;
 const DAY: i64 = 86_400;
 const SERVER: &str = "gw-7.gateways.harbour.holdfast.internal";
 
@@ -53,7 +54,7 @@ fn authority(name: &str) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    validity(&mut params, -10 * DAY, 1000 * DAY);
+    validity(&mut params, -10 * DAY, 3650 * DAY);
     params
 }
 
@@ -171,6 +172,40 @@ const SIDES: [(Purpose, Eku, Eku); 2] = [
     (Purpose::Client, Eku::ClientAuth, Eku::ServerAuth),
 ];
 
+/// What a test of another room needs to speak TLS with a foreign server.
+pub(crate) struct DeviceAndServer {
+    pub(crate) server_pem: String,
+    pub(crate) server_key_pem: String,
+    pub(crate) root_pem: String,
+    pub(crate) server_name: String,
+    pub(crate) trust: Trust,
+    pub(crate) device: Identity,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+pub(crate) fn device_and_server() -> DeviceAndServer {
+    let root = root("cloud");
+    let site = below(&root, authority("site"));
+    let key = KeyPair::generate().unwrap();
+    let long = |eku| {
+        let mut params = leaf(eku);
+        validity(&mut params, -10 * DAY, 3650 * DAY);
+        params
+    };
+    let certificate = long(Eku::ServerAuth).signed_by(&key, &site).unwrap();
+    DeviceAndServer {
+        server_pem: format!("{}{}", certificate.pem(), site.pem()),
+        server_key_pem: key.serialize_pem(),
+        root_pem: root.pem(),
+        server_name: SERVER.to_owned(),
+        trust: Trust::Anchors(anchors(&root)),
+        device: identity(&long(Eku::ClientAuth), &site, &[&site]),
+        clock: Arc::new(crate::time::SystemClock::without_floor(
+            crate::time::SystemTrust::Vouched,
+        )),
+    }
+}
+
 #[tokio::test]
 async fn good_chains_are_believed() {
     for (side, eku, _) in SIDES {
@@ -278,7 +313,8 @@ async fn a_clock_that_may_be_behind_forgives_not_yet_but_never_expired() {
 async fn uses_must_be_named() {
     for (side, right, wrong) in SIDES {
         let root = root("cloud");
-        let spoiled: [(&str, fn(&mut CertificateParams)); 5] = [
+        type Spoil = fn(&mut CertificateParams);
+        let spoiled: [(&str, Spoil); 5] = [
             ("no extended key usage", |params| {
                 params.extended_key_usages.clear()
             }),

@@ -350,29 +350,75 @@ async fn the_servers_disconnect_is_told_with_its_reason() {
 
 #[tokio::test]
 async fn more_unacknowledged_messages_than_allowed_end_the_connection() {
-    let change = |options: &mut Options| options.receive_maximum = 3;
+    let change = |options: &mut Options| options.receive_maximum = 2;
     let (client, mut inbox, _, mut served) = connected(vec![], change).await;
-    let flood = |id: u16| {
+    let message = |id: u16| {
         let publish = v5_0::Publish::builder()
             .topic_name("t")
             .unwrap()
             .qos(mpc::packet::Qos::AtLeastOnce)
             .packet_id(id)
             .payload("x");
-        publish.build().unwrap().to_continuous_buffer()
+        Packet::from(publish.build().unwrap())
     };
-    for id in 1..=3 {
-        served.stream.write_all(&flood(id)).await.unwrap();
-    }
+    served.protocol.register_packet_id(1).unwrap();
+    served.send(message(1)).await;
     let first = inbox.next().await.unwrap();
     inbox.acknowledge(&first).await;
     // Twice is once: a second PUBACK would be a fault of ours.
     inbox.acknowledge(&first).await;
     assert!(matches!(served.next().await, Some(Packet::V5_0Puback(_))));
     assert!(served.is_quiet().await);
-    served.stream.write_all(&flood(4)).await.unwrap();
-    assert_eq!(inbox.next().await.unwrap().packet_id, Some(2));
-    assert!(client.has_ended().is_none(), "three are allowed");
-    served.stream.write_all(&flood(5)).await.unwrap();
+    // The server's own protocol state would not send these.
+    for id in 2..=5 {
+        let bytes = message(id).to_continuous_buffer();
+        served.stream.write_all(&bytes).await.unwrap();
+        assert_eq!(inbox.next().await.unwrap().packet_id, Some(id));
+    }
+    assert_eq!(
+        client.has_ended(),
+        None,
+        "twice the receive maximum is borne"
+    );
+    let bytes = message(6).to_continuous_buffer();
+    served.stream.write_all(&bytes).await.unwrap();
     assert!(matches!(client.ended().await, Ended::Protocol(_)));
+}
+
+/// Publishers on several threads against connections that end at any moment: whatever was handed
+/// over is told, and `settled` comes to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_ticket_is_forgotten_when_the_end_meets_the_publishers() {
+    for round in 0..60u64 {
+        let (client, _inbox, _, mut served) = connected(vec![], |options| options.window = 8).await;
+        let mut publishers = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let client = client.clone();
+            publishers.spawn(async move {
+                let mut handed_over = 0u64;
+                while client.publish(numbered("t", 1)).await.is_ok() {
+                    handed_over += 1;
+                }
+                handed_over
+            });
+        }
+        let serving = tokio::spawn(async move {
+            for _ in 0..round {
+                let id = served.published().await.packet_id().unwrap();
+                served.acknowledge(id, PubackReasonCode::Success).await;
+            }
+        });
+        let mut told = 0;
+        let reading = async {
+            while let Some(some) = client.settled().await {
+                told += some.len() as u64;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), reading).await;
+        in_time.expect("settled ends with the connection");
+        serving.await.unwrap();
+        let handed_over: u64 = publishers.join_all().await.into_iter().sum();
+        assert_eq!(told, handed_over, "round {round}");
+        assert!(told >= round);
+    }
 }
