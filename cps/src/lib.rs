@@ -1,1 +1,333 @@
-//! placeholder
+//! `holdfast-cps`: the CPS server, one code for the cloud (40) and for a site's gateway (50).
+//!
+//! The binaries open it with stores, keys and a clock, hang its HTTP routers on listeners, and ask
+//! its roster and ledger from their brokers. Its rooms: [`authority`] (certificates), [`vouchers`],
+//! [`rendezvous`] and [`relay`] (TO0/TO1 server), [`to0`] (client), [`registrar`] (TO2 owner),
+//! [`sync`] (signed entries between the two servers), [`telemetry`] (the ledger), [`clients`]
+//! (ordinary MQTT clients), [`enrol`] (gateways), [`http`]. Truth is a log of signed change entries;
+//! every table of the registry is a fold over it.
+//!
+//! It knows nothing of MQTT connections, opens no listener, and imports no other daemon's code.
+
+pub mod authority;
+pub mod clients;
+pub mod config;
+pub mod devices;
+pub mod enrol;
+pub mod errors;
+pub mod fdo;
+pub mod http;
+pub mod keys;
+pub mod metrics;
+pub mod registrar;
+mod registry;
+pub mod relay;
+pub mod rendezvous;
+pub mod roster;
+pub mod sync;
+mod tables;
+pub mod telemetry;
+pub mod to0;
+pub mod vouchers;
+
+use std::sync::Arc;
+
+use holdfast_link::time::Clock;
+use holdfast_protocol::id::SiteId;
+use holdfast_store::{Store, StoreError};
+
+pub use config::{Advertise, CpsConfig, FdoAddress, Limits, Lives, Role};
+pub use keys::{KeyError, Keys};
+pub use metrics::Metrics;
+pub use registry::RegistryError;
+pub use tables::{
+    CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
+    prepare,
+};
+
+use authority::{Authority, AuthorityError};
+use registry::Registry;
+use roster::Roster;
+
+/// The two files of a server: a full ledger never blocks an onboarding.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Opened with [`prepare`].
+    pub registry: Store,
+    /// Opened with [`telemetry::prepare`].
+    pub ledger: Store,
+}
+
+/// Why a server did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A gateway that has not enrolled has nothing to serve with.
+    #[error("this gateway is not enrolled; run the enrol command with a token from the cloud")]
+    NotEnrolled,
+    /// The files say another site or server than the configuration.
+    #[error(
+        "enrolled as {enrolled}, but configured as {configured}; correct the configuration, or enrol anew"
+    )]
+    OtherParty {
+        /// From the enrolment.
+        enrolled: String,
+        /// From the configuration.
+        configured: String,
+    },
+    /// Keys or certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Key files.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The registry.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What every room holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Core(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: CpsConfig,
+    pub(crate) keys: Keys,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
+    pub(crate) registry: Registry,
+    pub(crate) roster: Roster,
+    /// Only at a gateway: the cloud it enrolled with.
+    pub(crate) cloud: Option<enrol::Cloud>,
+}
+
+impl std::ops::Deref for Core {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// A CPS server; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cps {
+    core: Core,
+    authority: Authority,
+    vouchers: vouchers::Vouchers,
+    rendezvous: Arc<rendezvous::Rendezvous>,
+    relay: Arc<relay::Relay>,
+    registrar: Arc<registrar::Registrar>,
+    to0: to0::To0,
+    sync: sync::Sync,
+    ledger: telemetry::Ledger,
+    clients: clients::Clients,
+    devices: devices::Devices,
+    enrolment: enrol::Enrolment,
+}
+
+impl Cps {
+    /// Opens a server. The cloud makes its root and issuers at first; a gateway must have enrolled.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        config: CpsConfig,
+        stores: Stores,
+        keys: Keys,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let metrics = Metrics::default();
+        let cloud = enrol::Cloud::load(&config, &keys)?;
+        let roster = Roster::new(&config, Arc::clone(&clock));
+        let registry = Registry::new(
+            stores.registry,
+            config.server.clone(),
+            keys.record_shared(),
+            keys.owner().public(),
+            Arc::clone(&clock),
+            roster.clone(),
+        );
+        if let Some(cloud) = &cloud {
+            registry.set_epoch(cloud.epoch).await?;
+        }
+        registry.refresh_roster()?;
+        let ledger = telemetry::Ledger::new(
+            stores.ledger,
+            config.limits.ledger_messages,
+            metrics.clone(),
+        );
+        let core = Core(Arc::new(Inner {
+            config,
+            keys,
+            clock,
+            metrics,
+            registry,
+            roster,
+            cloud,
+        }));
+        let authority = Authority::new(core.clone());
+        if core.cloud.is_none() {
+            authority.establish_root()?;
+        }
+        Ok(Self::assemble(core, authority, ledger))
+    }
+
+    fn assemble(core: Core, authority: Authority, ledger: telemetry::Ledger) -> Self {
+        let rendezvous = Arc::new(rendezvous::Rendezvous::new(core.clone()));
+        let devices = devices::Devices::new(core.clone(), authority.clone());
+        Self {
+            vouchers: vouchers::Vouchers::new(core.clone()),
+            relay: Arc::new(relay::Relay::new(core.clone(), Arc::clone(&rendezvous))),
+            registrar: Arc::new(registrar::Registrar::new(
+                core.clone(),
+                authority.clone(),
+                devices.clone(),
+            )),
+            to0: to0::To0::new(core.clone(), Arc::clone(&rendezvous)),
+            sync: sync::Sync::new(core.clone()),
+            clients: clients::Clients::new(core.clone(), authority.clone()),
+            enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
+            rendezvous,
+            devices,
+            authority,
+            ledger,
+            core,
+        }
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &CpsConfig {
+        &self.core.config
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.core.clock
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.core.keys
+    }
+
+    /// The certificate authority.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Vouchers of devices that are ours.
+    #[must_use]
+    pub fn vouchers(&self) -> &vouchers::Vouchers {
+        &self.vouchers
+    }
+
+    /// TO0 and TO1 server.
+    #[must_use]
+    pub fn rendezvous(&self) -> &Arc<rendezvous::Rendezvous> {
+        &self.rendezvous
+    }
+
+    /// TO1 for devices on the LAN: remote rendezvous first, the local one in its stead.
+    #[must_use]
+    pub fn relay(&self) -> &Arc<relay::Relay> {
+        &self.relay
+    }
+
+    /// TO2 owner.
+    #[must_use]
+    pub fn registrar(&self) -> &Arc<registrar::Registrar> {
+        &self.registrar
+    }
+
+    /// TO0 client.
+    #[must_use]
+    pub fn to0(&self) -> &to0::To0 {
+        &self.to0
+    }
+
+    /// Entries to and from the other server.
+    #[must_use]
+    pub fn sync(&self) -> &sync::Sync {
+        &self.sync
+    }
+
+    /// What devices sent.
+    #[must_use]
+    pub fn ledger(&self) -> &telemetry::Ledger {
+        &self.ledger
+    }
+
+    /// Ordinary MQTT clients.
+    #[must_use]
+    pub fn clients(&self) -> &clients::Clients {
+        &self.clients
+    }
+
+    /// Devices and where they are served.
+    #[must_use]
+    pub fn devices(&self) -> &devices::Devices {
+        &self.devices
+    }
+
+    /// Gateways' tokens and enrolment (at the cloud).
+    #[must_use]
+    pub fn enrolment(&self) -> &enrol::Enrolment {
+        &self.enrolment
+    }
+
+    /// Who may speak: asked by brokers.
+    #[must_use]
+    pub fn roster(&self) -> &Roster {
+        &self.core.roster
+    }
+
+    /// The counters, to be registered by the binary.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.core.metrics
+    }
+
+    /// The cloud that a gateway enrolled with.
+    #[must_use]
+    pub fn cloud(&self) -> Option<&enrol::Cloud> {
+        self.core.cloud.as_ref()
+    }
+
+    /// Adds a site at the cloud, with an intermediate of its own. Adding one twice changes nothing.
+    ///
+    /// # Errors
+    /// Keys or registry.
+    pub async fn add_site(&self, site: &SiteId) -> Result<(), AuthorityError> {
+        self.authority.add_site(site).await
+    }
+
+    /// The sites of the cloud, or the one of a gateway.
+    ///
+    /// # Errors
+    /// The registry.
+    pub fn sites(&self) -> Result<Vec<SiteId>, StoreError> {
+        match self.core.config.role.site() {
+            Some(site) => Ok(vec![site.clone()]),
+            None => {
+                let rows = self.core.registry.read(|view| view.sites())?;
+                Ok(rows.into_iter().map(|row| row.site).collect())
+            }
+        }
+    }
+
+    /// Throws the registry's tables away and makes them again from the log.
+    ///
+    /// # Errors
+    /// The registry.
+    pub async fn rebuild(&self) -> Result<(), StoreError> {
+        self.core.registry.rebuild().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

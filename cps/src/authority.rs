@@ -1,0 +1,598 @@
+//! The certificate authority: root at the cloud, one intermediate per site at its gateway and one
+//! at the cloud, leaves from templates. Called by the registrar (devices), enrolment (gateways),
+//! `clients`, and the binaries for their own identity. Works offline. It takes nothing from a
+//! request but its key, and hands out nothing that is not in the log.
+
+pub(crate) mod pem;
+mod signer;
+mod template;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use holdfast_link::random::SystemRandom;
+use holdfast_link::tls::{Identity, IdentityError};
+use holdfast_protocol::crypto::{Curve, SigningKey, VerifyingKey};
+use holdfast_protocol::csr::Csr;
+use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::record::Change;
+use holdfast_store::{StoreError, WriteError, Written};
+use rand_core::Rng as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+pub use holdfast_protocol::csr::CsrError;
+pub use holdfast_protocol::record::Serial;
+pub use signer::{FileSigner, Signer, SignerError};
+pub use template::{Issuer, Subject, Template, is_private};
+
+use crate::Core;
+use crate::config::Role;
+use crate::keys::{KeyError, load_or_make, read_file, write_secret};
+use crate::registry::{Draft, RegistryError};
+use crate::tables::{CertificateRow, SiteRow};
+
+/// How long before "now" a certificate begins, for clocks that lag.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// Why a certificate was not issued, renewed or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The request is bad (blame: the peer).
+    #[error("the certification request is refused: {0}; make it anew with a P-256 key of your own")]
+    Csr(#[from] CsrError),
+    /// The party belongs to a site that this server does not certify.
+    #[error("{0} is not certified here; ask the server of its own site")]
+    ForeignParty(Party),
+    /// An address outside the private ranges cannot stand in a site's certificate.
+    #[error("{0} is not a private address; give the gateway's LAN address")]
+    PublicAddress(IpAddr),
+    /// No certificate of that serial was issued.
+    #[error("no certificate with serial {0}; see the list of certificates")]
+    UnknownSerial(Serial),
+    /// A revoked certificate cannot be renewed.
+    #[error("the certificate {0} is revoked; the party must be admitted anew")]
+    Revoked(Serial),
+    /// The key keeper failed or lacks the issuer.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// A key file failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Chain and key do not fit.
+    #[error(
+        "this server's certificate and key do not fit: {0}; remove server.pem to have it made anew"
+    )]
+    Identity(#[from] IdentityError),
+    /// The log could not take the issue.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<StoreError> for AuthorityError {
+    fn from(error: StoreError) -> Self {
+        Self::Registry(error.into())
+    }
+}
+
+impl AuthorityError {
+    /// One word for the counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Csr(CsrError::TooLarge) => "csr too large",
+            Self::Csr(CsrError::Malformed) => "csr malformed",
+            Self::Csr(CsrError::UnsupportedKey) => "csr key",
+            Self::Csr(CsrError::BadSignature) => "csr signature",
+            Self::ForeignParty(_) => "foreign party",
+            Self::PublicAddress(_) => "public address",
+            Self::UnknownSerial(_) => "unknown serial",
+            Self::Revoked(_) => "revoked",
+            Self::Signer(_) | Self::Key(_) | Self::Identity(_) => "own keys",
+            Self::Registry(_) => "own store",
+        }
+    }
+}
+
+/// Random; positive and of full length, so that its DER has always 16 bytes.
+fn random_serial() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    SystemRandom.fill_bytes(&mut bytes);
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    bytes
+}
+
+/// The serial number of a certificate.
+#[must_use]
+pub fn serial_of(certificate: &[u8]) -> Option<Serial> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Serial::new(parsed.raw_serial())
+}
+
+/// A serial number from its hex digits, as listings show it.
+#[must_use]
+pub fn parse_serial(text: &str) -> Option<Serial> {
+    if text.is_empty() || text.len() % 2 == 1 || !text.is_ascii() {
+        return None;
+    }
+    let pairs = (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+    Serial::new(&pairs.collect::<Result<Vec<u8>, _>>().ok()?)
+}
+
+/// What is asked: a certificate for `party`, over the key of `csr`.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Whom it will name: decided by the caller from what the peer proved.
+    pub party: Party,
+    /// PKCS#10 DER.
+    pub csr: &'a [u8],
+    /// Addresses for a server's certificate; others have none.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An issued certificate.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The certificate, DER.
+    pub leaf: Vec<u8>,
+    /// Intermediates that go with it, nearest first, without the root.
+    pub chain: Vec<Vec<u8>>,
+    /// Its serial.
+    pub serial: Serial,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// The certified key.
+    pub key: VerifyingKey,
+}
+
+impl Issued {
+    /// Leaf and intermediates, as a TLS peer shows them.
+    #[must_use]
+    pub fn full_chain(&self) -> Vec<Vec<u8>> {
+        std::iter::once(&self.leaf)
+            .chain(&self.chain)
+            .cloned()
+            .collect()
+    }
+}
+
+/// The authority's five verbs: issue, renew, revoke, list, chain.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    core: Core,
+}
+
+impl Authority {
+    pub(crate) fn new(core: Core) -> Self {
+        Self { core }
+    }
+
+    /// Issues a certificate from the party's template.
+    ///
+    /// # Errors
+    /// A bad request, a party of another server, or our own keys and store.
+    pub async fn issue(&self, request: Request<'_>) -> Result<Issued, AuthorityError> {
+        let issued = self.try_issue(request).await;
+        if let Err(error) = &issued {
+            self.core.metrics.refused("authority", error.reason());
+        }
+        issued
+    }
+
+    async fn try_issue(&self, request: Request<'_>) -> Result<Issued, AuthorityError> {
+        let key = csr_key(request.csr)?;
+        self.certify(request.party, key, &request.addresses).await
+    }
+
+    /// Renews: the party of `current` (a leaf that the caller verified in a handshake) gets a new
+    /// certificate from the same template, over the key of `csr`.
+    ///
+    /// # Errors
+    /// The current one is revoked or not of our making; else as [`Authority::issue`].
+    pub async fn renew(
+        &self,
+        party: Party,
+        current: &[u8],
+        request: Request<'_>,
+    ) -> Result<Issued, AuthorityError> {
+        let serial =
+            serial_of(current).ok_or_else(|| AuthorityError::ForeignParty(party.clone()))?;
+        if self.core.roster.is_revoked(&serial) {
+            return Err(AuthorityError::Revoked(serial));
+        }
+        self.issue(Request { party, ..request }).await
+    }
+
+    /// Revokes by serial. The roster denies it at once, here; sync tells the other side.
+    ///
+    /// # Errors
+    /// Unknown serial, or our own store.
+    pub async fn revoke(&self, serial: Serial) -> Result<(), AuthorityError> {
+        let row = self.core.registry.read(|view| view.certificate(&serial))?;
+        let row = row.ok_or_else(|| AuthorityError::UnknownSerial(serial.clone()))?;
+        let change = Change::CertificateRevoked { serial };
+        let draft = Draft {
+            site: row.site,
+            device: row.device,
+            change,
+        };
+        self.core.registry.append(vec![draft]).await?;
+        self.core.metrics.revoked();
+        Ok(())
+    }
+
+    /// The certificates issued for a site, by either server, or all of them.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn list(&self, site: Option<&SiteId>) -> Result<Vec<CertificateRow>, AuthorityError> {
+        let rows = self.core.registry.read(|view| view.certificates())?;
+        Ok(rows
+            .into_iter()
+            .filter(|row| site.is_none_or(|site| row.site == *site))
+            .collect())
+    }
+
+    /// The chain of the issuer that certifies for `site` here (`None`: the cloud's own), its own
+    /// certificate first, the root last.
+    ///
+    /// # Errors
+    /// No such issuer, or its files.
+    pub fn chain(&self, site: Option<&SiteId>) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let issuer = site.map_or(Issuer::Servers, |site| Issuer::Site(site.clone()));
+        let chain = self.core.keys.signer().chain(&issuer)?;
+        if chain.is_empty() {
+            return Err(SignerError::NoIssuer(issuer.label()).into());
+        }
+        Ok(chain)
+    }
+
+    /// Root certificates, DER.
+    ///
+    /// # Errors
+    /// The authority has no root yet.
+    pub fn anchors(&self) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let root = match self.core.config.role.site() {
+            None => self.core.keys.signer().chain(&Issuer::Root)?,
+            Some(site) => self.chain(Some(site))?,
+        };
+        let root = root.into_iter().next_back();
+        Ok(vec![
+            root.ok_or_else(|| SignerError::NoIssuer("root".into()))?,
+        ])
+    }
+
+    /// This server's own certificate and key for TLS. Made anew when there is none, when the
+    /// addresses changed, or when two thirds of its life are over.
+    ///
+    /// # Errors
+    /// Our own keys, files or store.
+    pub async fn own_identity(&self, addresses: &[IpAddr]) -> Result<Identity, AuthorityError> {
+        let folder = self.core.keys.folder();
+        let (key_file, chain_file) = (folder.join("server.key"), folder.join("server.pem"));
+        let key = load_or_make(&key_file)?;
+        let kept = read_file(&chain_file)?.and_then(|text| pem::certificates(&text));
+        let party = self.own_party();
+        if let Some(chain) = kept.filter(|chain| self.still_good(chain, &key, &party, addresses)) {
+            return Ok(Identity::new(chain, key.to_pkcs8_der())?);
+        }
+        let issued = self.certify(party, key.public(), addresses).await?;
+        let mut chain = issued.full_chain();
+        // A gateway at first contact knows only the root's hash, so the root is shown as well.
+        chain.extend(self.anchors()?);
+        write_secret(&chain_file, pem::chain(&chain).as_bytes())?;
+        Ok(Identity::new(chain, key.to_pkcs8_der())?)
+    }
+
+    /// Who this server is.
+    #[must_use]
+    pub fn own_party(&self) -> Party {
+        let server = self.core.config.server.clone();
+        match &self.core.config.role {
+            Role::Cloud => Party::Cloud { server },
+            Role::Gateway { site } => Party::Gateway {
+                server,
+                site: site.clone(),
+            },
+        }
+    }
+
+    fn still_good(
+        &self,
+        chain: &[Vec<u8>],
+        key: &SigningKey,
+        party: &Party,
+        addresses: &[IpAddr],
+    ) -> bool {
+        let Some((_, leaf)) = chain
+            .first()
+            .and_then(|der| X509Certificate::from_der(der).ok())
+        else {
+            return false;
+        };
+        let validity = leaf.validity();
+        let (from, to) = (
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+        );
+        let two_thirds = from + (to - from) / 3 * 2;
+        let now = i64::try_from(self.core.clock.now().secs).unwrap_or(i64::MAX);
+        let (names, shown) = sans(&leaf);
+        leaf.public_key().raw == key.public().to_spki_der()
+            && now < two_thirds
+            && names == [party.dns(&self.core.config.domain)]
+            && shown == addresses
+    }
+
+    /// Adds a site at the cloud, with an intermediate of its own.
+    pub(crate) async fn add_site(&self, site: &SiteId) -> Result<(), AuthorityError> {
+        self.establish_site(site)?;
+        let row = SiteRow {
+            site: site.clone(),
+            at: self.core.clock.now().secs,
+        };
+        let done: Written<()> = self
+            .core
+            .registry
+            .write(move |it| match it.tables.site(&row.site)? {
+                Some(_) => Ok(()),
+                None => Ok(it.tables.put_site(&row)?),
+            })
+            .await;
+        done.map_err(|error| match error {
+            WriteError::Store(error) => error.into(),
+            WriteError::Job(never) => match never {},
+        })
+    }
+
+    /// Makes what is missing at the cloud: the root and the issuer for servers.
+    pub(crate) fn establish_root(&self) -> Result<(), AuthorityError> {
+        let signer = self.core.keys.signer();
+        if signer.chain(&Issuer::Root)?.is_empty() {
+            let spki = signer.prepare(&Issuer::Root)?;
+            let subject = Subject::Root {
+                domain: self.core.config.domain.clone(),
+            };
+            let template = self.template(subject, spki, self.core.config.lives.root);
+            let root = signer.sign(&Issuer::Root, &template)?;
+            signer.install(&Issuer::Root, &[root])?;
+        }
+        if signer.chain(&Issuer::Servers)?.is_empty() {
+            self.establish_issuer(Issuer::Servers)?;
+        }
+        Ok(())
+    }
+
+    /// The cloud's own intermediate for a site; nothing where there is one already.
+    pub(crate) fn establish_site(&self, site: &SiteId) -> Result<(), AuthorityError> {
+        let issuer = Issuer::Site(site.clone());
+        if self.core.keys.signer().chain(&issuer)?.is_empty() {
+            self.establish_issuer(issuer)?;
+        }
+        Ok(())
+    }
+
+    fn establish_issuer(&self, issuer: Issuer) -> Result<(), AuthorityError> {
+        let signer = self.core.keys.signer();
+        let spki = signer.prepare(&issuer)?;
+        let chain = self.sign_issuer(&issuer, &self.core.config.server, spki)?;
+        Ok(signer.install(&issuer, &chain)?)
+    }
+
+    /// Signs an intermediate by the root: its own certificate first, the root last.
+    fn sign_issuer(
+        &self,
+        issuer: &Issuer,
+        holder: &ServerId,
+        spki: Vec<u8>,
+    ) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let config = &self.core.config;
+        let subtrees = match config.name_constraints {
+            true => issuer.subtrees(&config.domain),
+            false => Vec::new(),
+        };
+        let subject = Subject::Issuer {
+            issuer: issuer.clone(),
+            holder: holder.to_string(),
+            subtrees,
+        };
+        let template = self.template(subject, spki, config.lives.issuer);
+        let signer = self.core.keys.signer();
+        let own = signer.sign(&Issuer::Root, &template)?;
+        Ok(std::iter::once(own)
+            .chain(signer.chain(&Issuer::Root)?)
+            .collect())
+    }
+
+    /// Certifies a gateway's own authority over the key of its request: the chain, and the entry
+    /// to be recorded before the chain goes out.
+    pub(crate) fn sign_intermediate(
+        &self,
+        site: &SiteId,
+        holder: &ServerId,
+        csr: &[u8],
+    ) -> Result<(Vec<Vec<u8>>, Draft), AuthorityError> {
+        let key = csr_key(csr)?;
+        let chain = self.sign_issuer(&Issuer::Site(site.clone()), holder, key.to_spki_der())?;
+        let subject = format!("intermediate of {site} at {holder}");
+        let draft = issue_draft(site, None, &chain[0], subject)?;
+        Ok((chain, draft))
+    }
+
+    /// Signs by template over the key of a request: the certificate, and the entry to be recorded
+    /// before it goes out.
+    pub(crate) fn sign_request(
+        &self,
+        party: Party,
+        csr: &[u8],
+        addresses: &[IpAddr],
+    ) -> Result<(Issued, Draft), AuthorityError> {
+        self.sign_leaf(party, csr_key(csr)?, addresses)
+    }
+
+    pub(crate) async fn certify(
+        &self,
+        party: Party,
+        key: VerifyingKey,
+        addresses: &[IpAddr],
+    ) -> Result<Issued, AuthorityError> {
+        let (issued, draft) = self.sign_leaf(party, key, addresses)?;
+        // A certificate counts as issued only once its serial is in the log.
+        self.core.registry.append(vec![draft]).await?;
+        self.core.metrics.issued();
+        Ok(issued)
+    }
+
+    fn sign_leaf(
+        &self,
+        party: Party,
+        key: VerifyingKey,
+        addresses: &[IpAddr],
+    ) -> Result<(Issued, Draft), AuthorityError> {
+        let issuer = self.issuer_of(&party)?;
+        let addresses = if party.is_server() {
+            addresses.to_vec()
+        } else {
+            Vec::new()
+        };
+        let in_site = matches!(issuer, Issuer::Site(_)) || self.core.config.name_constraints;
+        if let Some(public) = addresses
+            .iter()
+            .find(|address| in_site && !is_private(**address))
+        {
+            return Err(AuthorityError::PublicAddress(*public));
+        }
+        let signer = self.core.keys.signer();
+        let chain = signer.chain(&issuer)?;
+        let site = party.site().cloned().unwrap_or_else(SiteId::of_cloud);
+        let life = match party.is_server() {
+            true => self.core.config.lives.server,
+            false => self.core.config.lives.leaf,
+        };
+        let (device, dns) = (party.device(), party.dns(&self.core.config.domain));
+        let subject = Subject::Leaf {
+            party,
+            dns: dns.clone(),
+            addresses,
+        };
+        let mut template = self.template(subject, key.to_spki_der(), life);
+        // Nothing outlives its issuer.
+        let limit = chain
+            .first()
+            .and_then(|der| not_after(der))
+            .unwrap_or(u64::MAX);
+        template.not_after = template.not_after.min(limit);
+        let leaf = signer.sign(&issuer, &template)?;
+        let draft = issue_draft(&site, device, &leaf, dns)?;
+        let chain = chain
+            .split_last()
+            .map(|(_, above)| above.to_vec())
+            .unwrap_or_default();
+        let not_after = template.not_after;
+        let serial = Serial::new(&template.serial).expect("a random serial begins with a bit");
+        Ok((
+            Issued {
+                leaf,
+                chain,
+                serial,
+                not_after,
+                key,
+            },
+            draft,
+        ))
+    }
+
+    fn issuer_of(&self, party: &Party) -> Result<Issuer, AuthorityError> {
+        let foreign = || AuthorityError::ForeignParty(party.clone());
+        match (party.site(), self.core.config.role.site()) {
+            (Some(site), Some(own)) if site != own => Err(foreign()),
+            (Some(site), _) => Ok(Issuer::Site(site.clone())),
+            (None, None) => Ok(Issuer::Servers),
+            (None, Some(_)) => Err(foreign()),
+        }
+    }
+
+    fn template(&self, subject: Subject, spki: Vec<u8>, life: Duration) -> Template {
+        let now = self.core.clock.now().secs;
+        Template {
+            subject,
+            serial: random_serial(),
+            not_before: now.saturating_sub(BACKDATE.as_secs()),
+            not_after: now.saturating_add(life.as_secs()),
+            spki,
+        }
+    }
+}
+
+/// The entry that logs an issue.
+fn issue_draft(
+    site: &SiteId,
+    device: Option<DeviceId>,
+    certificate: &[u8],
+    subject: String,
+) -> Result<Draft, AuthorityError> {
+    let broken = || SignerError::Encoding(rcgen::Error::CouldNotParseCertificate);
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| broken())?;
+    let change = Change::CertificateIssued {
+        serial: Serial::new(parsed.raw_serial()).ok_or_else(broken)?,
+        subject,
+        not_before: seconds(parsed.validity().not_before.timestamp()),
+        not_after: seconds(parsed.validity().not_after.timestamp()),
+        key: VerifyingKey::from_spki_der(parsed.public_key().raw).map_err(|_| broken())?,
+    };
+    Ok(Draft {
+        site: site.clone(),
+        device,
+        change,
+    })
+}
+
+/// The key of a request that is signed by that key; P-256 only.
+fn csr_key(der: &[u8]) -> Result<VerifyingKey, CsrError> {
+    let key = Csr::parse(der)?.key().clone();
+    match key.curve() {
+        Curve::P256 => Ok(key),
+        Curve::P384 => Err(CsrError::UnsupportedKey),
+    }
+}
+
+fn seconds(timestamp: i64) -> u64 {
+    u64::try_from(timestamp).unwrap_or(0)
+}
+
+fn not_after(certificate: &[u8]) -> Option<u64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(seconds(parsed.validity().not_after.timestamp()))
+}
+
+/// The SubjectPublicKeyInfo of a certificate, DER.
+pub(crate) fn spki_of(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
+}
+
+/// DNS names and IP addresses of a certificate.
+fn sans(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
+    use x509_parser::extensions::GeneralName;
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+        return (names, addresses);
+    };
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(dns) => names.push((*dns).to_owned()),
+            GeneralName::IPAddress(bytes) => {
+                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                addresses.extend(address.ok());
+            }
+            _ => {}
+        }
+    }
+    (names, addresses)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Devices as the registry knows them, and what a device is told of its site. Called by the
+//! registrar, the API and the CLI. Reads only.
+
+use holdfast_protocol::id::{DeviceId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::record::{DeviceRecord, Standing};
+use holdfast_protocol::site_module::{ServerAddress, ServerRole, SiteConfig};
+use holdfast_store::StoreError;
+use serde::Serialize;
+
+use crate::Core;
+use crate::authority::{Authority, AuthorityError};
+use crate::config::Role;
+
+/// One device, for listings.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceView {
+    /// Its id: its first GUID with this owner, 32 hex digits.
+    pub device: String,
+    /// Its present GUID, 32 hex digits.
+    pub guid: String,
+    /// Its site.
+    pub site: String,
+    /// What the voucher says of it.
+    pub info: String,
+    /// Whether it came by TO2.
+    pub onboarded: bool,
+    /// The server that onboarded it last.
+    pub server: Option<String>,
+    /// `proved`, or `attested by gateway only`.
+    pub standing: Option<&'static str>,
+    /// Two servers claim it; its next onboarding settles that.
+    pub contested: bool,
+    /// When it was onboarded last, unix seconds.
+    pub since: Option<u64>,
+    /// Servers that it was told of.
+    pub told: Vec<String>,
+    /// Serial numbers of its certificates that are not revoked.
+    pub certificates: Vec<String>,
+}
+
+/// The devices; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    core: Core,
+    authority: Authority,
+}
+
+impl Devices {
+    pub(crate) fn new(core: Core, authority: Authority) -> Self {
+        Self { core, authority }
+    }
+
+    /// All devices, or those of a site.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn list(&self, site: Option<&SiteId>) -> Result<Vec<DeviceView>, StoreError> {
+        let ids = self.core.registry.read(|view| view.device_ids())?;
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            all.extend(self.view(id)?);
+        }
+        all.retain(|one| site.is_none_or(|site| one.site == site.as_str()));
+        Ok(all)
+    }
+
+    /// One device's record.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn record(&self, device: DeviceId) -> Result<Option<DeviceRecord>, StoreError> {
+        self.core.registry.device(device)
+    }
+
+    /// One device, for listings.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn view(&self, device: DeviceId) -> Result<Option<DeviceView>, StoreError> {
+        let Some(record) = self.core.registry.device(device)? else {
+            return Ok(None);
+        };
+        let guid = record.guid();
+        let (rows, entries) = self.core.registry.read(|view| {
+            let mut rows = Vec::new();
+            for guid in record.guids() {
+                rows.extend(view.voucher(guid)?);
+            }
+            Ok((rows, view.device_entries(device)?))
+        })?;
+        let voucher = rows
+            .first()
+            .and_then(|row| holdfast_protocol::voucher::Voucher::parse(&row.voucher).ok());
+        let site = entries.first().map(|entry| entry.entry().site.to_string());
+        let owner = record.owner();
+        let valid = record.certificates().filter(|(_, revoked)| !revoked);
+        Ok(Some(DeviceView {
+            device: device.to_string(),
+            guid: DeviceId::from_guid(guid).to_string(),
+            site: site.unwrap_or_default(),
+            info: voucher
+                .map(|it| it.device_info().to_owned())
+                .unwrap_or_default(),
+            onboarded: owner.is_some(),
+            server: owner
+                .as_ref()
+                .map(|it| it.claim.order.id.origin.to_string()),
+            standing: owner.as_ref().map(|it| match it.standing {
+                Standing::Proved => "proved",
+                Standing::Attested => "attested by gateway only",
+            }),
+            contested: owner.as_ref().is_some_and(|it| it.contested),
+            since: owner.as_ref().map(|it| it.claim.at.secs),
+            told: record.told().iter().map(ToString::to_string).collect(),
+            certificates: valid.map(|(one, _)| one.serial.to_string()).collect(),
+        }))
+    }
+
+    /// The servers for devices of a site, the one to prefer first: on the LAN, then the cloud.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn servers(&self, site: &SiteId) -> Result<Vec<ServerAddress>, StoreError> {
+        let config = &self.core.config;
+        let own = ServerAddress {
+            server: config.server.clone(),
+            role: match config.role {
+                Role::Cloud => ServerRole::Cloud,
+                Role::Gateway { .. } => ServerRole::Gateway,
+            },
+            name: self.authority.own_party().dns(&config.domain),
+            mqtt: config.advertise.mqtt.clone(),
+            https: config.advertise.https.clone(),
+        };
+        let mut all = vec![own];
+        for row in self.core.registry.read(|view| view.peers())? {
+            let (server, cloud) = (row.server.clone(), row.site.is_cloud());
+            if !cloud && row.site != *site {
+                continue;
+            }
+            let (role, party) = match cloud {
+                true => (ServerRole::Cloud, Party::Cloud { server }),
+                false => (
+                    ServerRole::Gateway,
+                    Party::Gateway {
+                        server,
+                        site: row.site,
+                    },
+                ),
+            };
+            all.push(ServerAddress {
+                server: row.server,
+                role,
+                name: party.dns(&config.domain),
+                mqtt: row.mqtt,
+                https: row.https,
+            });
+        }
+        all.sort_by_key(|server| server.role == ServerRole::Cloud);
+        Ok(all)
+    }
+
+    /// All that a device needs to work at its site. `chain` goes with its certificate.
+    ///
+    /// # Errors
+    /// Our own store or authority.
+    pub(crate) fn site_config(
+        &self,
+        device: DeviceId,
+        site: &SiteId,
+        chain: Vec<Vec<u8>>,
+    ) -> Result<SiteConfig, AuthorityError> {
+        let core = &self.core;
+        let mut notice_keys = vec![core.keys.record().public()];
+        let gateways = core.registry.read(|view| view.gateways())?;
+        notice_keys.extend(
+            gateways
+                .into_iter()
+                .filter(|g| g.site == *site)
+                .map(|g| g.record_key),
+        );
+        notice_keys.extend(core.cloud.as_ref().map(|cloud| cloud.record_key.clone()));
+        let mut seen = Vec::new();
+        notice_keys.retain(|key| {
+            let der = key.to_spki_der();
+            let new = !seen.contains(&der);
+            seen.push(der);
+            new
+        });
+        Ok(SiteConfig {
+            device,
+            site: site.clone(),
+            domain: core.config.domain.clone(),
+            server: core.config.server.clone(),
+            anchors: self.authority.anchors()?,
+            chain,
+            notice_keys,
+            servers: self.servers(site)?,
+            time: core.clock.now(),
+        })
+    }
+}

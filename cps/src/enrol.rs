@@ -1,0 +1,378 @@
+//! Enrolment of a gateway with its cloud by a one-time token: the cloud's side here, the gateway's
+//! in [`client`]. Called by the CLI (tokens) and the HTTPS API. A token is bound to a site and a
+//! gateway, has a life, works once, and is stored as a hash only.
+
+mod client;
+mod token;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use holdfast_link::random::SystemRandom;
+use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
+use holdfast_protocol::id::{Domain, ServerId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::record::Change;
+use holdfast_store::{StoreError, WriteError};
+use rand_core::Rng as _;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use client::{Cloud, EnrolError, Enrolling, enrol};
+pub use token::{BadToken, Token};
+
+use crate::Core;
+use crate::authority::{Authority, AuthorityError, CsrError};
+use crate::registry::{Draft, RegistryError};
+use crate::tables::{GatewayRow, PeerRow, TokenRow};
+use crate::vouchers::{VoucherRefusal, extend_to};
+
+/// What a gateway asks for. All byte strings are base64 in JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// The token's secret.
+    #[serde(with = "crate::tables::base64")]
+    pub secret: Vec<u8>,
+    /// PKCS#10 for the site's intermediate.
+    #[serde(with = "crate::tables::base64")]
+    pub issuer_request: Vec<u8>,
+    /// PKCS#10 for the gateway's own certificate.
+    #[serde(with = "crate::tables::base64")]
+    pub server_request: Vec<u8>,
+    /// Will sign its entries and notices.
+    #[serde(with = "crate::tables::key")]
+    pub record_key: VerifyingKey,
+    /// Vouchers for it are extended to this.
+    #[serde(with = "crate::tables::key")]
+    pub owner_key: VerifyingKey,
+    /// The gateway's name, which must be the token's.
+    pub gateway: String,
+    /// Its addresses on the LAN, for its certificate.
+    pub addresses: Vec<IpAddr>,
+    /// Where devices reach its broker.
+    pub mqtt: Vec<String>,
+    /// Where devices reach its HTTPS.
+    pub https: Vec<String>,
+}
+
+/// What a gateway gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Given {
+    /// The cloud's server id.
+    pub server: String,
+    /// The installation's domain.
+    pub domain: String,
+    /// Its site.
+    pub site: String,
+    /// The number of this enrolment; higher than any before of this gateway.
+    pub epoch: u32,
+    /// The site's intermediate for the gateway and the root.
+    pub issuer_chain: Vec<Bytes>,
+    /// The gateway's own certificate, with all above it.
+    pub server_chain: Vec<Bytes>,
+    /// Signs the cloud's entries and notices.
+    #[serde(with = "crate::tables::key")]
+    pub record_key: VerifyingKey,
+    /// The cloud's owner key.
+    #[serde(with = "crate::tables::key")]
+    pub owner_key: VerifyingKey,
+    /// Where the cloud's broker is reached.
+    pub mqtt: Vec<String>,
+    /// Where the cloud's HTTPS is reached.
+    pub https: Vec<String>,
+}
+
+/// Bytes that are base64 in JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bytes(#[serde(with = "crate::tables::base64")] pub Vec<u8>);
+
+/// Why a gateway was not enrolled. Blame: the gateway or its operator, but for the last ones.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No such token was given out.
+    #[error("the token is not known here; make a new one with 'gateways token' and copy it whole")]
+    UnknownToken,
+    /// It was used.
+    #[error("the token was used already; make a new one with 'gateways token'")]
+    UsedToken,
+    /// Its life is over.
+    #[error("the token has expired; make a new one with 'gateways token'")]
+    ExpiredToken,
+    /// It was made for another gateway.
+    #[error(
+        "the token is for gateway '{0}'; configure the gateway so, or make a token for its name"
+    )]
+    OtherGateway(ServerId),
+    /// A request does not hold.
+    #[error("a certification request is refused: {0}; run the enrolment again")]
+    Csr(#[from] CsrError),
+    /// The site was never added.
+    #[error("no site {0} here; add it first with 'sites add'")]
+    NoSite(SiteId),
+    /// This server is no cloud.
+    #[error("gateways enrol with the cloud, not with another gateway; check the address")]
+    NotHere,
+    /// The authority could not certify.
+    #[error(transparent)]
+    Authority(AuthorityError),
+    /// Our own store.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<AuthorityError> for Refusal {
+    fn from(error: AuthorityError) -> Self {
+        match error {
+            AuthorityError::Csr(fault) => Self::Csr(fault),
+            other => Self::Authority(other),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Registry(error.into())
+    }
+}
+
+impl Refusal {
+    /// One word for the counters and for the API's answer.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownToken => "unknown token",
+            Self::UsedToken => "used token",
+            Self::ExpiredToken => "expired token",
+            Self::OtherGateway(_) => "other gateway",
+            Self::Csr(_) => "csr",
+            Self::NoSite(_) => "no site",
+            Self::NotHere => "not here",
+            Self::Authority(_) => "authority",
+            Self::Registry(_) => "own store",
+        }
+    }
+}
+
+/// Tokens and enrolments; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    core: Core,
+    authority: Authority,
+}
+
+impl Enrolment {
+    pub(crate) fn new(core: Core, authority: Authority) -> Self {
+        Self { core, authority }
+    }
+
+    /// Makes a token for one gateway of one site. It is shown once and stored as a hash.
+    ///
+    /// # Errors
+    /// No such site, or our own store.
+    pub async fn token(
+        &self,
+        site: &SiteId,
+        gateway: &ServerId,
+        life: Duration,
+    ) -> Result<Zeroizing<String>, Refusal> {
+        let mut secret = Zeroizing::new([0; 32]);
+        SystemRandom.fill_bytes(&mut *secret);
+        let root = self.authority.anchors()?.remove(0);
+        let name = self.authority.own_party().dns(&self.core.config.domain);
+        let token = Token::new(site.clone(), gateway.clone(), secret.clone(), &root, name);
+        let row = TokenRow {
+            site: site.clone(),
+            gateway: gateway.clone(),
+            expires: self.core.clock.now().secs.saturating_add(life.as_secs()),
+            used: None,
+        };
+        let key = hashed(&*secret);
+        let done = self.core.registry.write(move |it| {
+            if it.tables.site(&row.site)?.is_none() {
+                return Err(WriteError::Job(Refusal::NoSite(row.site.clone())));
+            }
+            Ok(it.tables.put_token(&key, &row)?)
+        });
+        done.await.map_err(flat)?;
+        Ok(token.to_text())
+    }
+
+    /// Enrols a gateway: checks the token, certifies its authority and itself, and records both,
+    /// the enrolment and the token's use in one commit.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; each is counted and logged once.
+    pub async fn enrol(&self, asked: &Asked) -> Result<Given, Refusal> {
+        self.try_enrol(asked).await.inspect_err(|refusal| {
+            tracing::warn!(gateway = asked.gateway, %refusal, "enrolment refused");
+            self.core.metrics.refused("enrolment", refusal.reason());
+        })
+    }
+
+    async fn try_enrol(&self, asked: &Asked) -> Result<Given, Refusal> {
+        if self.core.cloud.is_some() {
+            return Err(Refusal::NotHere);
+        }
+        let key = hashed(&asked.secret);
+        let now = self.core.clock.now().secs;
+        let token = self.core.registry.read(|view| view.token(&key))?;
+        let token = check(token, &asked.gateway, now)?;
+        let TokenRow { site, gateway, .. } = token;
+        let (issuer_chain, issuer_draft) =
+            self.authority
+                .sign_intermediate(&site, &gateway, &asked.issuer_request)?;
+        let party = Party::Gateway {
+            server: gateway.clone(),
+            site: site.clone(),
+        };
+        let (own, own_draft) =
+            self.authority
+                .sign_request(party, &asked.server_request, &asked.addresses)?;
+        let known = self.core.registry.read(|view| view.gateway(&gateway))?;
+        let epoch = known.map_or(1, |row: GatewayRow| row.epoch.saturating_add(1));
+        let enrolled = Change::GatewayEnrolled {
+            gateway: gateway.clone(),
+            epoch,
+            record_key: asked.record_key.clone(),
+            owner_key: asked.owner_key.clone(),
+        };
+        let mut drafts = vec![
+            Draft {
+                site: site.clone(),
+                device: None,
+                change: enrolled,
+            },
+            issuer_draft,
+            own_draft,
+        ];
+        drafts.extend(self.vouchers_for(&site, &asked.owner_key)?);
+        let peer = PeerRow {
+            server: gateway.clone(),
+            site: site.clone(),
+            mqtt: asked.mqtt.clone(),
+            https: asked.https.clone(),
+        };
+        self.record(key, asked.gateway.clone(), now, drafts, peer)
+            .await?;
+        let mut server_chain = own.full_chain();
+        server_chain.extend(self.authority.anchors()?);
+        tracing::info!(%site, %gateway, epoch, "gateway enrolled");
+        Ok(self.given(&site, epoch, issuer_chain, server_chain))
+    }
+
+    /// The vouchers that the site's devices have so far, extended to the new gateway.
+    fn vouchers_for(&self, site: &SiteId, next: &VerifyingKey) -> Result<Vec<Draft>, Refusal> {
+        let rows = self.core.registry.read(|view| view.vouchers())?;
+        let mut drafts = Vec::new();
+        for row in rows.iter().filter(|row| row.live && row.site == *site) {
+            match extend_to(&self.core, row, std::slice::from_ref(next)) {
+                Ok(more) => drafts.extend(more),
+                // One odd voucher must not keep a gateway from its site.
+                Err(VoucherRefusal::Faulty(fault)) => {
+                    tracing::warn!(guid = ?row.guid, %fault, "voucher not extended to a gateway");
+                }
+                Err(VoucherRefusal::Registry(error)) => return Err(error.into()),
+                Err(other) => tracing::warn!(%other, "voucher not extended to a gateway"),
+            }
+        }
+        Ok(drafts)
+    }
+
+    /// One commit; the token is checked again in it, since two may have come at once.
+    async fn record(
+        &self,
+        key: [u8; 32],
+        gateway: String,
+        now: u64,
+        drafts: Vec<Draft>,
+        peer: PeerRow,
+    ) -> Result<(), Refusal> {
+        let done = self.core.registry.write(move |it| {
+            let row = check(it.tables.token(&key)?, &gateway, now).map_err(WriteError::Job)?;
+            it.tables.put_token(
+                &key,
+                &TokenRow {
+                    used: Some(now),
+                    ..row
+                },
+            )?;
+            it.tables.put_peer(&peer)?;
+            for draft in &drafts {
+                it.append(draft.clone()).map_err(|error| match error {
+                    WriteError::Store(error) => WriteError::Store(error),
+                    WriteError::Job(error) => WriteError::Job(Refusal::Registry(error)),
+                })?;
+            }
+            Ok(())
+        });
+        done.await.map_err(flat)
+    }
+
+    fn given(
+        &self,
+        site: &SiteId,
+        epoch: u32,
+        issuer_chain: Vec<Vec<u8>>,
+        server_chain: Vec<Vec<u8>>,
+    ) -> Given {
+        let config = &self.core.config;
+        Given {
+            server: config.server.to_string(),
+            domain: config.domain.to_string(),
+            site: site.to_string(),
+            epoch,
+            issuer_chain: issuer_chain.into_iter().map(Bytes).collect(),
+            server_chain: server_chain.into_iter().map(Bytes).collect(),
+            record_key: self.core.keys.record().public(),
+            owner_key: self.core.keys.owner().public(),
+            mqtt: config.advertise.mqtt.clone(),
+            https: config.advertise.https.clone(),
+        }
+    }
+
+    /// Gateways of all sites, in their highest enrolment.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn gateways(&self) -> Result<Vec<GatewayRow>, StoreError> {
+        self.core.registry.read(|view| view.gateways())
+    }
+}
+
+fn check(token: Option<TokenRow>, gateway: &str, now: u64) -> Result<TokenRow, Refusal> {
+    let token = token.ok_or(Refusal::UnknownToken)?;
+    if token.used.is_some() {
+        return Err(Refusal::UsedToken);
+    }
+    if token.expires <= now {
+        return Err(Refusal::ExpiredToken);
+    }
+    if token.gateway.as_str() != gateway {
+        return Err(Refusal::OtherGateway(token.gateway));
+    }
+    Ok(token)
+}
+
+/// The secret is random, so a plain hash keeps it.
+fn hashed(secret: &[u8]) -> [u8; 32] {
+    hash(HashAlg::Sha256, secret)
+        .value()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
+}
+
+fn flat(error: WriteError<Refusal>) -> Refusal {
+    match error {
+        WriteError::Store(error) => error.into(),
+        WriteError::Job(refusal) => refusal,
+    }
+}
+
+/// The parts of a cloud's answer that a gateway checks before it keeps anything.
+pub(crate) fn parse_given(given: &Given) -> Option<(ServerId, Domain, SiteId)> {
+    Some((
+        given.server.parse().ok()?,
+        given.domain.parse().ok()?,
+        given.site.parse().ok()?,
+    ))
+}

@@ -1,0 +1,15 @@
+//! The HTTP side of a CPS server: routers for FDO, the API and the administrator, and the loops
+//! that serve them with deadlines and bounds. Called by the binaries, which bind the listeners.
+//! Nothing here decides anything: it turns requests into calls of the rooms.
+
+pub mod admin;
+mod api;
+pub mod ask;
+mod fdo;
+mod serve;
+pub(crate) mod wire;
+
+pub use admin::admin_router;
+pub use api::api_router;
+pub use fdo::fdo_router;
+pub use serve::{Peer, serve_admin, serve_plain, serve_tls};

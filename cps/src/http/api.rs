@@ -1,0 +1,155 @@
+//! The HTTPS API between gateway and cloud: enrolment, sync, health. Called by the serving loops;
+//! who the peer is comes from its certificate alone. It turns requests into calls of the rooms and
+//! their errors into one sentence of JSON.
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::record::Cursor;
+use serde::de::DeserializeOwned;
+
+use super::serve::Peer;
+use super::wire::{Pull, Pulled, Push, Pushed};
+use crate::Cps;
+use crate::enrol::Bytes as Base64;
+use crate::enrol::{Asked, Refusal};
+use crate::tables::PeerRow;
+
+/// The API of one server.
+pub fn api_router(cps: Cps) -> Router {
+    let limit = cps.config().limits.api_body;
+    Router::new()
+        .route("/api/v1/enrol", post(enrol))
+        .route("/api/v1/sync/pull", post(pull))
+        .route("/api/v1/sync/push", post(push))
+        .route("/api/v1/health", get(health))
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(cps)
+}
+
+/// An answer that is no success: a status and one sentence.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response()
+    }
+}
+
+/// A fault of our own: the details are for our log.
+pub(super) fn own(error: impl std::fmt::Display) -> Failure {
+    tracing::error!(%error, "a request failed here");
+    let text = "this server failed; try again, and see its log".to_owned();
+    Failure(StatusCode::INTERNAL_SERVER_ERROR, text)
+}
+
+/// Reads a JSON body.
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text =
+            format!("the request is not understood: {error}; both sides must be of one version");
+        Failure(StatusCode::BAD_REQUEST, text)
+    })
+}
+
+async fn enrol(State(cps): State<Cps>, body: Bytes) -> Result<Response, Failure> {
+    let asked: Asked = read(&body).inspect_err(|_| cps.metrics().refused("enrolment", "body"))?;
+    let given = cps
+        .enrolment()
+        .enrol(&asked)
+        .await
+        .map_err(|refusal| match refusal {
+            Refusal::Authority(error) => own(error),
+            Refusal::Registry(error) => own(error),
+            Refusal::NoSite(_) | Refusal::NotHere => {
+                Failure(StatusCode::NOT_FOUND, refusal.to_string())
+            }
+            Refusal::Csr(_) => Failure(StatusCode::BAD_REQUEST, refusal.to_string()),
+            _ => Failure(StatusCode::FORBIDDEN, refusal.to_string()),
+        })?;
+    Ok(Json(given).into_response())
+}
+
+async fn pull(
+    State(cps): State<Cps>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Result<Json<Pulled>, Failure> {
+    let (server, site) = gateway(&cps, &peer)?;
+    let asked: Pull = read(&body)?;
+    let cursor = Cursor::from_cbor(&asked.cursor)
+        .map_err(|fault| Failure(StatusCode::BAD_REQUEST, format!("bad cursor: {fault}")))?;
+    hear(&cps, &server, &site, asked.about).await?;
+    let batch = cps.sync().pull(&site, &cursor, asked.max).map_err(own)?;
+    Ok(Json(Pulled {
+        entries: batch.entries.into_iter().map(Base64).collect(),
+        more: batch.more,
+        about: cps.sync().about_us(),
+    }))
+}
+
+async fn push(
+    State(cps): State<Cps>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Result<Json<Pushed>, Failure> {
+    let (server, site) = gateway(&cps, &peer)?;
+    let told: Push = read(&body)?;
+    hear(&cps, &server, &site, told.about).await?;
+    let entries: Vec<Vec<u8>> = told.entries.into_iter().map(|one| one.0).collect();
+    let report = cps
+        .sync()
+        .accept(&site, &server, &entries)
+        .await
+        .map_err(own)?;
+    let cursor = cps.sync().cursor(&site).map_err(own)?.to_cbor();
+    Ok(Json(Pushed { cursor, report }))
+}
+
+async fn health(State(cps): State<Cps>) -> Json<serde_json::Value> {
+    let time = cps.clock().now();
+    Json(serde_json::json!({
+        "server": cps.config().server.as_str(),
+        "time": time.secs,
+    }))
+}
+
+/// The gateway at the other end, by its certificate.
+fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
+    let refuse = |status, reason, text: String| {
+        tracing::warn!(address = ?peer.address, text, "API request refused");
+        cps.metrics().refused("api", reason);
+        Failure(status, text)
+    };
+    let known = cps
+        .roster()
+        .identify(&peer.certificates)
+        .map_err(|refusal| {
+            refuse(
+                StatusCode::UNAUTHORIZED,
+                refusal.reason(),
+                refusal.to_string(),
+            )
+        })?;
+    match known.party {
+        Party::Gateway { server, site } => Ok((server, site)),
+        other => {
+            let text = format!("{other} may not sync; only gateways do");
+            Err(refuse(StatusCode::FORBIDDEN, "not a gateway", text))
+        }
+    }
+}
+
+/// Keeps where the gateway is reached; it may speak for itself alone.
+async fn hear(cps: &Cps, server: &ServerId, site: &SiteId, about: PeerRow) -> Result<(), Failure> {
+    if about.server == *server && about.site == *site {
+        cps.sync().heard_of(about).await.map_err(own)?;
+    }
+    Ok(())
+}

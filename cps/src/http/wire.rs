@@ -1,0 +1,50 @@
+//! Bodies of the sync API, the same on both sides: JSON with base64 for bytes. Used by `http::api`
+//! and `sync::client`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::enrol::Bytes;
+use crate::sync::Report;
+use crate::tables::PeerRow;
+
+/// `POST /api/v1/sync/pull`: what have you after my cursor?
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pull {
+    /// CBOR of the asker's cursor.
+    #[serde(with = "crate::tables::base64")]
+    pub(crate) cursor: Vec<u8>,
+    /// Most entries wanted.
+    pub(crate) max: usize,
+    /// Where the asker is reached.
+    pub(crate) about: PeerRow,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pulled {
+    /// Signed entries.
+    pub(crate) entries: Vec<Bytes>,
+    /// Whether there is more.
+    pub(crate) more: bool,
+    /// Where the answering server is reached.
+    pub(crate) about: PeerRow,
+}
+
+/// `POST /api/v1/sync/push`: here is what I wrote. With no entries it asks for the cursor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Push {
+    /// Signed entries.
+    pub(crate) entries: Vec<Bytes>,
+    /// Where the sender is reached.
+    pub(crate) about: PeerRow,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pushed {
+    /// CBOR of the receiver's cursor after it.
+    #[serde(with = "crate::tables::base64")]
+    pub(crate) cursor: Vec<u8>,
+    /// What became of the entries.
+    pub(crate) report: Report,
+}

@@ -1,0 +1,211 @@
+//! Who may speak, in memory: revoked serials, gateways' enrolments and the patterns of ordinary
+//! clients, as of the last commit. Asked by the brokers and HTTP for every peer, so it never
+//! touches the store; refreshed by `registry` after each commit that changes any of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use holdfast_link::time::Clock;
+use holdfast_protocol::certificate::{CertificateFault, Leaf, Purpose};
+use holdfast_protocol::id::{Domain, ServerId, SiteId};
+use holdfast_protocol::name::{InvalidName, Party};
+use holdfast_protocol::record::Serial;
+use holdfast_protocol::rights::{Patterns, Place, Rights};
+use holdfast_store::StoreError;
+use tokio::sync::watch;
+
+use crate::config::{CpsConfig, Role};
+use crate::tables::{CertificateRow, ClientRow, GatewayRow};
+
+/// Why a peer is nobody here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It showed no certificate.
+    #[error("no client certificate; give the client one issued by this installation")]
+    NoCertificate,
+    /// The certificate is not one of ours, or not for this use.
+    #[error("the client certificate is refused: {0}")]
+    Certificate(#[from] CertificateFault),
+    /// Its name is no party of ours.
+    #[error("the client certificate names nobody of this installation: {0}")]
+    Name(#[from] InvalidName),
+    /// It was revoked.
+    #[error("the certificate {0} is revoked; admit the party anew if it should come back")]
+    Revoked(String),
+    /// It belongs to another site.
+    #[error("{0} has no business at this server; it belongs to another site")]
+    ForeignSite(Party),
+}
+
+impl Refusal {
+    /// One word for the counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no certificate",
+            Self::Certificate(_) => "certificate",
+            Self::Name(_) => "name",
+            Self::Revoked(_) => "revoked",
+            Self::ForeignSite(_) => "foreign site",
+        }
+    }
+}
+
+/// A peer that is somebody.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Who it is.
+    pub party: Party,
+    /// Its DNS name: the subject under which its session is kept.
+    pub subject: String,
+    /// Its certificate's serial.
+    pub serial: Serial,
+    /// What it may do on a broker here.
+    pub rights: Rights,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    revoked: BTreeSet<String>,
+    clients: BTreeMap<(SiteId, String), Arc<Patterns>>,
+    gateways: BTreeMap<ServerId, GatewayRow>,
+}
+
+/// The roster; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Roster {
+    content: Arc<RwLock<Content>>,
+    refreshing: Arc<Mutex<()>>,
+    changed: watch::Sender<u64>,
+    domain: Domain,
+    place: Place,
+    clock: Arc<dyn Clock>,
+}
+
+impl Roster {
+    pub(crate) fn new(config: &CpsConfig, clock: Arc<dyn Clock>) -> Self {
+        let place = match &config.role {
+            Role::Cloud => Place::Cloud,
+            Role::Gateway { site } => Place::Site(site.clone()),
+        };
+        Self {
+            content: Arc::default(),
+            refreshing: Arc::default(),
+            changed: watch::Sender::new(0),
+            domain: config.domain.clone(),
+            place,
+            clock,
+        }
+    }
+
+    /// Who the peer with this chain (leaf first, already verified in the handshake) is.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the broker answers "not authorized".
+    pub fn identify(&self, certificates: &[Vec<u8>]) -> Result<Known, Refusal> {
+        let leaf = certificates.first().ok_or(Refusal::NoCertificate)?;
+        let leaf = Leaf::inspect(leaf, &self.domain, Purpose::Client)?;
+        leaf.check_time(self.clock.now())?;
+        if self.is_revoked(&leaf.serial) {
+            return Err(Refusal::Revoked(leaf.serial.to_string()));
+        }
+        self.check_place(&leaf.party)?;
+        let rights = self.rights_of(&leaf.party);
+        Ok(Known {
+            party: leaf.party,
+            subject: leaf.dns,
+            serial: leaf.serial,
+            rights,
+        })
+    }
+
+    /// The rights of a subject whose certificate was checked before (a stored session).
+    ///
+    /// # Errors
+    /// The subject names nobody of ours.
+    pub fn rights_for_subject(&self, subject: &str) -> Result<(Party, Rights), Refusal> {
+        let party = Party::parse(subject, &self.domain)?;
+        self.check_place(&party)?;
+        let rights = self.rights_of(&party);
+        Ok((party, rights))
+    }
+
+    /// What an operator granted to an ordinary client; nobody else has patterns.
+    #[must_use]
+    pub fn patterns(&self, party: &Party) -> Option<Arc<Patterns>> {
+        let Party::Client { name, site } = party else {
+            return None;
+        };
+        let site = site.clone().unwrap_or_else(SiteId::of_cloud);
+        let key = (site, name.as_str().to_owned());
+        self.read(|content| content.clients.get(&key).cloned())
+    }
+
+    /// Whether a serial was revoked.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &Serial) -> bool {
+        self.read(|content| content.revoked.contains(&serial.to_string()))
+    }
+
+    /// A gateway's highest enrolment.
+    #[must_use]
+    pub fn gateway(&self, server: &ServerId) -> Option<GatewayRow> {
+        self.read(|content| content.gateways.get(server).cloned())
+    }
+
+    /// Tells when anything changed, so that live sessions can be asked again.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// At a site only its own parties have business; servers of the cloud have at both.
+    fn check_place(&self, party: &Party) -> Result<(), Refusal> {
+        match (&self.place, party) {
+            (Place::Cloud, _) | (_, Party::Cloud { .. }) => Ok(()),
+            (Place::Site(site), party) if party.site() == Some(site) => Ok(()),
+            _ => Err(Refusal::ForeignSite(party.clone())),
+        }
+    }
+
+    fn rights_of(&self, party: &Party) -> Rights {
+        Rights::compile(party, self.patterns(party).as_deref(), &self.place)
+    }
+
+    /// Takes the content anew. One at a time, so that an older snapshot never replaces a newer.
+    pub(crate) fn refresh(
+        &self,
+        load: impl FnOnce()
+            -> Result<(Vec<CertificateRow>, Vec<ClientRow>, Vec<GatewayRow>), StoreError>,
+    ) -> Result<(), StoreError> {
+        let _one = self
+            .refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (certificates, clients, gateways) = load()?;
+        let revoked = certificates
+            .into_iter()
+            .filter(|row| row.revoked)
+            .map(|row| row.serial);
+        let clients = clients.into_iter().map(|row| {
+            let patterns = Patterns {
+                publish: row.publish,
+                subscribe: row.subscribe,
+                shared: false,
+            };
+            ((row.site, row.name.as_str().to_owned()), Arc::new(patterns))
+        });
+        let gateways = gateways.into_iter().map(|row| (row.server.clone(), row));
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Content {
+            revoked: revoked.collect(),
+            clients: clients.collect(),
+            gateways: gateways.collect(),
+        };
+        self.changed.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Content) -> T) -> T {
+        read(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}

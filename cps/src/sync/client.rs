@@ -1,0 +1,232 @@
+//! Sync, the gateway's side: pulls what the cloud has, then pushes what it lacks, after each change
+//! of ours and at an interval. Owned by the gateway's binary. Never decides what is believed.
+
+use std::time::Duration;
+
+use holdfast_link::https;
+use holdfast_link::random::SystemRandom;
+use holdfast_link::retry::{Backoff, Policy};
+use holdfast_protocol::id::SiteId;
+use holdfast_protocol::record::Cursor;
+use holdfast_store::StoreError;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{Report, Sync};
+use crate::http::wire::{Pull, Pulled, Push, Pushed};
+
+/// How often the cloud is asked when nothing changed here.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Most rounds of one exchange, so that a peer that never ends ends here.
+const MAX_ROUNDS: usize = 10_000;
+
+/// Why an exchange failed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The cloud was not reached.
+    #[error("the cloud was not reached: {0}")]
+    Link(#[from] https::Error),
+    /// The cloud said no.
+    #[error("the cloud refused to sync (HTTP {status}): {why}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        why: String,
+    },
+    /// Its answer makes no sense.
+    #[error("the cloud's answer was not understood; it may be of another version")]
+    Answer,
+    /// This server is no gateway.
+    #[error("only a gateway syncs with the cloud by itself")]
+    NotHere,
+    /// Our own store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What one exchange did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// Entries of the cloud.
+    pub pulled: Report,
+    /// Our entries, as the cloud reports.
+    pub pushed: Report,
+}
+
+/// The gateway's side; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    sync: Sync,
+    cloud: https::Client,
+}
+
+impl Client {
+    /// A client of the cloud at the other end of `cloud`, which shows this gateway's certificate.
+    #[must_use]
+    pub fn new(cps: &crate::Cps, cloud: https::Client) -> Self {
+        Self {
+            sync: cps.sync().clone(),
+            cloud,
+        }
+    }
+
+    /// Syncs until cancelled: at once after a change here, else at an interval, with back-off
+    /// while the cloud is away.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let mut backoff = Backoff::new(Policy::default());
+        let mut changes = self.sync.core.registry.changes();
+        loop {
+            changes.mark_unchanged();
+            let wait = match self.once().await {
+                Ok(_) => {
+                    backoff.worked();
+                    INTERVAL
+                }
+                Err(error) => {
+                    // The uplink's state is told elsewhere; this is a detail of it.
+                    tracing::debug!(%error, "sync failed");
+                    backoff.failed(&mut SystemRandom)
+                }
+            };
+            let failing = backoff.failures() > 0;
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = changes.changed(), if !failing => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One whole exchange, both ways.
+    ///
+    /// # Errors
+    /// See [`SyncError`]; what was exchanged so far stays.
+    pub async fn once(&self) -> Result<Exchange, SyncError> {
+        let site = self
+            .sync
+            .core
+            .config
+            .role
+            .site()
+            .cloned()
+            .ok_or(SyncError::NotHere)?;
+        let pulled = self.pull(&site).await?;
+        let pushed = self.push(&site).await?;
+        Ok(Exchange { pulled, pushed })
+    }
+
+    async fn pull(&self, site: &SiteId) -> Result<Report, SyncError> {
+        let cloud = self
+            .sync
+            .core
+            .cloud
+            .as_ref()
+            .ok_or(SyncError::NotHere)?
+            .server();
+        let mut sum = Report::default();
+        for _ in 0..MAX_ROUNDS {
+            let cursor = self.sync.cursor(site)?;
+            let max = self.sync.core.config.limits.sync_batch;
+            let ask = Pull {
+                cursor: cursor.to_cbor(),
+                max,
+                about: self.sync.about_us(),
+            };
+            let answer: Pulled = self.post("/api/v1/sync/pull", &ask).await?;
+            self.sync.heard_of(answer.about).await?;
+            let entries: Vec<Vec<u8>> = answer.entries.into_iter().map(|one| one.0).collect();
+            if entries.is_empty() {
+                return Ok(sum);
+            }
+            let report = self.sync.accept(site, &cloud, &entries).await?;
+            // No progress: the rest would be the same again.
+            let stuck = self.sync.cursor(site)? == cursor;
+            sum.add(report);
+            if stuck || !answer.more {
+                return Ok(sum);
+            }
+        }
+        Ok(sum)
+    }
+
+    async fn push(&self, site: &SiteId) -> Result<Report, SyncError> {
+        let own = self.sync.core.config.server.clone();
+        let epoch = self.sync.core.registry.epoch()?;
+        let mut sum = Report::default();
+        let mut theirs: Option<Cursor> = None;
+        for _ in 0..MAX_ROUNDS {
+            let batch = match &theirs {
+                None => Vec::new(),
+                Some(cursor) => self.own_after(site, (&own, epoch), cursor)?,
+            };
+            if theirs.is_some() && batch.is_empty() {
+                return Ok(sum);
+            }
+            let entries = batch.into_iter().map(crate::enrol::Bytes).collect();
+            let tell = Push {
+                entries,
+                about: self.sync.about_us(),
+            };
+            let answer: Pushed = self.post("/api/v1/sync/push", &tell).await?;
+            let cursor = Cursor::from_cbor(&answer.cursor).map_err(|_| SyncError::Answer)?;
+            let stuck = theirs.as_ref() == Some(&cursor);
+            theirs = Some(cursor);
+            sum.add(answer.report);
+            if stuck {
+                return Ok(sum);
+            }
+        }
+        Ok(sum)
+    }
+
+    fn own_after(
+        &self,
+        site: &SiteId,
+        (own, epoch): (&holdfast_protocol::id::ServerId, u32),
+        theirs: &Cursor,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let max = self.sync.core.config.limits.sync_batch;
+        let first = theirs.after(own, epoch).saturating_add(1);
+        self.sync.core.registry.read(|view| {
+            let entries = view.span(site, (own, epoch), (first, u64::MAX), max)?;
+            let (mut taken, mut bytes) = (Vec::new(), 0);
+            for entry in entries {
+                bytes += entry.as_bytes().len();
+                if bytes > super::MAX_BATCH_BYTES {
+                    break;
+                }
+                taken.push(entry.as_bytes().to_vec());
+            }
+            Ok(taken)
+        })
+    }
+
+    async fn post<A: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        ask: &impl Serialize,
+    ) -> Result<A, SyncError> {
+        let body = serde_json::to_vec(ask).expect("plain strings and numbers");
+        let response = self.cloud.post(path, "application/json", body).await?;
+        if !response.status.is_success() {
+            let why = serde_json::from_slice::<serde_json::Value>(&response.body).ok();
+            let why = why.and_then(|it| it["error"].as_str().map(str::to_owned));
+            let status = response.status.as_u16();
+            return Err(SyncError::Refused {
+                status,
+                why: why.unwrap_or_default(),
+            });
+        }
+        serde_json::from_slice(&response.body).map_err(|_| SyncError::Answer)
+    }
+}
+
+impl Report {
+    fn add(&mut self, other: Self) {
+        self.taken += other.taken;
+        self.repeated += other.repeated;
+        self.early += other.early;
+        self.refused.extend(other.refused);
+    }
+}

@@ -1,0 +1,245 @@
+//! Whether an entry is believed: by whose key it must be signed, who may say such a thing, and
+//! whether the evidence proves it. Asked by `sync`; changes nothing.
+
+use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::record::{
+    Change, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry, verify_evidence,
+};
+use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
+use holdfast_store::{StoreError, WriteError};
+
+use crate::Core;
+use crate::registry::Writing;
+
+/// Why an entry is refused. Blame: its origin, or whoever delivered it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Distrust {
+    /// It cannot be read.
+    #[error("the entry cannot be read: {0}; look at the link between the servers")]
+    Malformed(RecordFault),
+    /// It is of another site's log.
+    #[error(
+        "the entry is for site {0}, which this server does not deliver for; look at that server"
+    )]
+    OtherSite(SiteId),
+    /// Nobody of this site wrote it.
+    #[error("the entry is by {0} (enrolment {1}), which is not enrolled at this site")]
+    UnknownOrigin(ServerId, u32),
+    /// A gateway that was replaced or re-enrolled.
+    #[error(
+        "the entry is by enrolment {1} of gateway {0}, which a later one replaced; that machine is locked out"
+    )]
+    LockedOut(ServerId, u32),
+    /// It was changed on the way.
+    #[error("the entry is not what its origin signed: {0}; it was tampered with on the way")]
+    Signature(RecordFault),
+    /// A gateway says what only the cloud may say.
+    #[error("a gateway may not record '{0}'")]
+    NotItsBusiness(&'static str),
+    /// A voucher in it does not hold.
+    #[error("the voucher in the entry does not hold: {0}")]
+    Voucher(#[from] VoucherError),
+    /// The proof of an onboarding does not hold.
+    #[error("the onboarding is not proved: {0}")]
+    Evidence(#[from] EvidenceFault),
+    /// It names another device than its content.
+    #[error("the entry speaks of device {0} but proves something about {1}")]
+    OtherDevice(DeviceId, DeviceId),
+    /// It certifies somebody of another site.
+    #[error("the entry records a certificate for '{0}', who is not of this site")]
+    ForeignSubject(String),
+}
+
+impl Distrust {
+    /// One word for the counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::OtherSite(_) => "other site",
+            Self::UnknownOrigin(..) => "unknown origin",
+            Self::LockedOut(..) => "locked out",
+            Self::Signature(_) => "tampered",
+            Self::NotItsBusiness(_) => "not its business",
+            Self::Voucher(_) => "voucher",
+            Self::Evidence(_) => "evidence",
+            Self::OtherDevice(..) => "other device",
+            Self::ForeignSubject(_) => "foreign subject",
+        }
+    }
+}
+
+/// The key that must have signed an entry. At a gateway the cloud's own is known from enrolment;
+/// all others from the enrolments in the log, including those delivered just before.
+pub(super) fn key_of(
+    core: &Core,
+    site: &SiteId,
+    from: &ServerId,
+    id: &EntryId,
+    before: &[SignedEntry],
+) -> Result<VerifyingKey, Distrust> {
+    let unknown = || Distrust::UnknownOrigin(id.origin.clone(), id.epoch);
+    if let Some(cloud) = &core.cloud
+        && cloud.server() == id.origin
+    {
+        return Ok(cloud.record_key.clone());
+    }
+    let at_cloud = core.cloud.is_none();
+    let (row, highest) = core
+        .registry
+        .read(|view| {
+            Ok((
+                view.enrolment(&id.origin, id.epoch)?,
+                view.gateway(&id.origin)?,
+            ))
+        })
+        .map_err(|_| unknown())?;
+    if at_cloud {
+        // A gateway delivers its own entries alone, and only the latest enrolment may write.
+        if id.origin != *from {
+            return Err(unknown());
+        }
+        if highest.is_some_and(|row| row.epoch > id.epoch) {
+            return Err(Distrust::LockedOut(id.origin.clone(), id.epoch));
+        }
+    }
+    match row.filter(|row| row.site == *site) {
+        Some(row) => Ok(row.record_key),
+        None => enrolled_before(id, before).ok_or_else(unknown),
+    }
+}
+
+fn enrolled_before(id: &EntryId, before: &[SignedEntry]) -> Option<VerifyingKey> {
+    before.iter().find_map(|entry| match &entry.entry().change {
+        Change::GatewayEnrolled {
+            gateway,
+            epoch,
+            record_key,
+            ..
+        } if *gateway == id.origin && *epoch == id.epoch => Some(record_key.clone()),
+        _ => None,
+    })
+}
+
+type Verdict = Result<(), Distrust>;
+
+/// Whether an authentic entry is believed.
+pub(super) fn judge(
+    core: &Core,
+    it: &Writing<'_>,
+    entry: &SignedEntry,
+) -> Result<Verdict, WriteError> {
+    let content = entry.entry();
+    let by_cloud = core
+        .cloud
+        .as_ref()
+        .is_some_and(|cloud| cloud.server() == content.id.origin);
+    Ok(match &content.change {
+        Change::VoucherAccepted { guid, voucher } => {
+            match judge_device(it, content.device, *guid)? {
+                Ok(()) => judge_voucher(core, *guid, voucher),
+                distrust => distrust,
+            }
+        }
+        Change::Onboarded(onboarded) => {
+            let keys = owner_keys(core, it, &content.id.origin)?;
+            let known = known_voucher(it, onboarded)?;
+            let expected = Expected {
+                origin: &content.id.origin,
+                owner_keys: &keys,
+                known: known.as_ref(),
+                policy: Policy {
+                    now: core.clock.now(),
+                    ..Policy::default()
+                },
+            };
+            match judge_device(it, content.device, onboarded.old_guid)? {
+                Ok(()) => verify_evidence(onboarded, &expected)
+                    .map(|_| ())
+                    .map_err(Into::into),
+                distrust => distrust,
+            }
+        }
+        Change::CertificateIssued { subject, .. } if !by_cloud => {
+            judge_subject(core, &content.site, subject)
+        }
+        Change::GatewayEnrolled { .. } if !by_cloud => {
+            Err(Distrust::NotItsBusiness(content.change.word()))
+        }
+        // Rights of clients are a gateway's to give, within its own site; revoking too.
+        _ => Ok(()),
+    })
+}
+
+/// The owner keys that the origin may have shown in TO2.
+fn owner_keys(
+    core: &Core,
+    it: &Writing<'_>,
+    origin: &ServerId,
+) -> Result<Vec<VerifyingKey>, StoreError> {
+    match &core.cloud {
+        Some(cloud) if cloud.server() == *origin => Ok(vec![cloud.owner_key.clone()]),
+        _ => Ok(it
+            .tables
+            .gateway(origin)?
+            .into_iter()
+            .map(|row| row.owner_key)
+            .collect()),
+    }
+}
+
+/// The voucher held here that the presented one must agree with. A server that extended its own
+/// voucher to us in advance goes on using the shorter one itself; that is no contradiction.
+fn known_voucher(it: &Writing<'_>, onboarded: &Onboarded) -> Result<Option<Voucher>, StoreError> {
+    let known = it.tables.voucher(onboarded.old_guid)?;
+    let known = known.and_then(|row| Voucher::parse(&row.voucher).ok());
+    let presented = Voucher::parse(&onboarded.evidence.voucher).ok();
+    Ok(known.filter(|known| {
+        let relation = presented.map(|presented| presented.relation_to(known));
+        relation != Some(Relation::Ancestor)
+    }))
+}
+
+/// An entry's device is the one that first came with that GUID, or the one that had it since.
+fn judge_device(
+    it: &Writing<'_>,
+    named: Option<DeviceId>,
+    guid: Guid,
+) -> Result<Verdict, StoreError> {
+    let known = it
+        .tables
+        .device_of(guid)?
+        .unwrap_or_else(|| DeviceId::from_guid(guid));
+    Ok(match named {
+        Some(named) if named == known => Ok(()),
+        named => Err(Distrust::OtherDevice(named.unwrap_or(known), known)),
+    })
+}
+
+fn judge_voucher(core: &Core, guid: Guid, bytes: &[u8]) -> Verdict {
+    let voucher = Voucher::parse(bytes)?;
+    voucher.verify(&Policy {
+        now: core.clock.now(),
+        ..Policy::default()
+    })?;
+    let named = voucher.guid();
+    match named == guid {
+        true => Ok(()),
+        false => Err(Distrust::OtherDevice(
+            DeviceId::from_guid(guid),
+            DeviceId::from_guid(named),
+        )),
+    }
+}
+
+/// A site's authority certifies its own site's parties.
+fn judge_subject(core: &Core, site: &SiteId, subject: &str) -> Verdict {
+    match Party::parse(subject, &core.config.domain) {
+        Ok(party) if party.site() == Some(site) => Ok(()),
+        _ => Err(Distrust::ForeignSubject(
+            subject.chars().take(253).collect(),
+        )),
+    }
+}

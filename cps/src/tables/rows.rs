@@ -1,0 +1,305 @@
+//! The rows of the registry's tables. Read by the rooms and shown by the CLI as JSON. Byte strings
+//! are base64 in them, ids are text and parsed once on reading.
+
+use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::{ClientName, DeviceId, Guid, ServerId, SiteId};
+use holdfast_protocol::topic::Filter;
+use serde::{Deserialize, Serialize};
+
+/// A voucher by which this server is the owner of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoucherRow {
+    /// Its GUID.
+    #[serde(with = "guid")]
+    pub guid: Guid,
+    /// The device, by its first GUID with this owner.
+    #[serde(with = "as_text")]
+    pub device: DeviceId,
+    /// Where it belongs.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// CBOR.
+    #[serde(with = "base64")]
+    pub voucher: Vec<u8>,
+    /// Whether TO2 is served for it. An older one of a device stays live until the device was seen
+    /// with the newer: a lost last message leaves it with the old credential.
+    pub live: bool,
+}
+
+/// A voucher that waits for a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// Its GUID.
+    #[serde(with = "guid")]
+    pub guid: Guid,
+    /// CBOR.
+    #[serde(with = "base64")]
+    pub voucher: Vec<u8>,
+    /// When it came, unix seconds.
+    pub at: u64,
+}
+
+/// A certificate that one of the two servers issued.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRow {
+    /// Hex.
+    pub serial: String,
+    /// Whom it names; empty for a revocation that came before its issue.
+    pub subject: String,
+    /// Whose log it stands in.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// The device it is for.
+    #[serde(with = "maybe_text")]
+    pub device: Option<DeviceId>,
+    /// The server that issued it.
+    #[serde(with = "as_text")]
+    pub issuer: ServerId,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// Void for good.
+    pub revoked: bool,
+}
+
+/// A gateway of a site, in its highest enrolment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayRow {
+    /// Which one.
+    #[serde(with = "as_text")]
+    pub server: ServerId,
+    /// Its site.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// Its enrolment.
+    pub epoch: u32,
+    /// Signs its entries and notices.
+    #[serde(with = "key")]
+    pub record_key: VerifyingKey,
+    /// Vouchers for it are extended to this.
+    #[serde(with = "key")]
+    pub owner_key: VerifyingKey,
+    /// When, unix seconds.
+    pub at: u64,
+}
+
+/// An ordinary MQTT client and its patterns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientRow {
+    /// Its name.
+    #[serde(with = "as_text")]
+    pub name: ClientName,
+    /// Its site; the cloud's reserved label for clients of no site.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// Filters within which it may publish.
+    #[serde(with = "texts")]
+    pub publish: Vec<Filter>,
+    /// Filters within which it may subscribe.
+    #[serde(with = "texts")]
+    pub subscribe: Vec<Filter>,
+    /// The rank, origin, epoch and number of the admission that holds.
+    pub order: (u64, String, u32, u64),
+}
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteRow {
+    /// Its name.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// Since when, unix seconds.
+    pub at: u64,
+}
+
+/// A one-time enrolment token; its secret is stored as a hash only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TokenRow {
+    /// The site it opens.
+    #[serde(with = "site")]
+    pub(crate) site: SiteId,
+    /// For which gateway alone.
+    #[serde(with = "as_text")]
+    pub(crate) gateway: ServerId,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+    /// When it was used, unix seconds.
+    pub(crate) used: Option<u64>,
+}
+
+/// What TO0 left for a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RendezvousRow {
+    /// The device's GUID.
+    #[serde(with = "guid")]
+    pub(crate) guid: Guid,
+    /// The owner's redirect, byte for byte as it came.
+    #[serde(with = "base64")]
+    pub(crate) to1d: Vec<u8>,
+    /// The owner's voucher: successors must extend it.
+    #[serde(with = "base64")]
+    pub(crate) voucher: Vec<u8>,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+
+/// Where another server said that it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Which one.
+    #[serde(with = "as_text")]
+    pub server: ServerId,
+    /// Its site; the reserved label for a cloud server.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// MQTT, `host:port`.
+    pub mqtt: Vec<String>,
+    /// HTTPS, `host:port`.
+    pub https: Vec<String>,
+}
+
+/// An entry that was not believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// Whose log.
+    #[serde(with = "site")]
+    pub site: SiteId,
+    /// Who wrote it.
+    #[serde(with = "as_text")]
+    pub origin: ServerId,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Its number.
+    pub seq: u64,
+    /// Why, one sentence.
+    pub why: String,
+    /// When, unix seconds.
+    pub at: u64,
+}
+
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(it: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(it)
+    }
+
+    pub(super) fn deserialize<'d, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'d>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod maybe_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(
+        it: &Option<T>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        it.as_ref().map(ToString::to_string).serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'d>,
+    {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+mod texts {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(it: &[T], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(it.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'d, T, D>(from: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'d>,
+    {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(D::Error::custom))
+            .collect()
+    }
+}
+
+mod site {
+    use holdfast_protocol::id::SiteId;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(it: &SiteId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(it.as_str())
+    }
+
+    /// The cloud's reserved label may stand in a row as well.
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<SiteId, D::Error> {
+        SiteId::from_record(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+mod guid {
+    use holdfast_protocol::id::{DeviceId, Guid};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(it: &Guid, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(DeviceId::from_guid(*it).as_str())
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Guid, D::Error> {
+        let id: DeviceId = String::deserialize(from)?
+            .parse()
+            .map_err(D::Error::custom)?;
+        Ok(id.guid())
+    }
+}
+
+pub(crate) mod base64 {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(it: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(it))
+    }
+
+    pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD
+            .decode(String::deserialize(from)?)
+            .map_err(D::Error::custom)
+    }
+}
+
+pub(crate) mod key {
+    use holdfast_protocol::crypto::VerifyingKey;
+    use serde::{Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(it: &VerifyingKey, to: S) -> Result<S::Ok, S::Error> {
+        super::base64::serialize(&it.to_spki_der(), to)
+    }
+
+    pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<VerifyingKey, D::Error> {
+        let der = super::base64::deserialize(from)?;
+        VerifyingKey::from_spki_der(&der).map_err(|_| D::Error::custom("not a public key"))
+    }
+}
