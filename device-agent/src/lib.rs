@@ -7,7 +7,11 @@
 //! It never sends a reading that is not on its own disk, and never removes one that nobody has taken
 //! over. Imports `protocol`, `config`, `store` and `link`, no other crate of the house.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod connection;
+pub mod onboard;
 pub mod outbox;
 pub mod source;
 pub mod status;

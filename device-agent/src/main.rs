@@ -1,2 +1,35 @@
-//! placeholder
-fn main() {}
+//! The `holdfast-agent` binary: reads the command line, runs it, gives the exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use holdfast_agent::cli::{self, Cli};
+
+/// For threads that hang in a system call at the end, such as name resolution.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let code = if error.use_stderr() {
+                holdfast_config::cli::EXIT_USAGE
+            } else {
+                0
+            };
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return holdfast_config::cli::exit(Err(error.into())),
+    };
+    let result = runtime.block_on(cli::run(cli));
+    runtime.shutdown_timeout(LAST_PATIENCE);
+    holdfast_config::cli::exit(result)
+}

@@ -1,0 +1,193 @@
+//! The agent as a whole: which parts there are, in what order they begin and end.
+//!
+//! Called by `cli`. Onboards first, then serves: the sensors fill the outbox, the connection empties
+//! it. The first part to end by itself stops the others; the supervisor outside starts the agent
+//! again. It decides nothing of the parts' work.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use holdfast_config::cli::Misuse;
+use holdfast_config::{life, secret_file};
+use holdfast_link::discovery::Discovery;
+use holdfast_link::time::{Clock, SystemClock, SystemTrust};
+use holdfast_protocol::certificate::{Leaf, Purpose};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, Input};
+use crate::connection::Connection;
+use crate::onboard::Onboarding;
+use crate::outbox::Outbox;
+use crate::source;
+use crate::status::{Board, Lock, Phase};
+use crate::vault::{Identity, Vault};
+
+/// For an orderly end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The parts that live as long as the agent.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    state: PathBuf,
+    vault: Vault,
+    clock: Arc<SystemClock>,
+    discovery: Option<Arc<Discovery>>,
+    outbox: Outbox,
+    board: Board,
+    _lock: Lock,
+}
+
+impl Agent {
+    /// Opens everything on the folder `state`; runs nothing yet.
+    ///
+    /// # Errors
+    /// What the operator must put right: no credential, another agent on the folder, a sensor's file
+    /// that is not there, a disk that cannot be written.
+    pub fn open(config: Config, state: PathBuf) -> anyhow::Result<Self> {
+        secret_file::make_folder(&state)
+            .with_context(|| format!("cannot make the state folder {}", state.display()))?;
+        let Some(lock) = Lock::take(&state).context("cannot lock the state folder")? else {
+            let what = format!(
+                "another agent runs on {}: stop it, or give this one a folder of its own (--state)",
+                state.display()
+            );
+            return Err(Misuse(what).into());
+        };
+        check_sources(&config)?;
+        let vault = Vault::new(&state);
+        let contents = vault.load()?;
+        let clock = Arc::new(SystemClock::open(&state.join("clock"), SystemTrust::Hint)?);
+        let outbox = Outbox::open(&state, config.outbox.max_bytes.0, clock.now().secs)
+            .context("cannot open the outbox")?;
+        let board = Board::default();
+        show_identity(&board, contents.identity.as_ref());
+        let device = holdfast_protocol::id::DeviceId::from_guid(contents.credential.guid);
+        board.tell(|status| _ = status.device.get_or_insert_with(|| device.to_string()));
+        let discovery = match config.discovery.enabled {
+            true => Some(Arc::new(Discovery::start(&config.discovery.interfaces)?)),
+            false => None,
+        };
+        Ok(Self {
+            config,
+            state,
+            vault,
+            clock,
+            discovery,
+            outbox,
+            board,
+            _lock: lock,
+        })
+    }
+
+    /// Onboards if need be and serves until `stop`.
+    ///
+    /// # Errors
+    /// A part that ended by itself.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut views = JoinSet::new();
+        views.spawn(
+            self.board
+                .clone()
+                .keep(self.state.clone(), Some(self.outbox.clone())),
+        );
+        let served = self.serve(&stop).await;
+        self.board.phase(Phase::Starting, "stopped");
+        self.board.write(&self.state, Some(&self.outbox));
+        served
+    }
+
+    async fn serve(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let Some(identity) = stop.run_until_cancelled(self.onboard()).await else {
+            return Ok(());
+        };
+        let identity = identity?;
+        show_identity(&self.board, Some(&identity));
+        let discovery = self.discovery.clone();
+        let connection = Connection::new(
+            identity,
+            self.outbox.clone(),
+            self.config.connection.clone(),
+            discovery.map(|discovery| (discovery, self.config.discovery.patience)),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            self.board.clone(),
+        )?;
+        let sensors = self.start_sensors(stop);
+        let mut parts = JoinSet::new();
+        let end = stop.child_token();
+        parts.spawn(connection.run(end.clone()));
+        let floor = Arc::clone(&self.clock).keep_floor_until(end.clone().cancelled_owned());
+        parts.spawn(floor);
+        life::tell_ready("serving");
+        info!(sensors = self.config.sources.len(), "ready");
+        let first = parts.join_next().await;
+        life::tell_stopping();
+        let asked = stop.is_cancelled();
+        end.cancel();
+        drop(sensors);
+        life::within_grace(GRACE, async { while parts.join_next().await.is_some() {} }).await;
+        match (first, asked) {
+            (Some(Err(error)), _) => Err(error).context("a part of the agent failed"),
+            (_, true) => Ok(()),
+            (_, false) => anyhow::bail!("a part of the agent ended by itself"),
+        }
+    }
+
+    /// Cut off wherever they are: what is not yet in the outbox is read again.
+    fn start_sensors(&self, stop: &CancellationToken) -> JoinSet<()> {
+        let mut sensors = JoinSet::new();
+        for sensor in self.config.sources.clone() {
+            let run = source::run(sensor, self.outbox.clone(), self.board.clone());
+            let stop = stop.clone();
+            sensors.spawn(async move { _ = stop.run_until_cancelled(run).await });
+        }
+        sensors
+    }
+
+    async fn onboard(&self) -> anyhow::Result<Identity> {
+        let onboarding = Onboarding {
+            vault: self.vault.clone(),
+            config: self.config.onboarding.clone(),
+            discovery: self.discovery.clone(),
+            patience: self.config.discovery.patience,
+            clock: Arc::clone(&self.clock),
+            board: self.board.clone(),
+        };
+        Ok(onboarding.run().await?)
+    }
+}
+
+/// A file that is not there at the start is a slip of the configuration; one that goes missing later
+/// is waited for.
+fn check_sources(config: &Config) -> Result<(), Misuse> {
+    for source in &config.sources {
+        if let Input::Csv { file, .. } = &source.input
+            && !file.is_file()
+        {
+            return Err(Misuse(format!(
+                "the sensor {:?} reads {}, which is no file: correct csv in [[publish]]",
+                source.name,
+                file.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn show_identity(board: &Board, identity: Option<&Identity>) {
+    let Some(identity) = identity else { return };
+    let site = &identity.site;
+    let leaf = Leaf::inspect(&identity.certificate, &site.domain, Purpose::Client);
+    if let Err(error) = &leaf {
+        warn!(%error, "the device's own certificate looks wrong");
+    }
+    board.tell(|status| {
+        status.device = Some(site.device.to_string());
+        status.site = Some(site.site.to_string());
+        status.certificate_expires = leaf.ok().map(|leaf| leaf.not_after);
+    });
+}

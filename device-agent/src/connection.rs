@@ -1,0 +1,363 @@
+//! The MQTT connection: carries the outbox to a server and the server's messages to the device.
+//!
+//! Run by `app` for as long as the device serves. The gateway comes first, the cloud stands in when it
+//! cannot be reached; which one and when is decided by `protocol::alternate`. A row leaves the outbox
+//! when a server has acknowledged it, and only then; after every reconnection what is left is sent
+//! again, in order and under the same numbers, so that servers know repeats. It keeps nothing itself.
+
+mod flight;
+mod server;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_link::discovery::Discovery;
+use holdfast_link::mqtt::{self, Client, Inbox, Publish, PublishError, Qos};
+use holdfast_link::random::SystemRandom;
+use holdfast_link::time::Clock;
+use holdfast_protocol::alternate::{Alternate, Settings, Step};
+use holdfast_protocol::id::ServerId;
+use holdfast_protocol::topic::{Filter, Topic};
+use holdfast_store::StoreError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::config;
+use crate::outbox::{Outbox, Row};
+use crate::status::{Board, Phase};
+use crate::vault::Identity;
+use flight::Flight;
+use server::{Servers, Unusable};
+
+/// Rows read from the outbox at once.
+const READ: usize = 128;
+/// Pause before the store is read again after a fault.
+const STORE_RETRY: Duration = Duration::from_millis(200);
+/// For what is on its way when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a connection must have lived to count as a success.
+const SETTLED: Duration = Duration::from_secs(10);
+/// From one look at a better server to the next, while it can be reached.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// The connection of one identity.
+#[derive(Debug)]
+pub struct Connection {
+    servers: Servers,
+    identity: Identity,
+    outbox: Outbox,
+    config: config::Connection,
+    board: Board,
+    begun: Instant,
+}
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the agent stops")]
+    Stopping,
+    #[error("a better server can be reached again")]
+    Better,
+    #[error(transparent)]
+    Lost(mqtt::Ended),
+    #[error("the server refused {count} publications ({code}): see its log for the reason")]
+    Refused {
+        count: usize,
+        code: mqtt::ReasonCode,
+    },
+    #[error("a reading cannot be sent: {0}")]
+    Unsendable(PublishError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Connection {
+    /// A connection for `identity`; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// Certificate, key or anchors cannot be used for TLS.
+    pub fn new(
+        identity: Identity,
+        outbox: Outbox,
+        config: config::Connection,
+        discovery: Option<(Arc<Discovery>, Duration)>,
+        clock: Arc<dyn Clock>,
+        board: Board,
+    ) -> Result<Self, Unusable> {
+        let servers = Servers::new(&identity, discovery, clock, &config)?;
+        Ok(Self {
+            servers,
+            identity,
+            outbox,
+            config,
+            board,
+            begun: Instant::now(),
+        })
+    }
+
+    /// Stays connected until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut choice = Alternate::new(self.settings(), &self.servers.ids());
+        let mut told = String::new();
+        while !stop.is_cancelled() {
+            match choice.next(self.now()) {
+                Step::Dial(server) => {
+                    let dialled = stop.run_until_cancelled(self.dial(&server)).await;
+                    match dialled {
+                        None => return,
+                        Some(Ok(dialled)) => {
+                            told.clear();
+                            choice.connected(self.now());
+                            self.stay(&mut choice, &server, dialled, &stop).await;
+                        }
+                        Some(Err(error)) => {
+                            choice.failed(self.now(), &mut SystemRandom);
+                            self.tell(&mut told, &server, &error.to_string());
+                        }
+                    }
+                }
+                Step::Wait(until) => {
+                    _ = stop
+                        .run_until_cancelled(tokio::time::sleep_until(self.begun + until))
+                        .await;
+                }
+                // Only asked for while connected.
+                Step::Check(_) | Step::Leave => choice.left(self.now()),
+            }
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            first_wait: self.config.retry.first,
+            longest_wait: self.config.retry.longest,
+            settled: SETTLED,
+            steady: self.config.return_after,
+            check: CHECK,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// The same fault is warned of once and then only noted.
+    fn tell(&self, told: &mut String, server: &ServerId, error: &str) {
+        let what = format!("{server}: {error}");
+        if *told == what {
+            debug!(%server, error, "no connection");
+        } else {
+            warn!(%server, error, "no connection; readings are kept and will be sent");
+        }
+        self.board.phase(Phase::Connecting, what.clone());
+        *told = what;
+    }
+
+    async fn dial(
+        &self,
+        server: &ServerId,
+    ) -> Result<(Client, Inbox, mqtt::Granted), mqtt::ConnectError> {
+        self.board.tell(|status| {
+            if status.phase != Phase::Connecting {
+                status.phase = Phase::Connecting;
+                status.detail = format!("dialling {server}");
+            }
+        });
+        self.servers.dial(server).await
+    }
+
+    /// One connection from its begin to its end.
+    async fn stay(
+        &self,
+        choice: &mut Alternate,
+        server: &ServerId,
+        (client, inbox, granted): (Client, Inbox, mqtt::Granted),
+        stop: &CancellationToken,
+    ) {
+        info!(%server, address = %granted.peer, resumed = granted.session_present, "connected");
+        let role = self.servers.role(server);
+        self.board.phase(Phase::Serving, "");
+        self.board.tell(|status| {
+            status.server = Some(server.to_string());
+            status.role = role.map(str::to_owned);
+            status.address = Some(granted.peer.to_string());
+        });
+        let flight = Mutex::new(Flight::default());
+        let end = tokio::select! {
+            end = self.send(&client, &flight) => end,
+            end = self.settle(&client, &flight) => end,
+            end = self.receive(&client, inbox) => end,
+            end = self.look_up(choice) => end,
+            () = stop.cancelled() => End::Stopping,
+        };
+        self.finish(&client, flight, &end).await;
+        match end {
+            End::Better => choice.left(self.now()),
+            _ => choice.lost(self.now(), &mut SystemRandom),
+        }
+        match &end {
+            End::Stopping | End::Better => info!(%server, "disconnected: {end}"),
+            _ => warn!(%server, "disconnected: {end}"),
+        }
+        self.board
+            .phase(Phase::Connecting, format!("{server}: {end}"));
+    }
+
+    /// Sends the outbox in order, and then what is added to it.
+    async fn send(&self, client: &Client, flight: &Mutex<Flight>) -> End {
+        let mut level = self.outbox.level();
+        let mut last = 0;
+        loop {
+            level.mark_unchanged();
+            let rows = match self.outbox.after(last, READ) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    debug!(%error, "the outbox cannot be read now");
+                    tokio::time::sleep(STORE_RETRY).await;
+                    continue;
+                }
+            };
+            if rows.is_empty() && level.changed().await.is_err() {
+                return End::Store(StoreError::Closed);
+            }
+            for row in rows {
+                last = row.id;
+                // Before it is sent: its outcome may come at once.
+                lock(flight).sent(&row);
+                match client.publish(self.message(row)).await {
+                    Ok(()) => {}
+                    Err(PublishError::Closed) => return End::Lost(client.ended().await),
+                    Err(error) => return End::Unsendable(error),
+                }
+            }
+        }
+    }
+
+    fn message(&self, row: Row) -> Publish {
+        let name = row
+            .name
+            .parse()
+            .expect("the configuration takes topic names only");
+        let site = &self.identity.site;
+        let topic = Topic::Up {
+            site: site.site.clone(),
+            device: site.device,
+            name,
+        };
+        Publish {
+            tag: row.id,
+            ..Publish::new(topic.to_string(), row.reading)
+        }
+        .with_user("hf-epoch", row.epoch.to_string())
+        .with_user("hf-seq", row.seq.to_string())
+    }
+
+    /// Removes from the outbox what the server has taken over.
+    async fn settle(&self, client: &Client, flight: &Mutex<Flight>) -> End {
+        while let Some(settled) = client.settled().await {
+            let acknowledged = lock(flight).settle(&settled);
+            if !acknowledged.is_empty()
+                && let Err(error) = self.outbox.acknowledge(acknowledged).await
+            {
+                // They are sent again, and the server knows them.
+                return End::Store(error);
+            }
+            let (count, refusal) = {
+                let flight = lock(flight);
+                (flight.refusals(), flight.refusal)
+            };
+            if let Some(code) = refusal {
+                return End::Refused { count, code };
+            }
+        }
+        End::Lost(client.ended().await)
+    }
+
+    /// Takes what is sent to the device. Nothing acts on it yet: it is counted and logged, and
+    /// retained notices stay at the server.
+    async fn receive(&self, client: &Client, mut inbox: Inbox) -> End {
+        let filters = self.filters();
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|filter| (filter.as_str(), Qos::AtLeastOnce))
+            .collect();
+        match client.subscribe(&filters).await {
+            Ok(()) => {}
+            Err(mqtt::SubscribeError::Closed) => return End::Lost(client.ended().await),
+            // Readings go out all the same.
+            Err(error) => warn!(%error, "the device hears no commands on this connection"),
+        }
+        while let Some(message) = inbox.next().await {
+            info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
+            self.board.tell(|status| status.received += 1);
+            inbox.acknowledge(&message).await;
+        }
+        End::Lost(client.ended().await)
+    }
+
+    fn filters(&self) -> Vec<Filter> {
+        let (site, device) = (self.identity.site.site.clone(), self.identity.site.device);
+        let desired = Topic::ServiceDesired {
+            site: site.clone(),
+            device,
+        };
+        let alternate = Topic::Alternate {
+            site: site.clone(),
+            device,
+        };
+        let mut filters = vec![Filter::exactly(&desired), Filter::exactly(&alternate)];
+        // A name has one to four parts, and `#` would also mean the parent itself.
+        let down = format!("hf/v1/{site}/{device}/down/#");
+        filters.extend(down.parse());
+        filters
+    }
+
+    /// While a lesser server serves: looks for a better one.
+    async fn look_up(&self, choice: &mut Alternate) -> End {
+        loop {
+            match choice.next(self.now()) {
+                Step::Check(server) => {
+                    let reachable = self.servers.is_reachable(&server).await;
+                    choice.checked(reachable, self.now(), &mut SystemRandom);
+                }
+                Step::Leave => return End::Better,
+                Step::Wait(until) => tokio::time::sleep_until(self.begun + until).await,
+                Step::Dial(_) => return End::Better,
+            }
+        }
+    }
+
+    /// Ends a connection in good order: takes the outcomes that are still there, and gives new numbers
+    /// to refused rows that others have overtaken.
+    async fn finish(&self, client: &Client, flight: Mutex<Flight>, end: &End) {
+        let last_words = async {
+            client.disconnect().await;
+            while let Some(settled) = client.settled().await {
+                let acknowledged = lock(&flight).settle(&settled);
+                if let Err(error) = self.outbox.acknowledge(acknowledged).await {
+                    debug!(%error, "acknowledged rows stay for now; the server knows them");
+                }
+            }
+        };
+        if tokio::time::timeout(FAREWELL, last_words).await.is_err() {
+            debug!("the server did not take leave in time");
+        }
+        if let End::Refused { count, .. } = end {
+            self.board.tell(|status| status.refused += *count as u64);
+        }
+        let flight = flight.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for id in flight.overtaken() {
+            if let Err(error) = self.outbox.restamp(id).await {
+                warn!(%error, "a refused reading could not get a new number");
+            }
+        }
+    }
+}
+
+fn lock(flight: &Mutex<Flight>) -> std::sync::MutexGuard<'_, Flight> {
+    flight.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
