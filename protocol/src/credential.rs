@@ -38,7 +38,10 @@ impl DeviceCredential {
     /// Encodes the credential with its secrets, for a file that only the device reads.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(cbor::encode(|w| {
-            w.array(7).uint(FORMAT).bytes(&self.guid.0).raw(self.rendezvous.as_bytes());
+            w.array(7)
+                .uint(FORMAT)
+                .bytes(&self.guid.0)
+                .raw(self.rendezvous.as_bytes());
             w.bytes(self.hmac_secret.expose());
             self.owner_key_hash.encode(w);
             w.text(&self.device_info).bytes(&self.key.to_pkcs8_der());

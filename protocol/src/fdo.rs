@@ -9,7 +9,11 @@
 pub mod di;
 mod eat;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 mod message;
+#[cfg(test)]
+mod negatives;
 pub mod service_info;
 pub mod to0;
 pub mod to1;

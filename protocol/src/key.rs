@@ -53,9 +53,16 @@ impl PublicKey {
     /// Writes `key` in the X509 form.
     pub fn x509(key: &VerifyingKey) -> Self {
         let raw = cbor::encode(|w| {
-            w.array(3).uint(type_number(key.curve())).uint(ENC_X509).bytes(&key.to_spki_der());
+            w.array(3)
+                .uint(type_number(key.curve()))
+                .uint(ENC_X509)
+                .bytes(&key.to_spki_der());
         });
-        Self { raw, key: key.clone(), chain: Vec::new() }
+        Self {
+            raw,
+            key: key.clone(),
+            chain: Vec::new(),
+        }
     }
 
     /// Reads exactly one encoded key.
@@ -82,7 +89,11 @@ impl PublicKey {
         if key.curve() != curve {
             return Err(KeyError::BadBody);
         }
-        Ok(Self { raw: raw.to_vec(), key, chain })
+        Ok(Self {
+            raw: raw.to_vec(),
+            key,
+            chain,
+        })
     }
 
     /// The exact encoding.

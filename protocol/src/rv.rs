@@ -131,7 +131,9 @@ impl RendezvousInfo {
             w.array(directives.len());
             for directive in &directives {
                 w.array(directive.len());
-                directive.iter().for_each(|instruction| instruction.encode(w));
+                directive
+                    .iter()
+                    .for_each(|instruction| instruction.encode(w));
             }
         });
         // Reading it back applies the same bounds as to a peer's.
@@ -161,7 +163,10 @@ impl RendezvousInfo {
             })
             .collect::<Result<_, CborError>>()?;
         r.end()?;
-        Ok(Self { raw: raw.to_vec(), directives })
+        Ok(Self {
+            raw: raw.to_vec(),
+            directives,
+        })
     }
 
     /// The exact encoding.
@@ -197,8 +202,12 @@ impl RendezvousInfo {
         skip: &Instruction,
         port: impl Fn(&Instruction) -> Option<u16>,
     ) -> Vec<Contact> {
-        let mine = self.directives.iter().filter(|directive| !directive.contains(skip));
-        mine.filter_map(|directive| contact(directive, &port)).collect()
+        let mine = self
+            .directives
+            .iter()
+            .filter(|directive| !directive.contains(skip));
+        mine.filter_map(|directive| contact(directive, &port))
+            .collect()
     }
 }
 
@@ -250,19 +259,22 @@ impl Instruction {
             Self::Ip(ip) => (variable::IP_ADDRESS, wrapped(&|w| encode_ip(*ip, w))),
             Self::Dns(name) => (variable::DNS, wrapped(&|w| _ = w.text(name))),
             Self::DevPort(port) => (variable::DEV_PORT, wrapped(&|w| _ = w.uint((*port).into()))),
-            Self::OwnerPort(port) => {
-                (variable::OWNER_PORT, wrapped(&|w| _ = w.uint((*port).into())))
-            }
+            Self::OwnerPort(port) => (
+                variable::OWNER_PORT,
+                wrapped(&|w| _ = w.uint((*port).into())),
+            ),
             Self::ServerCertHash(hash) => {
                 (variable::SERVER_CERT_HASH, wrapped(&|w| hash.encode(w)))
             }
             Self::CaCertHash(hash) => (variable::CA_CERT_HASH, wrapped(&|w| hash.encode(w))),
-            Self::Protocol(protocol) => {
-                (variable::PROTOCOL, wrapped(&|w| _ = w.uint(protocol.number().into())))
-            }
-            Self::DelaySecs(secs) => {
-                (variable::DELAY_SECS, wrapped(&|w| _ = w.uint((*secs).into())))
-            }
+            Self::Protocol(protocol) => (
+                variable::PROTOCOL,
+                wrapped(&|w| _ = w.uint(protocol.number().into())),
+            ),
+            Self::DelaySecs(secs) => (
+                variable::DELAY_SECS,
+                wrapped(&|w| _ = w.uint((*secs).into())),
+            ),
             Self::Other(number, value) => (u64::from(*number), value.clone()),
         };
         w.array(1 + usize::from(value.is_some())).uint(number);
@@ -275,7 +287,11 @@ impl Instruction {
     fn decode(r: &mut Reader<'_>) -> Result<Self, CborError> {
         let len = r.array_len(2)?;
         let number: u8 = r.small()?;
-        let value = if len == 2 { Some(r.bytes(MAX_VALUE)?) } else { None };
+        let value = if len == 2 {
+            Some(r.bytes(MAX_VALUE)?)
+        } else {
+            None
+        };
         let needed = || value.ok_or(CborError::Value("rendezvous instruction without its value"));
         Ok(match u64::from(number) {
             variable::DEV_ONLY => Self::DevOnly,
@@ -395,6 +411,11 @@ impl To2Address {
         if ip.is_none() && dns.is_none() {
             return Err(CborError::Value("owner address without host"));
         }
-        Ok(Self { ip, dns, port, protocol })
+        Ok(Self {
+            ip,
+            dns,
+            port,
+            protocol,
+        })
     }
 }

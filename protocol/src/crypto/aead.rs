@@ -32,7 +32,9 @@ impl AeadSuite {
 
     /// The suite of a COSE algorithm number, if we speak it.
     pub fn from_number(number: i64) -> Option<Self> {
-        [Self::A128Gcm, Self::A256Gcm].into_iter().find(|suite| suite.number() == number)
+        [Self::A128Gcm, Self::A256Gcm]
+            .into_iter()
+            .find(|suite| suite.number() == number)
     }
 
     /// Key length in bytes.
@@ -79,7 +81,10 @@ impl Aead {
             AeadSuite::A256Gcm => &AES_256_GCM,
         };
         let key = UnboundKey::new(algorithm, &key.0).map_err(|_| CryptoError::BadSeal)?;
-        Ok(Self { suite, key: LessSafeKey::new(key) })
+        Ok(Self {
+            suite,
+            key: LessSafeKey::new(key),
+        })
     }
 
     /// The suite.
@@ -110,7 +115,11 @@ impl Aead {
         let mut text = sealed.to_vec();
         let len = self
             .key
-            .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut text)
+            .open_in_place(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(aad),
+                &mut text,
+            )
             .map_err(|_| CryptoError::BadSeal)?
             .len();
         text.truncate(len);

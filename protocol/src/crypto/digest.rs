@@ -42,7 +42,9 @@ impl HashAlg {
     }
 
     fn from_number(number: i64) -> Option<Self> {
-        [Self::Sha256, Self::Sha384].into_iter().find(|alg| alg.number() == number)
+        [Self::Sha256, Self::Sha384]
+            .into_iter()
+            .find(|alg| alg.number() == number)
     }
 }
 
@@ -73,7 +75,9 @@ impl MacAlg {
     }
 
     fn from_number(number: i64) -> Option<Self> {
-        [Self::HmacSha256, Self::HmacSha384].into_iter().find(|alg| alg.number() == number)
+        [Self::HmacSha256, Self::HmacSha384]
+            .into_iter()
+            .find(|alg| alg.number() == number)
     }
 }
 
@@ -90,7 +94,10 @@ impl Hash {
         if value.len() != alg.value_len() {
             return Err(CryptoError::BadHashLength);
         }
-        Ok(Self { alg, value: value.into() })
+        Ok(Self {
+            alg,
+            value: value.into(),
+        })
     }
 
     /// The algorithm.
@@ -125,7 +132,9 @@ impl Hash {
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hash({:?}, ", self.alg)?;
-        self.value[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.value[..4]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("..)")
     }
 }
@@ -143,7 +152,10 @@ impl Mac {
         if value.len() != alg.hash_alg().value_len() {
             return Err(CryptoError::BadHashLength);
         }
-        Ok(Self { alg, value: value.into() })
+        Ok(Self {
+            alg,
+            value: value.into(),
+        })
     }
 
     /// The algorithm.
@@ -223,13 +235,19 @@ pub fn hash_parts(alg: HashAlg, parts: &[&[u8]]) -> Hash {
         HashAlg::Sha384 => &ring::digest::SHA384,
     });
     parts.iter().for_each(|part| context.update(part));
-    Hash { alg, value: context.finish().as_ref().into() }
+    Hash {
+        alg,
+        value: context.finish().as_ref().into(),
+    }
 }
 
 /// HMAC of `text` under the device's secret.
 pub fn hmac(alg: MacAlg, secret: &HmacSecret, text: &[u8]) -> Mac {
     let key = ring::hmac::Key::new(ring_hmac(alg), &secret.0[..]);
-    Mac { alg, value: ring::hmac::sign(&key, text).as_ref().into() }
+    Mac {
+        alg,
+        value: ring::hmac::sign(&key, text).as_ref().into(),
+    }
 }
 
 fn ring_hmac(alg: MacAlg) -> ring::hmac::Algorithm {

@@ -43,7 +43,9 @@ impl EcdhParameter {
     pub fn parse(bytes: &[u8]) -> Result<Self, CryptoError> {
         let mut rest = bytes;
         let mut part = || -> Result<&[u8], CryptoError> {
-            let (len, tail) = rest.split_first_chunk::<2>().ok_or(CryptoError::BadExchange)?;
+            let (len, tail) = rest
+                .split_first_chunk::<2>()
+                .ok_or(CryptoError::BadExchange)?;
             let (part, tail) = tail
                 .split_at_checked(usize::from(u16::from_be_bytes(*len)))
                 .ok_or(CryptoError::BadExchange)?;
@@ -56,7 +58,10 @@ impl EcdhParameter {
         }
         let key = VerifyingKey::from_coordinates(Curve::P256, x, y)
             .map_err(|_| CryptoError::BadExchange)?;
-        Ok(Self { key, random: random.to_vec() })
+        Ok(Self {
+            key,
+            random: random.to_vec(),
+        })
     }
 }
 
@@ -80,7 +85,10 @@ impl EcdhSecret {
         let mut random = vec![0; RANDOM];
         rng.fill_bytes(&mut random);
         let key = VerifyingKey::from_p256(&p256::ecdsa::VerifyingKey::from(secret.public_key()));
-        Self { secret, parameter: EcdhParameter { key, random } }
+        Self {
+            secret,
+            parameter: EcdhParameter { key, random },
+        }
     }
 
     /// The half to send.
@@ -130,7 +138,14 @@ pub fn kdf(secret: &[u8], context_random: &[u8], len: usize) -> Zeroizing<Vec<u8
     let mut out = Zeroizing::new(Vec::with_capacity(2 * KDF_BLOCK));
     for i in 1..=len.div_ceil(KDF_BLOCK) as u8 {
         let mut context = ring::hmac::Context::with_key(&key);
-        for part in [&[i][..], KDF_LABEL, &[0], KDF_CONTEXT, context_random, &bits.to_be_bytes()] {
+        for part in [
+            &[i][..],
+            KDF_LABEL,
+            &[0],
+            KDF_CONTEXT,
+            context_random,
+            &bits.to_be_bytes(),
+        ] {
             context.update(part);
         }
         out.extend_from_slice(context.sign().as_ref());
@@ -144,7 +159,10 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
     }
 
     #[test]
@@ -157,7 +175,10 @@ mod tests {
             kdf(&secret, &[], 32).as_slice(),
             hex("e5e959c8cbdd5989c819f7ea8c69bcb3f70a442830ba235c5aa0b4047d0cda0b")
         );
-        assert_eq!(kdf(&secret, &[], 16).as_slice(), hex("4738aba03ce2a9c1d53e27a14e8cfcf8"));
+        assert_eq!(
+            kdf(&secret, &[], 16).as_slice(),
+            hex("4738aba03ce2a9c1d53e27a14e8cfcf8")
+        );
         assert_eq!(kdf(&secret, &[], 48).len(), 48);
     }
 }

@@ -21,7 +21,9 @@ pub struct SigningKey {
 impl SigningKey {
     /// Draws a new key from `rng`.
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
-        Self { inner: p256::ecdsa::SigningKey::generate_from_rng(rng) }
+        Self {
+            inner: p256::ecdsa::SigningKey::generate_from_rng(rng),
+        }
     }
 
     /// Reads a PKCS#8 `PrivateKeyInfo` (DER) of a P-256 key.
@@ -33,7 +35,10 @@ impl SigningKey {
 
     /// The key as PKCS#8 DER with its public half, as TLS stacks read it.
     pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
-        let document = self.inner.to_pkcs8_der().expect("a valid P-256 key always encodes");
+        let document = self
+            .inner
+            .to_pkcs8_der()
+            .expect("a valid P-256 key always encodes");
         Zeroizing::new(document.as_bytes().to_vec())
     }
 

@@ -77,7 +77,10 @@ impl VerifyingKey {
         if curve == Curve::P256 && p256::PublicKey::from_sec1_bytes(point).is_err() {
             return Err(CryptoError::BadPublicKey);
         }
-        Ok(Self { curve, point: point.into() })
+        Ok(Self {
+            curve,
+            point: point.into(),
+        })
     }
 
     /// Reads affine coordinates; shorter ones are padded on the left.
@@ -94,7 +97,10 @@ impl VerifyingKey {
     }
 
     pub(super) fn from_p256(key: &p256::ecdsa::VerifyingKey) -> Self {
-        Self { curve: Curve::P256, point: key.to_sec1_point(false).as_bytes().into() }
+        Self {
+            curve: Curve::P256,
+            point: key.to_sec1_point(false).as_bytes().into(),
+        }
     }
 
     /// The key as DER SubjectPublicKeyInfo: 91 bytes (P-256) or 120 bytes (P-384).
@@ -143,7 +149,9 @@ impl VerifyingKey {
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VerifyingKey({:?}, ", self.curve)?;
-        self.point[1..9].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.point[1..9]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("..)")
     }
 }

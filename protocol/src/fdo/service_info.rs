@@ -13,6 +13,8 @@ use crate::wire::cbor::{self, CborError, Reader, Writer};
 pub const DEFAULT_MTU: u16 = 1300;
 /// Smallest message size that a peer may ask for; below it we use this one.
 pub const MIN_MTU: u16 = 256;
+/// Largest message size that we use or ask for: sealed, it still fits a body of 65535 bytes.
+pub const MAX_MTU: u16 = 65_000;
 /// Largest value of one item, put together.
 pub const MAX_ITEM: usize = 64 * 1024;
 /// Most rounds (68/69) of one session.
@@ -86,7 +88,7 @@ impl Outbox {
 
     /// Takes out as much as fits a message of `mtu` bytes, encoded as a ServiceInfo array.
     pub(super) fn fill(&mut self, mtu: u16) -> Vec<u8> {
-        let mut room = usize::from(mtu.max(MIN_MTU)) - FRAME - ARRAY_HEAD;
+        let mut room = usize::from(mtu.clamp(MIN_MTU, MAX_MTU)) - FRAME - ARRAY_HEAD;
         let mut pairs = Vec::new();
         while let Some(first) = self.queue.front()
             && pairs.len() < MAX_PAIRS

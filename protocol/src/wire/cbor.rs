@@ -45,7 +45,11 @@ pub enum CborError {
 /// Checks that `bytes` are exactly one item within all rules of this room.
 pub fn check(bytes: &[u8]) -> Result<(), CborError> {
     let end = item_end(bytes, 0)?;
-    if end == bytes.len() { Ok(()) } else { Err(CborError::Trailing) }
+    if end == bytes.len() {
+        Ok(())
+    } else {
+        Err(CborError::Trailing)
+    }
 }
 
 /// Length of the item at the head of `bytes`, or none if `bytes` end inside it. For texts that
@@ -120,7 +124,13 @@ impl Head {
         let first = *bytes.get(at).ok_or(CborError::Truncated)?;
         let (major, low) = (first >> 5, first & 0x1f);
         let width = match low {
-            0..=23 => return Ok(Self { major, argument: u64::from(low), len: 1 }),
+            0..=23 => {
+                return Ok(Self {
+                    major,
+                    argument: u64::from(low),
+                    len: 1,
+                });
+            }
             24 => 1,
             25 => 2,
             26 => 4,
@@ -128,8 +138,12 @@ impl Head {
             31 if (2..=5).contains(&major) => return Err(CborError::Indefinite),
             _ => return Err(CborError::Malformed),
         };
-        let field = bytes.get(at + 1..at + 1 + width).ok_or(CborError::Truncated)?;
-        let argument = field.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+        let field = bytes
+            .get(at + 1..at + 1 + width)
+            .ok_or(CborError::Truncated)?;
+        let argument = field
+            .iter()
+            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
         // For major type 7 the argument is a float or a simple value: only the latter has a rule.
         let least = match (major, width) {
             (7, 1) => 32,
@@ -142,7 +156,11 @@ impl Head {
         if argument < least {
             return Err(CborError::NotShortest);
         }
-        Ok(Self { major, argument, len: 1 + width })
+        Ok(Self {
+            major,
+            argument,
+            len: 1 + width,
+        })
     }
 }
 
@@ -179,7 +197,9 @@ impl<'a> Reader<'a> {
     /// Checks that `bytes` are exactly one well-formed item and starts reading it.
     pub fn new(bytes: &'a [u8]) -> Result<Self, CborError> {
         check(bytes)?;
-        Ok(Self { decoder: minicbor::Decoder::new(bytes) })
+        Ok(Self {
+            decoder: minicbor::Decoder::new(bytes),
+        })
     }
 
     /// What comes next, without reading it.
@@ -209,24 +229,36 @@ impl<'a> Reader<'a> {
 
     /// The head of an array of exactly `len` elements.
     pub fn array(&mut self, len: usize) -> Result<(), CborError> {
-        if self.array_len(len)? == len { Ok(()) } else { Err(CborError::Value("array length")) }
+        if self.array_len(len)? == len {
+            Ok(())
+        } else {
+            Err(CborError::Value("array length"))
+        }
     }
 
     /// The head of an array; its length, at most `max`.
     pub fn array_len(&mut self, max: usize) -> Result<usize, CborError> {
-        let len = self.decoder.array().map_err(|_| CborError::Expected("an array"))?;
+        let len = self
+            .decoder
+            .array()
+            .map_err(|_| CborError::Expected("an array"))?;
         bounded(len, max, "array")
     }
 
     /// The head of a map; its number of pairs, at most `max`.
     pub fn map_len(&mut self, max: usize) -> Result<usize, CborError> {
-        let len = self.decoder.map().map_err(|_| CborError::Expected("a map"))?;
+        let len = self
+            .decoder
+            .map()
+            .map_err(|_| CborError::Expected("a map"))?;
         bounded(len, max, "map")
     }
 
     /// An unsigned integer.
     pub fn uint(&mut self) -> Result<u64, CborError> {
-        self.decoder.u64().map_err(|_| CborError::Expected("an unsigned integer"))
+        self.decoder
+            .u64()
+            .map_err(|_| CborError::Expected("an unsigned integer"))
     }
 
     /// An unsigned integer that fits the asked type (`u8`, `u16`, `u32`).
@@ -236,30 +268,50 @@ impl<'a> Reader<'a> {
 
     /// An integer of either sign.
     pub fn int(&mut self) -> Result<i64, CborError> {
-        self.decoder.i64().map_err(|_| CborError::Expected("an integer"))
+        self.decoder
+            .i64()
+            .map_err(|_| CborError::Expected("an integer"))
     }
 
     /// A byte string of at most `max` bytes.
     pub fn bytes(&mut self, max: usize) -> Result<&'a [u8], CborError> {
-        let bytes = self.decoder.bytes().map_err(|_| CborError::Expected("a byte string"))?;
-        if bytes.len() > max { Err(CborError::TooLong("byte string")) } else { Ok(bytes) }
+        let bytes = self
+            .decoder
+            .bytes()
+            .map_err(|_| CborError::Expected("a byte string"))?;
+        if bytes.len() > max {
+            Err(CborError::TooLong("byte string"))
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// A byte string of exactly `N` bytes.
     pub fn bytes_exact<const N: usize>(&mut self) -> Result<[u8; N], CborError> {
         let bytes = self.bytes(N)?;
-        bytes.try_into().map_err(|_| CborError::Value("byte string length"))
+        bytes
+            .try_into()
+            .map_err(|_| CborError::Value("byte string length"))
     }
 
     /// A text string of at most `max` bytes of UTF-8.
     pub fn text(&mut self, max: usize) -> Result<&'a str, CborError> {
-        let text = self.decoder.str().map_err(|_| CborError::Expected("a text string"))?;
-        if text.len() > max { Err(CborError::TooLong("text string")) } else { Ok(text) }
+        let text = self
+            .decoder
+            .str()
+            .map_err(|_| CborError::Expected("a text string"))?;
+        if text.len() > max {
+            Err(CborError::TooLong("text string"))
+        } else {
+            Ok(text)
+        }
     }
 
     /// `true` or `false`.
     pub fn bool(&mut self) -> Result<bool, CborError> {
-        self.decoder.bool().map_err(|_| CborError::Expected("true or false"))
+        self.decoder
+            .bool()
+            .map_err(|_| CborError::Expected("true or false"))
     }
 
     /// Consumes a `null` if it comes next; tells whether it did.
@@ -269,8 +321,15 @@ impl<'a> Reader<'a> {
 
     /// The tag `number`.
     pub fn tag(&mut self, number: u64) -> Result<(), CborError> {
-        let tag = self.decoder.tag().map_err(|_| CborError::Expected("a tag"))?;
-        if tag.as_u64() == number { Ok(()) } else { Err(CborError::Value("tag")) }
+        let tag = self
+            .decoder
+            .tag()
+            .map_err(|_| CborError::Expected("a tag"))?;
+        if tag.as_u64() == number {
+            Ok(())
+        } else {
+            Err(CborError::Value("tag"))
+        }
     }
 
     /// The exact bytes of the next item, skipping it.
@@ -298,7 +357,10 @@ impl<'a> Reader<'a> {
 
 fn bounded(len: Option<u64>, max: usize, what: &'static str) -> Result<usize, CborError> {
     let len = len.ok_or(CborError::Indefinite)?;
-    usize::try_from(len).ok().filter(|len| *len <= max).ok_or(CborError::TooLong(what))
+    usize::try_from(len)
+        .ok()
+        .filter(|len| *len <= max)
+        .ok_or(CborError::TooLong(what))
 }
 
 /// Writes shortest-form, definite-length CBOR into a growing buffer. Calls chain.
@@ -312,7 +374,9 @@ const NEVER_FAILS: &str = "writing to a Vec never fails";
 impl Writer {
     /// An empty text.
     pub fn new() -> Self {
-        Self { encoder: minicbor::Encoder::new(Vec::new()) }
+        Self {
+            encoder: minicbor::Encoder::new(Vec::new()),
+        }
     }
 
     /// Head of an array of `len` elements, which follow.
@@ -365,7 +429,9 @@ impl Writer {
 
     /// A tag; the tagged item follows.
     pub fn tag(&mut self, number: u64) -> &mut Self {
-        self.encoder.tag(minicbor::data::Tag::new(number)).expect(NEVER_FAILS);
+        self.encoder
+            .tag(minicbor::data::Tag::new(number))
+            .expect(NEVER_FAILS);
         self
     }
 
@@ -401,7 +467,13 @@ mod tests {
     #[test]
     fn reader_accepts_what_writer_writes() {
         let text = encode(|w| {
-            w.array(8).uint(70_000).int(-17).bytes(&[1, 2]).text("ü").bool(true).null();
+            w.array(8)
+                .uint(70_000)
+                .int(-17)
+                .bytes(&[1, 2])
+                .text("ü")
+                .bool(true)
+                .null();
             w.tag(18).array(0).map(1).int(-1).uint(0);
         });
         let mut r = Reader::new(&text).unwrap();
@@ -425,12 +497,21 @@ mod tests {
         for (text, fault) in [
             (&[][..], CborError::Truncated),
             (&[0x82, 0x00], CborError::Truncated),
-            (&[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], CborError::Truncated),
-            (&[0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], CborError::Truncated),
+            (
+                &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+                CborError::Truncated,
+            ),
+            (
+                &[0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+                CborError::Truncated,
+            ),
             (&[0x00, 0x00], CborError::Trailing),
             (&[0x18, 0x17], CborError::NotShortest),
             (&[0x19, 0x00, 0xff], CborError::NotShortest),
-            (&[0x1b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], CborError::NotShortest),
+            (
+                &[0x1b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+                CborError::NotShortest,
+            ),
             (&[0x58, 0x01, 0x00], CborError::NotShortest),
             (&[0x9f, 0xff], CborError::Indefinite),
             (&[0x5f, 0xff], CborError::Indefinite),
@@ -447,7 +528,10 @@ mod tests {
     fn bounds_and_types_are_told_apart() {
         let mut r = Reader::new(&[0x43, 1, 2, 3]).unwrap();
         assert_eq!(r.clone().bytes(2), Err(CborError::TooLong("byte string")));
-        assert_eq!(r.clone().uint(), Err(CborError::Expected("an unsigned integer")));
+        assert_eq!(
+            r.clone().uint(),
+            Err(CborError::Expected("an unsigned integer"))
+        );
         assert_eq!(r.clone().end(), Err(CborError::Trailing));
         assert_eq!(r.bytes(3), Ok(&[1, 2, 3][..]));
     }

@@ -78,7 +78,14 @@ impl Sign1 {
             unprotected.encode(w);
             w.bytes(payload).bytes(&signature);
         });
-        Self { raw, protected, unprotected, payload: payload.to_vec(), signature, curve }
+        Self {
+            raw,
+            protected,
+            unprotected,
+            payload: payload.to_vec(),
+            signature,
+            curve,
+        }
     }
 
     /// Reads a tagged `COSE_Sign1`; the signature is not verified yet.
@@ -110,7 +117,10 @@ impl Sign1 {
         if key.curve() != self.curve {
             return Err(CoseError::WrongAlgorithm);
         }
-        key.verify(&to_be_signed(&self.protected, &self.payload), &self.signature)?;
+        key.verify(
+            &to_be_signed(&self.protected, &self.payload),
+            &self.signature,
+        )?;
         Ok(())
     }
 
@@ -142,13 +152,17 @@ impl Headers {
         debug_assert!(self.get(label).is_none(), "a header label occurs once");
         self.entries.push((label, value));
         // Shorter encodings first, then bytewise: the order of deterministic CBOR.
-        self.entries.sort_by_key(|(label, _)| cbor::encode(|w| _ = w.int(*label)));
+        self.entries
+            .sort_by_key(|(label, _)| cbor::encode(|w| _ = w.int(*label)));
         self
     }
 
     /// The encoded value under `label`.
     pub fn get(&self, label: i64) -> Option<&[u8]> {
-        self.entries.iter().find(|(at, _)| *at == label).map(|(_, value)| value.as_slice())
+        self.entries
+            .iter()
+            .find(|(at, _)| *at == label)
+            .map(|(_, value)| value.as_slice())
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -246,7 +260,14 @@ fn signature_curve(number: i64) -> Result<Curve, CoseError> {
 
 /// `Sig_structure = ["Signature1", protected, h'', payload]`.
 fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
-    cbor::encode(|w| _ = w.array(4).text("Signature1").bytes(protected).bytes(&[]).bytes(payload))
+    cbor::encode(|w| {
+        _ = w
+            .array(4)
+            .text("Signature1")
+            .bytes(protected)
+            .bytes(&[])
+            .bytes(payload)
+    })
 }
 
 /// `Enc_structure = ["Encrypt0", protected, h'']`.

@@ -9,7 +9,7 @@ use super::{
 use crate::credential::DeviceCredential;
 use crate::crypto::{AeadSuite, EcdhParameter, EcdhSecret, Hash, HmacSecret, Mac, hmac};
 use crate::fdo::message::{Message, MessageType, Nonce, read_body};
-use crate::fdo::service_info::{Inbox, Item, Outbox, nothing};
+use crate::fdo::service_info::{Inbox, Item, MAX_MTU, Outbox, nothing};
 use crate::fdo::to1::{self, To1d};
 use crate::fdo::{Error, eat};
 use crate::id::Guid;
@@ -41,7 +41,7 @@ impl Default for Options {
             to1d: None,
             suite: AeadSuite::A256Gcm,
             allow_reuse: false,
-            max_service_info: u16::MAX,
+            max_service_info: MAX_MTU,
             max_entries: DEFAULT_MAX_ENTRIES,
         }
     }
@@ -121,6 +121,17 @@ impl DeviceSession {
             State::ExpectReady(_) => MessageType::To2OwnerServiceInfoReady,
             State::ExpectServiceInfo(_) => MessageType::To2OwnerServiceInfo,
             State::ExpectDone2(_) => MessageType::To2Done2,
+        }
+    }
+
+    /// Seals another text than the session would (for tests of the owner).
+    #[cfg(test)]
+    pub(super) fn seal(&self, kind: MessageType, body: &[u8], rng: &mut dyn CryptoRng) -> Message {
+        match &self.state {
+            State::ExpectReady(talk) | State::ExpectServiceInfo(talk) => {
+                talk.tunnel.seal(kind, body, rng)
+            }
+            other => panic!("no tunnel in {other:?}"),
         }
     }
 
@@ -388,7 +399,7 @@ impl ExpectSetupDevice {
                 Some((_, mac)) => mac.encode(w),
                 None => _ = w.null(),
             }
-            w.uint(run.options.max_service_info.into());
+            w.uint(run.options.max_service_info.min(MAX_MTU).into());
         });
         let reply = self
             .tunnel

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::crypto::{AeadSuite, EcdhParameter, EcdhSecret, Mac, SigningKey, hash};
 use crate::fdo::message::{Message, MessageType, Nonce, read_body};
-use crate::fdo::service_info::{DevMod, DevModInbox, Inbox, Item, Outbox, nothing};
+use crate::fdo::service_info::{DevMod, DevModInbox, Inbox, Item, MAX_MTU, Outbox, nothing};
 use crate::fdo::{Error, eat, to1};
 use crate::id::Guid;
 use crate::key::PublicKey;
@@ -52,7 +52,7 @@ pub struct Terms {
     pub key: SigningKey,
     /// What becomes of the credential.
     pub replacement: Replacement,
-    /// Largest ServiceInfo message that the owner accepts.
+    /// Largest ServiceInfo message that the owner accepts, at most [`MAX_MTU`].
     pub max_service_info: u16,
 }
 
@@ -378,7 +378,8 @@ impl ExpectReady {
                 });
             }
         };
-        let body = cbor::encode(|w| _ = w.array(1).uint(run.terms.max_service_info.into()));
+        let mtu_of_ours = run.terms.max_service_info.min(MAX_MTU);
+        let body = cbor::encode(|w| _ = w.array(1).uint(mtu_of_ours.into()));
         let reply = self
             .tunnel
             .seal(MessageType::To2OwnerServiceInfoReady, &body, rng);
