@@ -202,7 +202,11 @@ impl<T> Drain<T> {
     /// that run low. Its cost grows with the number of topics: ask once per batch, not per row.
     #[must_use]
     pub fn wants(&self) -> Option<Want> {
-        let page = |after| Want { after, max: self.settings.page, grown: self.grown };
+        let page = |after| Want {
+            after,
+            max: self.settings.page,
+            grown: self.grown,
+        };
         let refill = |beyond: RowId| page(RowId(beyond.0 - 1));
         if let Some(beyond) = self.hungriest(0) {
             return Some(refill(beyond));
@@ -219,7 +223,11 @@ impl<T> Drain<T> {
         let may_hold = |queue: &&Queue<T>| {
             queue.held() == 0 || (!self.full && queue.held() < self.settings.rows_per_topic)
         };
-        let hungry = self.queues.values().filter(|queue| queue.waiting() <= low).filter(may_hold);
+        let hungry = self
+            .queues
+            .values()
+            .filter(|queue| queue.waiting() <= low)
+            .filter(may_hold);
         hungry.filter_map(Queue::beyond).min()
     }
 
@@ -237,7 +245,10 @@ impl<T> Drain<T> {
         }
         let (mut end, mut crowded) = (after, false);
         for row in rows {
-            debug_assert!(row.id > end, "a page is in order and holds only what was asked for");
+            debug_assert!(
+                row.id > end,
+                "a page is in order and holds only what was asked for"
+            );
             let id = row.id;
             crowded = !self.take(after, row);
             if crowded {
@@ -261,7 +272,13 @@ impl<T> Drain<T> {
 
     /// Takes a row or marks that its topic has more; false when there is no place for its topic.
     fn take(&mut self, after: RowId, offered: Offered<T>) -> bool {
-        let Offered { id, topic, class, size, item } = offered;
+        let Offered {
+            id,
+            topic,
+            class,
+            size,
+            item,
+        } = offered;
         let key = (class, topic);
         let fresh = id > self.frontier;
         if fresh && !self.queues.contains_key(&key) {
@@ -270,7 +287,9 @@ impl<T> Drain<T> {
             }
             self.queues.insert(key.clone(), Queue::new());
         }
-        let Some(queue) = self.queues.get_mut(&key) else { return true };
+        let Some(queue) = self.queues.get_mut(&key) else {
+            return true;
+        };
         let wanted = match queue.beyond() {
             Some(beyond) => id >= beyond && after < beyond,
             None => fresh,
@@ -286,7 +305,13 @@ impl<T> Drain<T> {
             queue.overflow(id);
             return true;
         }
-        queue.push(queue::Row { id, size, item, again: false, refusals: 0 });
+        queue.push(queue::Row {
+            id,
+            size,
+            item,
+            again: false,
+            refusals: 0,
+        });
         self.held_rows += 1;
         self.held_bytes += size;
         if queue.wakes() {
@@ -298,7 +323,11 @@ impl<T> Drain<T> {
     /// The next row to send, if the window has a place; it is under way from now on.
     pub fn next(&mut self) -> Option<Sending<'_, T>> {
         let normal = self.under_way.len() - self.urgent_under_way;
-        let for_normal = self.settings.window.saturating_sub(self.settings.urgent_reserve).max(1);
+        let for_normal = self
+            .settings
+            .window
+            .saturating_sub(self.settings.urgent_reserve)
+            .max(1);
         let free = self.under_way.len() < self.settings.window;
         let class = match () {
             () if free && !self.turns[0].is_empty() => Class::Urgent,
@@ -306,7 +335,10 @@ impl<T> Drain<T> {
             () => return None,
         };
         let key = self.turns[class as usize].pop_front()?;
-        let queue = self.queues.get_mut(&key).expect("a key in turn has its queue");
+        let queue = self
+            .queues
+            .get_mut(&key)
+            .expect("a key in turn has its queue");
         let row = queue.pop().expect("a key in turn has something to send");
         if queue.ready() {
             self.turns[class as usize].push_back(key.clone());
@@ -315,8 +347,16 @@ impl<T> Drain<T> {
         }
         self.urgent_under_way += usize::from(class == Class::Urgent);
         let id = row.id;
-        let row = &self.under_way.entry(id).or_insert(UnderWay { key, row }).row;
-        Some(Sending { id, item: &row.item, again: row.again })
+        let row = &self
+            .under_way
+            .entry(id)
+            .or_insert(UnderWay { key, row })
+            .row;
+        Some(Sending {
+            id,
+            item: &row.item,
+            again: row.again,
+        })
     }
 
     /// An acknowledgement came: gives the item back, once; the journal row may go.
@@ -329,7 +369,9 @@ impl<T> Drain<T> {
 
     /// The receiver refused a row.
     pub fn refused(&mut self, id: RowId, refusal: Refusal) -> Refused<T> {
-        let Some((key, mut row)) = self.settle(id) else { return Refused::Unknown };
+        let Some((key, mut row)) = self.settle(id) else {
+            return Refused::Unknown;
+        };
         row.refusals += 1;
         if refusal == Refusal::Never || row.refusals >= self.settings.attempts {
             self.let_go(row.size);
@@ -365,7 +407,8 @@ impl<T> Drain<T> {
     pub fn link_lost(&mut self) {
         self.urgent_under_way = 0;
         // From the last to the first, so that each lands before those put back already.
-        for (_, UnderWay { key, mut row }) in std::mem::take(&mut self.under_way).into_iter().rev() {
+        for (_, UnderWay { key, mut row }) in std::mem::take(&mut self.under_way).into_iter().rev()
+        {
             row.again = true;
             let queue = self.queues.entry(key).or_insert_with(Queue::new);
             queue.settled();

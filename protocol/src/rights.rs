@@ -63,17 +63,28 @@ impl Rights {
                 Self {
                     publish: vec![
                         Filter::up_of(&site, device),
-                        Filter::exactly(&Topic::ServiceReported { site: site.clone(), device }),
+                        Filter::exactly(&Topic::ServiceReported {
+                            site: site.clone(),
+                            device,
+                        }),
                     ],
                     subscribe: vec![Filter::of_device(&site, device)],
                     shared: false,
                 }
             }
-            Party::Service { device, service, site } => {
+            Party::Service {
+                device,
+                service,
+                site,
+            } => {
                 let (site, service, device) = (site.clone(), service.clone(), *device);
                 let (to, from) = (site.clone(), service.clone());
                 Self {
-                    publish: vec![Filter::exactly(&Topic::Telemetry { site, service, device })],
+                    publish: vec![Filter::exactly(&Topic::Telemetry {
+                        site,
+                        service,
+                        device,
+                    })],
                     subscribe: vec![Filter::exactly(&Topic::Command {
                         site: to,
                         service: from,
@@ -84,7 +95,11 @@ impl Rights {
             }
             Party::Gateway { site, .. } => {
                 let all = vec![Filter::of_site(site), Filter::services_of(site)];
-                Self { publish: all.clone(), subscribe: all, shared: false }
+                Self {
+                    publish: all.clone(),
+                    subscribe: all,
+                    shared: false,
+                }
             }
             Party::Client { site, .. } => patterns.map_or_else(Self::none, |granted| {
                 let bound = site.as_ref().filter(|_| *place == Place::Cloud);
@@ -96,7 +111,11 @@ impl Rights {
             }),
             Party::Cloud { .. } => {
                 let all = Filter::everything().to_vec();
-                Self { publish: all.clone(), subscribe: all, shared: false }
+                Self {
+                    publish: all.clone(),
+                    subscribe: all,
+                    shared: false,
+                }
             }
         }
     }
@@ -123,12 +142,19 @@ impl Rights {
     }
 
     /// Whether it may subscribe to this filter, as SUBSCRIBE carries it: every topic that the
-    /// filter could match must be allowed; a share group only to those who may share.
+    /// filter could match must be allowed; a share group only to those who may share. A filter in
+    /// `hf` or `svc` that could match no topic of the tree (`..`, empty levels) is refused too.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> bool {
-        let Ok(asked) = filter.parse::<SharedFilter>() else { return false };
+        let Ok(asked) = filter.parse::<SharedFilter>() else {
+            return false;
+        };
         (asked.group.is_none() || self.shared)
-            && self.subscribe.iter().any(|rule| rule.contains(&asked.filter))
+            && (!Topic::claims(asked.filter.as_str()) || asked.filter.is_plain())
+            && self
+                .subscribe
+                .iter()
+                .any(|rule| rule.contains(&asked.filter))
     }
 
     /// Whether a message of this topic may be delivered to it.
@@ -140,7 +166,9 @@ impl Rights {
 
 /// Those of `filters` that lie wholly inside the site, all of them when there is no bound.
 fn within(bound: Option<&SiteId>, filters: &[Filter]) -> Vec<Filter> {
-    let Some(site) = bound else { return filters.to_vec() };
+    let Some(site) = bound else {
+        return filters.to_vec();
+    };
     let (tree, services) = (Filter::of_site(site), Filter::services_of(site));
     let inside = |filter: &&Filter| tree.contains(filter) || services.contains(filter);
     filters.iter().filter(inside).cloned().collect()

@@ -30,7 +30,8 @@ pub const SERVICE_ROOT: &str = "svc";
 /// Version segment of both trees.
 pub const VERSION: &str = "v1";
 
-/// The free part of a device's topic: one to four segments of `[A-Za-z0-9._-]{1,64}`.
+/// The free part of a device's topic: one to four segments of `[A-Za-z0-9._-]{1,64}`, none of them
+/// `.` or `..` (names end up in paths of exports).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
 
@@ -58,17 +59,20 @@ impl FromStr for TopicName {
     type Err = InvalidTopic;
 
     fn from_str(text: &str) -> Result<Self, InvalidTopic> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let good = |segment: &str| {
-            !segment.is_empty() && segment.len() <= MAX_NAME_SEGMENT && segment.bytes().all(allowed)
-        };
         let few = text.split('/').take(MAX_NAME_SEGMENTS + 1).count() <= MAX_NAME_SEGMENTS;
-        if few && text.split('/').all(good) {
+        if few && text.split('/').all(is_name_segment) {
             Ok(Self(text.into()))
         } else {
             Err(InvalidTopic::Name)
         }
     }
+}
+
+fn is_name_segment(segment: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    !matches!(segment, "" | "." | "..")
+        && segment.len() <= MAX_NAME_SEGMENT
+        && segment.bytes().all(allowed)
 }
 
 /// A topic of the tree.
@@ -191,10 +195,18 @@ impl fmt::Display for Topic {
             }
             Self::Alternate { site, device } => write!(f, "hf/v1/{site}/{device}/alternate"),
             Self::Health { site } => write!(f, "hf/v1/{site}/gateway/health"),
-            Self::Telemetry { site, service, device } => {
+            Self::Telemetry {
+                site,
+                service,
+                device,
+            } => {
                 write!(f, "svc/v1/{site}/{service}/{device}/telemetry")
             }
-            Self::Command { site, service, device } => {
+            Self::Command {
+                site,
+                service,
+                device,
+            } => {
                 write!(f, "svc/v1/{site}/{service}/{device}/command")
             }
         }
@@ -217,8 +229,16 @@ impl FromStr for Topic {
             let service = next()?.parse().map_err(id)?;
             let device = next()?.parse().map_err(id)?;
             return match next()? {
-                "telemetry" => Ok(Self::Telemetry { site, service, device }),
-                "command" => Ok(Self::Command { site, service, device }),
+                "telemetry" => Ok(Self::Telemetry {
+                    site,
+                    service,
+                    device,
+                }),
+                "command" => Ok(Self::Command {
+                    site,
+                    service,
+                    device,
+                }),
                 _ => Err(InvalidTopic::Form),
             };
         }
@@ -233,8 +253,16 @@ impl FromStr for Topic {
         }
         let device = who.parse().map_err(id)?;
         match (what, rest) {
-            ("up", Some(name)) => Ok(Self::Up { site, device, name: name.parse()? }),
-            ("down", Some(name)) => Ok(Self::Down { site, device, name: name.parse()? }),
+            ("up", Some(name)) => Ok(Self::Up {
+                site,
+                device,
+                name: name.parse()?,
+            }),
+            ("down", Some(name)) => Ok(Self::Down {
+                site,
+                device,
+                name: name.parse()?,
+            }),
             ("service", Some("desired")) => Ok(Self::ServiceDesired { site, device }),
             ("service", Some("reported")) => Ok(Self::ServiceReported { site, device }),
             ("alternate", None) => Ok(Self::Alternate { site, device }),
@@ -253,7 +281,9 @@ pub enum InvalidTopic {
     #[error("a site, service or device in the topic is not a valid id")]
     Id,
     /// The free name breaks its alphabet or bounds.
-    #[error("a topic name has 1 to 4 segments of 1 to 64 letters, digits, '.', '_' or '-'")]
+    #[error(
+        "a topic name has 1 to 4 segments of 1 to 64 letters, digits, '.', '_' or '-', none of them '.' or '..'"
+    )]
     Name,
     /// Empty, over 65,535 bytes, or with control characters.
     #[error("a topic or filter has 1 to 65535 bytes and no control characters")]
@@ -269,7 +299,11 @@ pub enum InvalidTopic {
 /// [`InvalidTopic::Text`] or [`InvalidTopic::Wildcard`].
 pub fn check_name(topic: &str) -> Result<(), InvalidTopic> {
     check_text(topic)?;
-    if topic.bytes().any(|b| b == b'+' || b == b'#') { Err(InvalidTopic::Wildcard) } else { Ok(()) }
+    if topic.bytes().any(|b| b == b'+' || b == b'#') {
+        Err(InvalidTopic::Wildcard)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_text(text: &str) -> Result<(), InvalidTopic> {
@@ -331,6 +365,15 @@ impl Filter {
     #[must_use]
     pub fn everything() -> [Self; 2] {
         [Self("hf/v1/#".into()), Self("svc/v1/#".into())]
+    }
+
+    /// Whether every level is a wildcard or could be one of the tree's topics: no empty level, no
+    /// `..`, no character outside the alphabet.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.0
+            .split('/')
+            .all(|level| is_wildcard(level) || is_name_segment(level))
     }
 
     /// Whether a topic of that name is meant. `topic` must be a name (see [`check_name`]).
@@ -433,15 +476,24 @@ impl FromStr for SharedFilter {
     type Err = InvalidTopic;
 
     fn from_str(text: &str) -> Result<Self, InvalidTopic> {
-        let Some(rest) = text.strip_prefix(SHARE).and_then(|rest| rest.strip_prefix('/')) else {
-            return Ok(Self { group: None, filter: text.parse()? });
+        let Some(rest) = text
+            .strip_prefix(SHARE)
+            .and_then(|rest| rest.strip_prefix('/'))
+        else {
+            return Ok(Self {
+                group: None,
+                filter: text.parse()?,
+            });
         };
         let (group, filter) = rest.split_once('/').ok_or(InvalidTopic::Form)?;
         check_text(group)?;
         if group.contains(['+', '#']) {
             return Err(InvalidTopic::Wildcard);
         }
-        Ok(Self { group: Some(group.into()), filter: filter.parse()? })
+        Ok(Self {
+            group: Some(group.into()),
+            filter: filter.parse()?,
+        })
     }
 }
 
@@ -457,7 +509,7 @@ mod tests {
     }
 
     fn topic() -> impl Strategy<Value = Topic> {
-        let name = prop::collection::vec("[A-Za-z0-9._-]{1,64}", 1..=4)
+        let name = prop::collection::vec("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", 1..=4)
             .prop_map(|parts| parts.join("/").parse::<TopicName>().unwrap());
         (label(), label(), any::<[u8; 16]>(), name, 0..8).prop_map(
             |(site, service, guid, name, kind)| {
@@ -470,8 +522,16 @@ mod tests {
                     3 => Topic::ServiceReported { site, device },
                     4 => Topic::Alternate { site, device },
                     5 => Topic::Health { site },
-                    6 => Topic::Telemetry { site, service, device },
-                    _ => Topic::Command { site, service, device },
+                    6 => Topic::Telemetry {
+                        site,
+                        service,
+                        device,
+                    },
+                    _ => Topic::Command {
+                        site,
+                        service,
+                        device,
+                    },
                 }
             },
         )
@@ -526,16 +586,39 @@ mod tests {
 
     #[test]
     fn filters_are_checked() {
-        for good in ["#", "+", "+/#", "a//b", "/", "a/+/b/#", "$SYS/#", "$queue/a"] {
+        for good in [
+            "#", "+", "+/#", "a//b", "/", "a/+/b/#", "$SYS/#", "$queue/a",
+        ] {
             assert!(good.parse::<Filter>().is_ok(), "{good}");
         }
         let long = "a".repeat(MAX_TOPIC + 1);
-        for bad in ["", "a#", "#/a", "a+", "+a/b", "a/#/b", "a\0b", "a\u{1}", "$share/g/a", &long] {
+        for bad in [
+            "",
+            "a#",
+            "#/a",
+            "a+",
+            "+a/b",
+            "a/#/b",
+            "a\0b",
+            "a\u{1}",
+            "$share/g/a",
+            &long,
+        ] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
         let shared: SharedFilter = "$share/g/a/#".parse().unwrap();
-        assert_eq!((shared.group.as_deref(), shared.filter.as_str()), (Some("g"), "a/#"));
-        for bad in ["$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a"] {
+        assert_eq!(
+            (shared.group.as_deref(), shared.filter.as_str()),
+            (Some("g"), "a/#")
+        );
+        for bad in [
+            "$share",
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//a",
+            "$share/+/a",
+        ] {
             assert!(bad.parse::<SharedFilter>().is_err(), "{bad}");
         }
     }
@@ -544,7 +627,10 @@ mod tests {
     fn matching_follows_the_standard() {
         let hit = |filter: &str, topic: &str| filter.parse::<Filter>().unwrap().matches(topic);
         assert!(hit("sport/tennis/player1/#", "sport/tennis/player1"));
-        assert!(hit("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"));
+        assert!(hit(
+            "sport/tennis/player1/#",
+            "sport/tennis/player1/score/wimbledon"
+        ));
         assert!(hit("sport/#", "sport") && hit("#", "sport"));
         assert!(hit("sport/+", "sport/") && !hit("sport/+", "sport"));
         assert!(hit("+/+", "/finance") && hit("/+", "/finance") && !hit("+", "/finance"));

@@ -161,7 +161,8 @@ pub struct Uplink {
     better_since: Option<Duration>,
     /// Relapses not yet forgotten.
     relapses: u32,
-    last_relapse: Duration,
+    /// Since when nothing is worse than `recovering`; counts only then.
+    calm_since: Duration,
     /// The last change was for the worse: a further step down belongs to the same relapse.
     descending: bool,
 }
@@ -184,7 +185,7 @@ impl Uplink {
             unsettled: true,
             better_since: None,
             relapses: 0,
-            last_relapse: now,
+            calm_since: now,
             descending: true,
         }
     }
@@ -216,8 +217,16 @@ impl Uplink {
             }
         }
         let transition = self.decide(now);
-        let probes = if now >= self.next_tick { self.tick(now) } else { Vec::new() };
-        Poll { probes, transition, wake: self.wake(now) }
+        let probes = if now >= self.next_tick {
+            self.tick(now)
+        } else {
+            Vec::new()
+        };
+        Poll {
+            probes,
+            transition,
+            wake: self.wake(now),
+        }
     }
 
     /// Takes the end of a probe. An answer to a probe that ran out of time counts for nothing.
@@ -247,8 +256,12 @@ impl Uplink {
         let tracks = [&self.ping, &self.end_to_end];
         let suspect = tracks.iter().any(|track| track.is_suspect());
         // What is known to be down needs no haste; what is only doubted does.
-        let doubted = tracks.iter().any(|track| track.is_suspect() && track.is_up());
-        let in_turn = self.ticks.is_multiple_of(self.settings.end_to_end_every.into());
+        let doubted = tracks
+            .iter()
+            .any(|track| track.is_suspect() && track.is_up());
+        let in_turn = self
+            .ticks
+            .is_multiple_of(self.settings.end_to_end_every.into());
         let mut probes = Vec::with_capacity(2);
         if self.ping.send(now) {
             probes.push(Probe::Ping);
@@ -258,7 +271,12 @@ impl Uplink {
         }
         self.ticks += 1;
         self.last_tick = now;
-        self.next_tick = now + if doubted { self.settings.timeout } else { self.settings.interval };
+        self.next_tick = now
+            + if doubted {
+                self.settings.timeout
+            } else {
+                self.settings.interval
+            };
         probes
     }
 
@@ -266,7 +284,11 @@ impl Uplink {
         let deadlines = [&self.ping, &self.end_to_end].map(|track| track.deadline(&self.settings));
         let held = self.better_since.map(|since| since + self.hold());
         // What lies in the past was dealt with in this call.
-        let ahead = deadlines.into_iter().flatten().chain(held).filter(|at| *at > now);
+        let ahead = deadlines
+            .into_iter()
+            .flatten()
+            .chain(held)
+            .filter(|at| *at > now);
         ahead.fold(self.next_tick, Duration::min)
     }
 
@@ -299,13 +321,16 @@ impl Uplink {
             std::cmp::Ordering::Less => {
                 if !self.descending {
                     self.relapses = (self.relapses + 1).min(self.settings.most_doublings() + 1);
-                    self.last_relapse = now;
                 }
                 self.turn(to, reason, now)
             }
             std::cmp::Ordering::Greater => {
                 let since = *self.better_since.get_or_insert(now);
-                if now >= since + self.hold() { self.turn(to, reason, now) } else { None }
+                if now >= since + self.hold() {
+                    self.turn(to, reason, now)
+                } else {
+                    None
+                }
             }
         }
     }
@@ -314,7 +339,12 @@ impl Uplink {
         if to == self.mode {
             return None;
         }
-        let transition = Transition { from: self.mode, to, reason, since: now };
+        let transition = Transition {
+            from: self.mode,
+            to,
+            reason,
+            since: now,
+        };
         self.descending = rank(to) < rank(self.mode);
         (self.mode, self.reason, self.since) = (to, reason, now);
         self.better_since = None;
@@ -330,21 +360,34 @@ impl Uplink {
             return None;
         }
         self.reason = reason;
-        Some(Transition { from: self.mode, to: self.mode, reason, since: self.since })
+        Some(Transition {
+            from: self.mode,
+            to: self.mode,
+            reason,
+            since: self.since,
+        })
     }
 
     /// How long a better mode must have been right before it is taken.
     fn hold(&self) -> Duration {
         match self.relapses {
             0 => Duration::ZERO,
-            n => self.settings.hold.saturating_mul(1 << (n - 1)).min(self.settings.hold_max),
+            n => self
+                .settings
+                .hold
+                .saturating_mul(1 << (n - 1))
+                .min(self.settings.hold_max),
         }
     }
 
     fn forget_relapses(&mut self, now: Duration) {
-        while self.relapses > 0 && now >= self.last_relapse + self.settings.calm {
+        // A mode that is held down would look calm; only what is well is.
+        if rank(self.mode) < rank(Mode::Recovering) {
+            self.calm_since = now;
+        }
+        while self.relapses > 0 && now >= self.calm_since + self.settings.calm {
             self.relapses -= 1;
-            self.last_relapse += self.settings.calm;
+            self.calm_since += self.settings.calm;
         }
     }
 }

@@ -79,7 +79,10 @@ impl<T> Queue<T> {
             return;
         }
         // Only a page that begins at or before `beyond` closes the hole there.
-        if self.beyond.is_some_and(|beyond| after < beyond && beyond <= reached) {
+        if self
+            .beyond
+            .is_some_and(|beyond| after < beyond && beyond <= reached)
+        {
             self.beyond = (reached < frontier).then_some(RowId(reached.0 + 1));
         }
     }

@@ -26,7 +26,7 @@ pub struct Settings {
     pub hold: Duration,
     /// Upper bound of that time, however many relapses.
     pub hold_max: Duration,
-    /// One relapse is forgotten after each such time without one.
+    /// One relapse is forgotten after each such time in which all was well.
     pub calm: Duration,
     /// A backlog of at most so many messages counts as drained: live traffic is always under way.
     pub drained: u64,
@@ -78,7 +78,10 @@ impl Settings {
     #[must_use]
     pub fn notice_within(&self) -> Duration {
         let late = u32::from(self.end_to_end_every > 1);
-        self.interval.saturating_add(self.timeout.saturating_mul(self.failures.saturating_add(late)))
+        self.interval.saturating_add(
+            self.timeout
+                .saturating_mul(self.failures.saturating_add(late)),
+        )
     }
 
     /// The most often that the mode can get worse within `window`, whatever the link does: a few
@@ -89,12 +92,17 @@ impl Settings {
         let often = |period| times(period).unwrap_or(u64::MAX);
         let doubling = u64::from(self.most_doublings()) + 2;
         // Two modes can get worse one after the other within one hold: online, degraded, outage.
-        (doubling.saturating_add(often(self.hold_max)).saturating_add(often(self.calm))) * 2
+        (doubling
+            .saturating_add(often(self.hold_max))
+            .saturating_add(often(self.calm)))
+            * 2
     }
 
     /// Doublings until `hold` reaches `hold_max`.
     pub(super) fn most_doublings(&self) -> u32 {
-        (0..31).find(|n| self.hold.saturating_mul(1 << n) >= self.hold_max).unwrap_or(31)
+        (0..31)
+            .find(|n| self.hold.saturating_mul(1 << n) >= self.hold_max)
+            .unwrap_or(31)
     }
 
     /// All faults, not only the first.
@@ -104,7 +112,10 @@ impl Settings {
         let short = self.interval < Self::SHORTEST || self.timeout < Self::SHORTEST;
         let checks = [
             (short, SettingsFault::TooShort),
-            (self.timeout > self.interval, SettingsFault::TimeoutOverInterval),
+            (
+                self.timeout > self.interval,
+                SettingsFault::TimeoutOverInterval,
+            ),
             (
                 self.failures == 0 || self.successes == 0 || self.end_to_end_every == 0,
                 SettingsFault::ZeroCount,
@@ -113,10 +124,16 @@ impl Settings {
             (self.hold_max < self.hold, SettingsFault::HoldOrder),
             (
                 self.notice_within() > self.notice_limit,
-                SettingsFault::TooSlow { within: self.notice_within(), limit: self.notice_limit },
+                SettingsFault::TooSlow {
+                    within: self.notice_within(),
+                    limit: self.notice_limit,
+                },
             ),
         ];
-        checks.into_iter().filter_map(|(wrong, fault)| wrong.then_some(fault)).collect()
+        checks
+            .into_iter()
+            .filter_map(|(wrong, fault)| wrong.then_some(fault))
+            .collect()
     }
 
     /// Shortest interval and timeout: below it a busy machine fails probes by itself.

@@ -26,7 +26,9 @@ impl Track {
 
     /// Counts a probe that ran out of time; says whether there was one.
     pub(super) fn expire(&mut self, now: Duration, settings: &Settings) -> bool {
-        let over = self.deadline(settings).is_some_and(|deadline| now >= deadline);
+        let over = self
+            .deadline(settings)
+            .is_some_and(|deadline| now >= deadline);
         if over {
             self.failed(settings);
         }
@@ -46,8 +48,19 @@ impl Track {
         if self.successes >= settings.successes {
             self.up = true;
         }
-        let (slow, needed) = (rtt > settings.slow, if self.slow { settings.successes } else { settings.failures });
-        self.contrary = if slow == self.slow { 0 } else { self.contrary + 1 };
+        let (slow, needed) = (
+            rtt > settings.slow,
+            if self.slow {
+                settings.successes
+            } else {
+                settings.failures
+            },
+        );
+        self.contrary = if slow == self.slow {
+            0
+        } else {
+            self.contrary + 1
+        };
         if self.contrary >= needed {
             (self.slow, self.contrary) = (slow, 0);
         }
