@@ -41,10 +41,12 @@ impl Story {
         let lan = &self.witnesses()?.lan;
         let verdict = self.judge(lan, 0);
         ensure!(verdict.is_exact(), "on the LAN: {verdict}");
-        notes.figure(format!(
-            "longest pause on the LAN {:.2} s",
-            longest_pause(lan, cut)
-        ));
+        let pause = longest_pause(lan, cut);
+        ensure!(
+            pause <= LONGEST_PAUSE,
+            "the LAN heard nothing for {pause:.2} s"
+        );
+        notes.figure(format!("longest pause on the LAN {pause:.2} s"));
         Ok(())
     }
 
