@@ -65,76 +65,162 @@ fn parsers(signed: &SigningKey) -> Vec<(&'static str, Vec<u8>, Parser<'_>)> {
     let redirect = sample("006-resp-33.cbor");
     let entry = voucher.entries()[0].as_bytes().to_vec();
     let mut outbox = Outbox::default();
-    outbox.push("devmod", "modules", vec![0x83, 0, 1, 0x61, 0x61]).unwrap();
-    outbox.push("a", "b", cbor::encode(|w| _ = w.bytes(&[0; 100]))).unwrap();
+    outbox
+        .push("devmod", "modules", vec![0x83, 0, 1, 0x61, 0x61])
+        .unwrap();
+    outbox
+        .push("a", "b", cbor::encode(|w| _ = w.bytes(&[0; 100])))
+        .unwrap();
     let info = outbox.fill(256);
     vec![
-        ("cbor", sample("007-resp-61.cbor"), Box::new(|text: &[u8]| cbor::check(text).is_ok())),
-        ("voucher", voucher.as_bytes().to_vec(), Box::new(move |text: &[u8]| {
-            Voucher::parse(text).is_ok_and(|voucher| voucher.verify(&policy()).is_ok())
-        })),
-        ("pem", voucher.to_pem().into_bytes(), Box::new(|text: &[u8]| Voucher::read(text).is_ok())),
-        ("header", voucher.header().as_bytes().to_vec(), Box::new(|text: &[u8]| {
-            Header::parse(text).is_ok()
-        })),
-        ("entry", entry, Box::new(|text: &[u8]| Entry::parse(text, 0).is_ok())),
+        (
+            "cbor",
+            sample("007-resp-61.cbor"),
+            Box::new(|text: &[u8]| cbor::check(text).is_ok()),
+        ),
+        (
+            "voucher",
+            voucher.as_bytes().to_vec(),
+            Box::new(move |text: &[u8]| {
+                Voucher::parse(text).is_ok_and(|voucher| voucher.verify(&policy()).is_ok())
+            }),
+        ),
+        (
+            "pem",
+            voucher.to_pem().into_bytes(),
+            Box::new(|text: &[u8]| Voucher::read(text).is_ok()),
+        ),
+        (
+            "header",
+            voucher.header().as_bytes().to_vec(),
+            Box::new(|text: &[u8]| Header::parse(text).is_ok()),
+        ),
+        (
+            "entry",
+            entry,
+            Box::new(|text: &[u8]| Entry::parse(text, 0).is_ok()),
+        ),
         // Behind a good signature, where a hostile owner would write.
-        ("entry content", {
-            Sign1::parse(voucher.entries()[0].as_bytes()).unwrap().payload().to_vec()
-        }, Box::new(move |text: &[u8]| {
-            Entry::parse(Sign1::sign(text, signed).as_bytes(), 0).is_ok()
-        })),
-        ("key", next.as_bytes().to_vec(), Box::new(|text: &[u8]| PublicKey::parse(text).is_ok())),
-        ("x5chain", x5chain(&voucher), Box::new(|text: &[u8]| PublicKey::parse(text).is_ok())),
-        ("rendezvous", voucher.rendezvous().as_bytes().to_vec(), Box::new(|text: &[u8]| {
-            RendezvousInfo::parse(text).is_ok_and(|info| {
-                info.device_contacts().len() + info.owner_contacts().len() < 64
-            })
-        })),
-        ("credential", born.credential.encode().to_vec(), Box::new(|text: &[u8]| {
-            DeviceCredential::decode(text).is_ok()
-        })),
-        ("csr", crate::csr::request("x", &owner), Box::new(|text: &[u8]| Csr::parse(text).is_ok())),
-        ("sign1", redirect.clone(), Box::new(|text: &[u8]| Sign1::parse(text).is_ok())),
-        ("encrypt0", sealed, Box::new(move |text: &[u8]| Encrypt0::open(&aead, text).is_ok())),
-        ("exchange", exchange, Box::new(|text: &[u8]| EcdhParameter::parse(text).is_ok())),
-        ("error", cbor::encode(|w| _ = w.array(5).uint(6).uint(30).text("x").null().null()),
-            Box::new(|text: &[u8]| ErrorMessage::parse(text).text.len() <= 256)),
-        ("10", {
-            let (_, start) = di::start("s", "m", owner.clone()).unwrap();
-            start.body
-        }, Box::new(move |text: &[u8]| {
-            di::AppStart::read(&message(MessageType::DiAppStart, text)).is_ok()
-        })),
+        (
+            "entry content",
+            {
+                Sign1::parse(voucher.entries()[0].as_bytes())
+                    .unwrap()
+                    .payload()
+                    .to_vec()
+            },
+            Box::new(move |text: &[u8]| {
+                Entry::parse(Sign1::sign(text, signed).as_bytes(), 0).is_ok()
+            }),
+        ),
+        (
+            "key",
+            next.as_bytes().to_vec(),
+            Box::new(|text: &[u8]| PublicKey::parse(text).is_ok()),
+        ),
+        (
+            "x5chain",
+            x5chain(&voucher),
+            Box::new(|text: &[u8]| PublicKey::parse(text).is_ok()),
+        ),
+        (
+            "rendezvous",
+            voucher.rendezvous().as_bytes().to_vec(),
+            Box::new(|text: &[u8]| {
+                RendezvousInfo::parse(text).is_ok_and(|info| {
+                    info.device_contacts().len() + info.owner_contacts().len() < 64
+                })
+            }),
+        ),
+        (
+            "credential",
+            born.credential.encode().to_vec(),
+            Box::new(|text: &[u8]| DeviceCredential::decode(text).is_ok()),
+        ),
+        (
+            "csr",
+            crate::csr::request("x", &owner),
+            Box::new(|text: &[u8]| Csr::parse(text).is_ok()),
+        ),
+        (
+            "sign1",
+            redirect.clone(),
+            Box::new(|text: &[u8]| Sign1::parse(text).is_ok()),
+        ),
+        (
+            "encrypt0",
+            sealed,
+            Box::new(move |text: &[u8]| Encrypt0::open(&aead, text).is_ok()),
+        ),
+        (
+            "exchange",
+            exchange,
+            Box::new(|text: &[u8]| EcdhParameter::parse(text).is_ok()),
+        ),
+        (
+            "error",
+            cbor::encode(|w| _ = w.array(5).uint(6).uint(30).text("x").null().null()),
+            Box::new(|text: &[u8]| ErrorMessage::parse(text).text.len() <= 256),
+        ),
+        (
+            "10",
+            {
+                let (_, start) = di::start("s", "m", owner.clone()).unwrap();
+                start.body
+            },
+            Box::new(move |text: &[u8]| {
+                di::AppStart::read(&message(MessageType::DiAppStart, text)).is_ok()
+            }),
+        ),
         ("22", sample("004-req-22.cbor"), {
             let nonce = super::Nonce(sample("003-resp-21.cbor")[2..18].try_into().unwrap());
             Box::new(move |text: &[u8]| {
                 let message = message(MessageType::To0OwnerSign, text);
-                to0::ExpectOwnerSign::with_nonce(nonce).step(&message, &policy()).is_ok()
+                to0::ExpectOwnerSign::with_nonce(nonce)
+                    .step(&message, &policy())
+                    .is_ok()
             })
         }),
-        ("30", sample("005-req-30.cbor"), Box::new(move |text: &[u8]| {
-            to1::HelloRv::read(&message(MessageType::To1HelloRv, text)).is_ok()
-        })),
-        ("33", redirect, Box::new(|text: &[u8]| to1::To1d::from_bytes(text).is_ok())),
-        ("60", sample("007-req-60.cbor"), Box::new(move |text: &[u8]| {
-            to2::HelloDevice::read(&message(MessageType::To2HelloDevice, text)).is_ok()
-        })),
-        ("service info", info, Box::new(|text: &[u8]| {
-            let mut inbox = Inbox::default();
-            let mut take = |_| {
-                Reader::new(text).is_ok_and(|mut r| inbox.take(&mut r).is_ok())
-            };
-            take(0) && take(1)
-        })),
-        ("devmod", vec![0x83, 0, 1, 0x61, 0x61], Box::new(|text: &[u8]| {
-            let item = Item {
-                module: "devmod".into(),
-                message: "modules".into(),
-                value: text.to_vec(),
-            };
-            DevModInbox::default().take(&item).is_ok()
-        })),
+        (
+            "30",
+            sample("005-req-30.cbor"),
+            Box::new(move |text: &[u8]| {
+                to1::HelloRv::read(&message(MessageType::To1HelloRv, text)).is_ok()
+            }),
+        ),
+        (
+            "33",
+            redirect,
+            Box::new(|text: &[u8]| to1::To1d::from_bytes(text).is_ok()),
+        ),
+        (
+            "60",
+            sample("007-req-60.cbor"),
+            Box::new(move |text: &[u8]| {
+                to2::HelloDevice::read(&message(MessageType::To2HelloDevice, text)).is_ok()
+            }),
+        ),
+        (
+            "service info",
+            info,
+            Box::new(|text: &[u8]| {
+                let mut inbox = Inbox::default();
+                let mut take = |_| Reader::new(text).is_ok_and(|mut r| inbox.take(&mut r).is_ok());
+                take(0) && take(1)
+            }),
+        ),
+        (
+            "devmod",
+            vec![0x83, 0, 1, 0x61, 0x61],
+            Box::new(|text: &[u8]| {
+                let item = Item {
+                    module: "devmod".into(),
+                    message: "modules".into(),
+                    value: text.to_vec(),
+                };
+                DevModInbox::default().take(&item).is_ok()
+            }),
+        ),
     ]
 }
 

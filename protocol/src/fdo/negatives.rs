@@ -25,12 +25,22 @@ impl World {
         let owner = SigningKey::generate(&mut rng);
         let next = PublicKey::x509(&owner.public());
         let voucher = born.voucher.extend(&next, &born.manufacturer).unwrap();
-        Self { rng, born, owner, voucher }
+        Self {
+            rng,
+            born,
+            owner,
+            voucher,
+        }
     }
 }
 
 fn address() -> To2Address {
-    To2Address { ip: None, dns: Some("owner".into()), port: 1, protocol: To2Protocol::Https }
+    To2Address {
+        ip: None,
+        dns: Some("owner".into()),
+        port: 1,
+        protocol: To2Protocol::Https,
+    }
 }
 
 /// Message 22 as one likes it.
@@ -45,7 +55,9 @@ struct OwnerSign<'a> {
 impl OwnerSign<'_> {
     fn message(&self) -> Message {
         let to0d = cbor::encode(|w| {
-            w.array(2 + usize::from(self.nonce.is_some())).raw(self.voucher).uint(3600);
+            w.array(2 + usize::from(self.nonce.is_some()))
+                .raw(self.voucher)
+                .uint(3600);
             if let Some(nonce) = &self.nonce {
                 w.bytes(&nonce.0);
             }
@@ -78,7 +90,11 @@ fn registrations_are_taken_only_whole_and_fresh() {
     };
     let offer = register(&|_| {}).unwrap();
     assert_eq!(offer.voucher, world.voucher);
-    assert_eq!(offer.accept(u32::MAX), offer.accept(3600), "no more than was asked");
+    assert_eq!(
+        offer.accept(u32::MAX),
+        offer.accept(3600),
+        "no more than was asked"
+    );
 
     let code = |error: Error| error.code().number();
     let missing = register(&|sign| sign.nonce = None).unwrap_err();
@@ -87,7 +103,13 @@ fn registrations_are_taken_only_whole_and_fresh() {
     assert!(matches!(wrong, Error::Check { what: "nonce", .. }));
     assert_eq!(code(wrong), 3);
     let other = register(&|sign| sign.hashed = Some(b"another to0d".to_vec())).unwrap_err();
-    assert!(matches!(other, Error::Check { what: "hash of to0d", .. }));
+    assert!(matches!(
+        other,
+        Error::Check {
+            what: "hash of to0d",
+            ..
+        }
+    ));
     let unsigned = register(&|sign| sign.addresses.clear()).unwrap_err();
     assert!(matches!(unsigned, Error::Malformed { .. }));
     let unowned = world.born.voucher.as_bytes();
@@ -99,7 +121,9 @@ fn registrations_are_taken_only_whole_and_fresh() {
         hashed: None,
     };
     let state = to0::ExpectOwnerSign::with_nonce(nonce);
-    let error = state.step(&unsold.message(), &Policy::default()).unwrap_err();
+    let error = state
+        .step(&unsold.message(), &Policy::default())
+        .unwrap_err();
     assert_eq!(error, Error::Voucher(VoucherError::NoEntries));
     assert_eq!(code(error), 2);
 }
@@ -108,7 +132,10 @@ fn registrations_are_taken_only_whole_and_fresh() {
 fn registrations_by_others_than_the_owner_are_refused() {
     let mut world = World::new(51);
     let nonce = Nonce::generate(&mut world.rng);
-    for signer in [&world.born.manufacturer, &SigningKey::generate(&mut TestRng::new(1))] {
+    for signer in [
+        &world.born.manufacturer,
+        &SigningKey::generate(&mut TestRng::new(1)),
+    ] {
         let sign = OwnerSign {
             voucher: world.voucher.as_bytes(),
             nonce: Some(nonce),
@@ -123,10 +150,21 @@ fn registrations_by_others_than_the_owner_are_refused() {
     }
     // Our own client does not even try.
     let (client, _) = to0::hello();
-    let ack = Message::new(MessageType::To0HelloAck, cbor::encode(|w| _ = w.array(1).bytes(&nonce.0)));
-    let registration = to0::Registration { addresses: vec![address()], wait_secs: 1 };
+    let ack = Message::new(
+        MessageType::To0HelloAck,
+        cbor::encode(|w| _ = w.array(1).bytes(&nonce.0)),
+    );
+    let registration = to0::Registration {
+        addresses: vec![address()],
+        wait_secs: 1,
+    };
     let error = client
-        .step(&ack, &world.voucher, &world.born.manufacturer, &registration)
+        .step(
+            &ack,
+            &world.voucher,
+            &world.born.manufacturer,
+            &registration,
+        )
         .map(|_| ())
         .unwrap_err();
     assert!(matches!(error, Error::Own(_)));
@@ -135,11 +173,16 @@ fn registrations_by_others_than_the_owner_are_refused() {
 #[test]
 fn a_nonce_serves_one_registration_in_one_session() {
     let mut world = World::new(52);
-    let registration = to0::Registration { addresses: vec![address()], wait_secs: 1 };
+    let registration = to0::Registration {
+        addresses: vec![address()],
+        wait_secs: 1,
+    };
     let (client, hello) = to0::hello();
     let (first, ack) = to0::ExpectOwnerSign::begin(&hello, &mut world.rng).unwrap();
     let (second, _) = to0::ExpectOwnerSign::begin(&hello, &mut world.rng).unwrap();
-    let (_, sign) = client.step(&ack, &world.voucher, &world.owner, &registration).unwrap();
+    let (_, sign) = client
+        .step(&ack, &world.voucher, &world.owner, &registration)
+        .unwrap();
     let refusal = second.step(&sign, &Policy::default()).unwrap_err();
     assert!(matches!(refusal, Error::Check { what: "nonce", .. }));
     // Used a second time in its own session: the state is gone with the first use, by its type.
@@ -197,7 +240,9 @@ fn proofs_with_doubled_or_missing_claims_are_refused() {
     let verify = |claims: &[(i64, &[u8])]| {
         let payload = cbor::encode(|w| {
             w.map(claims.len());
-            claims.iter().for_each(|(label, value)| _ = w.int(*label).bytes(value));
+            claims
+                .iter()
+                .for_each(|(label, value)| _ = w.int(*label).bytes(value));
         });
         let token = Sign1::sign(&payload, &key);
         let kind = MessageType::To1ProveToRv;
@@ -225,25 +270,53 @@ fn the_factory_certifies_only_a_key_that_the_device_holds() {
     let mut rng = TestRng::new(56);
     let (_, start) = di::start("serial", "model", SigningKey::generate(&mut rng)).unwrap();
     let good = di::AppStart::read(&start).unwrap();
-    assert_eq!((good.info().serial.as_str(), good.info().model.as_str()), ("serial", "model"));
+    assert_eq!(
+        (good.info().serial.as_str(), good.info().model.as_str()),
+        ("serial", "model")
+    );
     // A request with one byte of its signature changed, and one that is no request.
     let mut forged = start.clone();
     *forged.body.last_mut().unwrap() ^= 1;
-    assert!(matches!(di::AppStart::read(&forged), Err(Error::Csr(CsrError::BadSignature))));
+    assert!(matches!(
+        di::AppStart::read(&forged),
+        Err(Error::Csr(CsrError::BadSignature))
+    ));
     let info = |f: &dyn Fn(&mut cbor::Writer)| {
         let body = cbor::encode(|w| _ = w.array(1).bytes(&cbor::encode(f)));
         di::AppStart::read(&Message::new(MessageType::DiAppStart, body)).unwrap_err()
     };
-    let junk = info(&|w| _ = w.array(5).uint(10).uint(1).text("s").text("m").bytes(b"junk"));
+    let junk = info(&|w| {
+        _ = w
+            .array(5)
+            .uint(10)
+            .uint(1)
+            .text("s")
+            .text("m")
+            .bytes(b"junk")
+    });
     assert!(matches!(junk, Error::Csr(CsrError::Malformed)));
-    let p384 = info(&|w| _ = w.array(5).uint(11).uint(1).text("s").text("m").bytes(b"junk"));
+    let p384 = info(&|w| {
+        _ = w
+            .array(5)
+            .uint(11)
+            .uint(1)
+            .text("s")
+            .text("m")
+            .bytes(b"junk")
+    });
     assert!(matches!(p384, Error::Check { .. }));
     let plain = info(&|w| _ = w.text("a serial number alone"));
     assert!(matches!(plain, Error::Malformed { .. }));
     // The request may also stand before the texts.
     let csr = good.csr().as_der().to_vec();
     let early = cbor::encode(|w| {
-        _ = w.array(5).uint(10).uint(1).bytes(&csr).text("serial").text("model");
+        _ = w
+            .array(5)
+            .uint(10)
+            .uint(1)
+            .bytes(&csr)
+            .text("serial")
+            .text("model");
     });
     let body = cbor::encode(|w| _ = w.array(1).bytes(&early));
     let early = di::AppStart::read(&Message::new(MessageType::DiAppStart, body)).unwrap();

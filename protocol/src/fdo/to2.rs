@@ -39,13 +39,16 @@ const HEADER_OWNER_KEY: i64 = 257;
 /// The tunnel after message 64: one key, both directions, a random IV for each message.
 #[derive(Debug)]
 struct Tunnel {
-    aead: Aead,
+    /// Boxed: a key schedule takes half a kilobyte, and states are moved at every step.
+    aead: Box<Aead>,
 }
 
 impl Tunnel {
     fn new(suite: AeadSuite, key: &SessionKey) -> Self {
         let aead = Aead::new(suite, key).expect("the derivation gives the suite's key length");
-        Self { aead }
+        Self {
+            aead: Box::new(aead),
+        }
     }
 
     fn seal(&self, kind: MessageType, body: &[u8], rng: &mut dyn CryptoRng) -> Message {

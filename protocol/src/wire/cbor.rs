@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(r.int().unwrap(), -17);
         assert_eq!(r.bytes_exact::<2>().unwrap(), [1, 2]);
         assert_eq!(r.text(2).unwrap(), "ü");
-        assert!(r.bool().unwrap() && !r.clone().bool().is_ok() && r.null());
+        assert!(r.bool().unwrap() && r.clone().bool().is_err() && r.null());
         r.tag(18).unwrap();
         r.array(0).unwrap();
         assert_eq!(r.raw().unwrap(), [0xa1, 0x20, 0x00]);

@@ -1,15 +1,21 @@
 //! TO2 as the device: checks the whole voucher against its credential before it proves itself.
 
+mod talk;
+
+pub use talk::DeviceTurn;
+
 use rand_core::CryptoRng;
+
+use talk::Talk;
 
 use super::{
     HEADER_OWNER_KEY, HEADER_PROVE_DEVICE, KEX, MAX_EXCHANGE, MAX_HEADER, MAX_MESSAGE, Tunnel,
-    blame, nonce_body, read_mtu, read_nonce,
+    blame, read_nonce,
 };
 use crate::credential::DeviceCredential;
 use crate::crypto::{AeadSuite, EcdhParameter, EcdhSecret, Hash, HmacSecret, Mac, hmac};
 use crate::fdo::message::{Message, MessageType, Nonce, read_body};
-use crate::fdo::service_info::{Inbox, Item, MAX_MTU, Outbox, nothing};
+use crate::fdo::service_info::{Inbox, MAX_MTU};
 use crate::fdo::to1::{self, To1d};
 use crate::fdo::{Error, eat};
 use crate::id::Guid;
@@ -66,7 +72,7 @@ pub fn start(
         credential: credential.clone(),
         options,
     });
-    let state = State::ExpectProveOvHdr(ExpectProveOvHdr {
+    let state = State::ProveOvHdr(ExpectProveOvHdr {
         nonce,
         hello: body.clone(),
     });
@@ -92,12 +98,12 @@ pub struct DeviceSession {
 
 #[derive(Debug)]
 enum State {
-    ExpectProveOvHdr(ExpectProveOvHdr),
-    ExpectNextEntry(Box<ExpectNextEntry>),
-    ExpectSetupDevice(Box<ExpectSetupDevice>),
-    ExpectReady(Box<Talk>),
-    ExpectServiceInfo(Box<Talk>),
-    ExpectDone2(Box<Talk>),
+    ProveOvHdr(ExpectProveOvHdr),
+    NextEntry(Box<ExpectNextEntry>),
+    SetupDevice(Box<ExpectSetupDevice>),
+    Ready(Box<Talk>),
+    ServiceInfo(Box<Talk>),
+    Done2(Box<Talk>),
 }
 
 /// What a step gave.
@@ -115,12 +121,12 @@ impl DeviceSession {
     /// The only message due now.
     pub fn expects(&self) -> MessageType {
         match self.state {
-            State::ExpectProveOvHdr(_) => MessageType::To2ProveOvHdr,
-            State::ExpectNextEntry(_) => MessageType::To2OvNextEntry,
-            State::ExpectSetupDevice(_) => MessageType::To2SetupDevice,
-            State::ExpectReady(_) => MessageType::To2OwnerServiceInfoReady,
-            State::ExpectServiceInfo(_) => MessageType::To2OwnerServiceInfo,
-            State::ExpectDone2(_) => MessageType::To2Done2,
+            State::ProveOvHdr(_) => MessageType::To2ProveOvHdr,
+            State::NextEntry(_) => MessageType::To2OvNextEntry,
+            State::SetupDevice(_) => MessageType::To2SetupDevice,
+            State::Ready(_) => MessageType::To2OwnerServiceInfoReady,
+            State::ServiceInfo(_) => MessageType::To2OwnerServiceInfo,
+            State::Done2(_) => MessageType::To2Done2,
         }
     }
 
@@ -128,9 +134,7 @@ impl DeviceSession {
     #[cfg(test)]
     pub(super) fn seal(&self, kind: MessageType, body: &[u8], rng: &mut dyn CryptoRng) -> Message {
         match &self.state {
-            State::ExpectReady(talk) | State::ExpectServiceInfo(talk) => {
-                talk.tunnel.seal(kind, body, rng)
-            }
+            State::Ready(talk) | State::ServiceInfo(talk) => talk.tunnel.seal(kind, body, rng),
             other => panic!("no tunnel in {other:?}"),
         }
     }
@@ -138,12 +142,12 @@ impl DeviceSession {
     /// Takes the next message. After an error there is no session any more.
     pub fn step(self, message: &Message, rng: &mut dyn CryptoRng) -> Result<DeviceStep, Error> {
         match self.state {
-            State::ExpectProveOvHdr(state) => state.step(self.run, message),
-            State::ExpectNextEntry(state) => state.step(self.run, message, rng),
-            State::ExpectSetupDevice(state) => state.step(self.run, message, rng),
-            State::ExpectReady(talk) => talk.begin(self.run, message),
-            State::ExpectServiceInfo(talk) => talk.hear(self.run, message),
-            State::ExpectDone2(talk) => talk.finish(message),
+            State::ProveOvHdr(state) => state.step(self.run, message),
+            State::NextEntry(state) => state.step(self.run, message, rng),
+            State::SetupDevice(state) => state.step(self.run, message, rng),
+            State::Ready(talk) => talk.begin(self.run, message),
+            State::ServiceInfo(talk) => talk.hear(self.run, message),
+            State::Done2(talk) => talk.finish(message),
         }
     }
 }
@@ -199,7 +203,7 @@ impl ExpectProveOvHdr {
         let exchange =
             EcdhParameter::parse(content.exchange).map_err(|fault| blame(kind)(fault.into()))?;
         let walk = ChainWalk::new(&header, &content.mac);
-        let state = State::ExpectNextEntry(Box::new(ExpectNextEntry {
+        let state = State::NextEntry(Box::new(ExpectNextEntry {
             next: 0,
             entries,
             walk,
@@ -307,7 +311,7 @@ impl ExpectNextEntry {
         self.next += 1;
         if self.next < self.entries {
             let reply = get_next_entry(self.next);
-            let state = State::ExpectNextEntry(self);
+            let state = State::NextEntry(self);
             return Ok(DeviceStep::Continue(DeviceSession { run, state }, reply));
         }
         if !self.walk.owner().same_key(&self.proven.owner) {
@@ -342,7 +346,7 @@ fn prove_device(proven: Proven, run: Box<Run>, rng: &mut dyn CryptoRng) -> Devic
         nonce_setup_device,
         proven,
     };
-    let state = State::ExpectSetupDevice(Box::new(state));
+    let state = State::SetupDevice(Box::new(state));
     DeviceStep::Continue(DeviceSession { run, state }, reply)
 }
 
@@ -412,7 +416,7 @@ impl ExpectSetupDevice {
             mtu: 0,
             inbox: Inbox::default(),
         };
-        let state = State::ExpectReady(Box::new(talk));
+        let state = State::Ready(Box::new(talk));
         Ok(DeviceStep::Continue(DeviceSession { run, state }, reply))
     }
 }
@@ -446,158 +450,4 @@ fn replace(
         key: old.key.clone(),
     };
     (credential, mac)
-}
-
-/// The exchange of ServiceInfo and the end.
-#[derive(Debug)]
-struct Talk {
-    tunnel: Tunnel,
-    nonce_setup_device: Nonce,
-    nonce_prove_device: Nonce,
-    replacement: Option<DeviceCredential>,
-    /// Largest message that the owner accepts; known after 67.
-    mtu: u16,
-    inbox: Inbox,
-}
-
-impl Talk {
-    fn begin(mut self: Box<Self>, run: Box<Run>, message: &Message) -> Result<DeviceStep, Error> {
-        let kind = MessageType::To2OwnerServiceInfoReady;
-        let body = self.tunnel.open(message, kind)?;
-        self.mtu = read_body(kind, &body, |r| {
-            r.array(1)?;
-            read_mtu(r)
-        })?;
-        let items = Vec::new();
-        let turn = DeviceTurn {
-            run,
-            talk: self,
-            owner_has_more: false,
-            done: false,
-            items,
-        };
-        Ok(DeviceStep::ServiceInfo(turn))
-    }
-
-    fn hear(mut self: Box<Self>, run: Box<Run>, message: &Message) -> Result<DeviceStep, Error> {
-        let kind = MessageType::To2OwnerServiceInfo;
-        let body = self.tunnel.open(message, kind)?;
-        self.inbox.count()?;
-        let (owner_has_more, done, items) = read_body(kind, &body, |r| {
-            r.array(3)?;
-            Ok((r.bool()?, r.bool()?, self.inbox.take(r)?))
-        })?;
-        if owner_has_more && done {
-            return Err(Error::Check {
-                message: kind,
-                what: "more to come, yet done",
-            });
-        }
-        if done && self.inbox.is_mid_value() {
-            return Err(Error::Check {
-                message: kind,
-                what: "value without its end",
-            });
-        }
-        let turn = DeviceTurn {
-            run,
-            talk: self,
-            owner_has_more,
-            done,
-            items,
-        };
-        Ok(DeviceStep::ServiceInfo(turn))
-    }
-
-    fn finish(self, message: &Message) -> Result<DeviceStep, Error> {
-        let kind = MessageType::To2Done2;
-        let body = self.tunnel.open(message, kind)?;
-        let nonce = read_body(kind, &body, |r| {
-            r.array(1)?;
-            Ok(Nonce(r.bytes_exact()?))
-        })?;
-        if nonce != self.nonce_setup_device {
-            return Err(Error::Check {
-                message: kind,
-                what: "nonce",
-            });
-        }
-        Ok(DeviceStep::Finished)
-    }
-}
-
-/// The device's turn in the exchange of ServiceInfo.
-#[derive(Debug)]
-pub struct DeviceTurn {
-    run: Box<Run>,
-    talk: Box<Talk>,
-    owner_has_more: bool,
-    done: bool,
-    items: Vec<Item>,
-}
-
-impl DeviceTurn {
-    /// What the owner said now; whole values.
-    pub fn take_items(&mut self) -> Vec<Item> {
-        std::mem::take(&mut self.items)
-    }
-
-    /// Whether the owner has more to say at once; then the answer will be empty by itself.
-    pub fn owner_has_more(&self) -> bool {
-        self.owner_has_more
-    }
-
-    /// Whether the owner ended the exchange: [`DeviceTurn::next`] will send 70.
-    pub fn owner_is_done(&self) -> bool {
-        self.done
-    }
-
-    /// The credential that will be valid when the session ends well; none if it stays the same.
-    ///
-    /// Store it as pending beside the present one before sending message 70: the owner may have
-    /// replaced the voucher although its last message was lost. With a pending credential at start,
-    /// try it first, then the old one.
-    pub fn replacement(&self) -> Option<&DeviceCredential> {
-        self.talk.replacement.as_ref()
-    }
-
-    /// Goes on: 68 with as much of `outbox` as the owner accepts in one message, or 70 when the
-    /// owner is done (what is still in the outbox then is not sent).
-    pub fn next(self, outbox: &mut Outbox, rng: &mut dyn CryptoRng) -> (DeviceSession, Message) {
-        let Self {
-            run,
-            talk,
-            owner_has_more,
-            done,
-            ..
-        } = self;
-        if done {
-            let body = nonce_body(talk.nonce_prove_device);
-            let reply = talk.tunnel.seal(MessageType::To2Done, &body, rng);
-            return (
-                DeviceSession {
-                    run,
-                    state: State::ExpectDone2(talk),
-                },
-                reply,
-            );
-        }
-        let info = if owner_has_more {
-            nothing()
-        } else {
-            outbox.fill(talk.mtu)
-        };
-        let has_more = !owner_has_more && !outbox.is_empty();
-        let body = cbor::encode(|w| _ = w.array(2).bool(has_more).raw(&info));
-        let reply = talk
-            .tunnel
-            .seal(MessageType::To2DeviceServiceInfo, &body, rng);
-        (
-            DeviceSession {
-                run,
-                state: State::ExpectServiceInfo(talk),
-            },
-            reply,
-        )
-    }
 }

@@ -1,20 +1,26 @@
 //! TO2 as the owner: proves the voucher, checks the device, replaces or keeps its credential.
 
+mod talk;
+
+pub use talk::OwnerTurn;
+
 use rand_core::CryptoRng;
+
+use talk::Talk;
 
 use super::{
     HEADER_OWNER_KEY, HEADER_PROVE_DEVICE, KEX, MAX_EXCHANGE, MAX_KEX, MAX_MESSAGE, Tunnel, blame,
-    nonce_body, read_mtu, read_nonce,
+    read_mtu, read_nonce,
 };
 use crate::crypto::{AeadSuite, EcdhParameter, EcdhSecret, Mac, SigningKey, hash};
 use crate::fdo::message::{Message, MessageType, Nonce, read_body};
-use crate::fdo::service_info::{DevMod, DevModInbox, Inbox, Item, MAX_MTU, Outbox, nothing};
+use crate::fdo::service_info::{DevModInbox, Inbox, MAX_MTU};
 use crate::fdo::{Error, eat, to1};
 use crate::id::Guid;
 use crate::key::PublicKey;
 use crate::rv::RendezvousInfo;
 use crate::voucher::{NewVoucher, Voucher};
-use crate::wire::cbor::{self, CborError};
+use crate::wire::cbor;
 use crate::wire::cose::{Headers, Sign1};
 
 /// Message 60 as the owner reads it; the shell looks up the voucher of [`HelloDevice::guid`].
@@ -86,11 +92,11 @@ pub struct OwnerSession {
 
 #[derive(Debug)]
 enum State {
-    ExpectGetNextEntry(ExpectGetNextEntry),
-    ExpectProveDevice(ExpectProveDevice),
-    ExpectReady(ExpectReady),
-    ExpectServiceInfo(Box<Talk>),
-    ExpectDone(Box<Talk>),
+    GetNextEntry(ExpectGetNextEntry),
+    ProveDevice(ExpectProveDevice),
+    Ready(ExpectReady),
+    ServiceInfo(Box<Talk>),
+    Done(Box<Talk>),
 }
 
 /// What a step gave.
@@ -184,7 +190,7 @@ impl HelloDevice {
             nonce_prove_device,
             suite: self.suite,
         });
-        let state = State::ExpectGetNextEntry(ExpectGetNextEntry { next: 0, secret });
+        let state = State::GetNextEntry(ExpectGetNextEntry { next: 0, secret });
         let message = Message::new(MessageType::To2ProveOvHdr, proof.as_bytes().to_vec());
         Ok((OwnerSession { run, state }, message))
     }
@@ -199,22 +205,22 @@ impl OwnerSession {
     /// The only message due now.
     pub fn expects(&self) -> MessageType {
         match self.state {
-            State::ExpectGetNextEntry(_) => MessageType::To2GetOvNextEntry,
-            State::ExpectProveDevice(_) => MessageType::To2ProveDevice,
-            State::ExpectReady(_) => MessageType::To2DeviceServiceInfoReady,
-            State::ExpectServiceInfo(_) => MessageType::To2DeviceServiceInfo,
-            State::ExpectDone(_) => MessageType::To2Done,
+            State::GetNextEntry(_) => MessageType::To2GetOvNextEntry,
+            State::ProveDevice(_) => MessageType::To2ProveDevice,
+            State::Ready(_) => MessageType::To2DeviceServiceInfoReady,
+            State::ServiceInfo(_) => MessageType::To2DeviceServiceInfo,
+            State::Done(_) => MessageType::To2Done,
         }
     }
 
     /// Takes the next message. After an error there is no session any more.
     pub fn step(self, message: &Message, rng: &mut dyn CryptoRng) -> Result<OwnerStep, Error> {
         match self.state {
-            State::ExpectGetNextEntry(state) => state.step(self.run, message),
-            State::ExpectProveDevice(state) => state.step(self.run, message, rng),
-            State::ExpectReady(state) => state.step(self.run, message, rng),
-            State::ExpectServiceInfo(talk) => talk.hear(self.run, message),
-            State::ExpectDone(talk) => talk.finish(&self.run, message, rng),
+            State::GetNextEntry(state) => state.step(self.run, message),
+            State::ProveDevice(state) => state.step(self.run, message, rng),
+            State::Ready(state) => state.step(self.run, message, rng),
+            State::ServiceInfo(talk) => talk.hear(self.run, message),
+            State::Done(talk) => talk.finish(&self.run, message, rng),
         }
     }
 }
@@ -247,11 +253,11 @@ impl ExpectGetNextEntry {
         });
         let next = self.next + 1;
         let state = if next == entries.len() {
-            State::ExpectProveDevice(ExpectProveDevice {
+            State::ProveDevice(ExpectProveDevice {
                 secret: self.secret,
             })
         } else {
-            State::ExpectGetNextEntry(Self { next, ..self })
+            State::GetNextEntry(Self { next, ..self })
         };
         let reply = Message::new(MessageType::To2OvNextEntry, body);
         Ok(OwnerStep::Continue(OwnerSession { run, state }, reply))
@@ -300,7 +306,7 @@ impl ExpectProveDevice {
         );
         let setup = setup_device(&run.terms, nonce_setup_device);
         let reply = tunnel.seal(MessageType::To2SetupDevice, setup.as_bytes(), rng);
-        let state = State::ExpectReady(ExpectReady {
+        let state = State::Ready(ExpectReady {
             tunnel,
             nonce_setup_device,
         });
@@ -391,173 +397,7 @@ impl ExpectReady {
             inbox: Inbox::default(),
             devmod: DevModInbox::default(),
         };
-        let state = State::ExpectServiceInfo(Box::new(talk));
+        let state = State::ServiceInfo(Box::new(talk));
         Ok(OwnerStep::Continue(OwnerSession { run, state }, reply))
-    }
-}
-
-/// The exchange of ServiceInfo and the end.
-#[derive(Debug)]
-struct Talk {
-    tunnel: Tunnel,
-    nonce_setup_device: Nonce,
-    outcome: Outcome,
-    /// Largest message that the device accepts.
-    mtu: u16,
-    inbox: Inbox,
-    devmod: DevModInbox,
-}
-
-impl Talk {
-    fn hear(mut self: Box<Self>, run: Box<Run>, message: &Message) -> Result<OwnerStep, Error> {
-        let kind = MessageType::To2DeviceServiceInfo;
-        let body = self.tunnel.open(message, kind)?;
-        self.inbox.count()?;
-        let (device_has_more, items) = read_body(kind, &body, |r| {
-            r.array(2)?;
-            Ok((r.bool()?, self.inbox.take(r)?))
-        })?;
-        let items = self.sort_out_devmod(items)?;
-        if !device_has_more {
-            if !self.devmod.is_complete() {
-                return Err(Error::Check {
-                    message: kind,
-                    what: "devmod is incomplete",
-                });
-            }
-            if self.inbox.is_mid_value() {
-                return Err(Error::Check {
-                    message: kind,
-                    what: "value without its end",
-                });
-            }
-        }
-        Ok(OwnerStep::ServiceInfo(OwnerTurn {
-            run,
-            talk: self,
-            device_has_more,
-            items,
-        }))
-    }
-
-    /// Takes devmod for itself; nothing else may come before it is complete.
-    fn sort_out_devmod(&mut self, items: Vec<Item>) -> Result<Vec<Item>, Error> {
-        let kind = MessageType::To2DeviceServiceInfo;
-        let mut others = Vec::new();
-        for item in items {
-            if item.module == "devmod" {
-                let malformed = |fault: CborError| Error::Malformed {
-                    message: kind,
-                    fault,
-                };
-                self.devmod.take(&item).map_err(malformed)?;
-            } else if self.devmod.is_complete() {
-                others.push(item);
-            } else {
-                return Err(Error::Check {
-                    message: kind,
-                    what: "devmod does not come first",
-                });
-            }
-        }
-        Ok(others)
-    }
-
-    fn finish(
-        self,
-        run: &Run,
-        message: &Message,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<OwnerStep, Error> {
-        let kind = MessageType::To2Done;
-        let body = self.tunnel.open(message, kind)?;
-        let nonce = read_body(kind, &body, |r| {
-            r.array(1)?;
-            Ok(Nonce(r.bytes_exact()?))
-        })?;
-        if nonce != run.nonce_prove_device {
-            return Err(Error::Check {
-                message: kind,
-                what: "nonce",
-            });
-        }
-        let body = nonce_body(self.nonce_setup_device);
-        let reply = self.tunnel.seal(MessageType::To2Done2, &body, rng);
-        Ok(OwnerStep::Finished(self.outcome, reply))
-    }
-}
-
-/// The owner's turn in the exchange of ServiceInfo.
-#[derive(Debug)]
-pub struct OwnerTurn {
-    run: Box<Run>,
-    talk: Box<Talk>,
-    device_has_more: bool,
-    items: Vec<Item>,
-}
-
-impl OwnerTurn {
-    /// The GUID by which the device came.
-    pub fn guid(&self) -> Guid {
-        self.run.terms.voucher.guid()
-    }
-
-    /// The voucher by which the device proved itself.
-    pub fn voucher(&self) -> &Voucher {
-        &self.run.terms.voucher
-    }
-
-    /// What the credential will be after this session, if it ends well.
-    pub fn outcome(&self) -> &Outcome {
-        &self.talk.outcome
-    }
-
-    /// What the device said of itself so far; complete once [`OwnerTurn::device_has_more`] was
-    /// false for the first time.
-    pub fn devmod(&self) -> &DevMod {
-        self.talk.devmod.devmod()
-    }
-
-    /// Whether the device has more to say at once; then the answer will be empty by itself.
-    pub fn device_has_more(&self) -> bool {
-        self.device_has_more
-    }
-
-    /// What the device said now, beside devmod; whole values.
-    pub fn take_items(&mut self) -> Vec<Item> {
-        std::mem::take(&mut self.items)
-    }
-
-    /// Answers with as much of `outbox` as the device accepts in one message. `finished` means that
-    /// nothing will follow once the outbox is empty: then the device is told to end.
-    pub fn answer(
-        self,
-        outbox: &mut Outbox,
-        finished: bool,
-        rng: &mut dyn CryptoRng,
-    ) -> (OwnerSession, Message) {
-        let Self {
-            run,
-            talk,
-            device_has_more,
-            ..
-        } = self;
-        let info = if device_has_more {
-            nothing()
-        } else {
-            outbox.fill(talk.mtu)
-        };
-        let has_more = !device_has_more && !outbox.is_empty();
-        let done = !device_has_more && !has_more && finished;
-        let body = cbor::encode(|w| _ = w.array(3).bool(has_more).bool(done).raw(&info));
-        let reply = talk
-            .tunnel
-            .seal(MessageType::To2OwnerServiceInfo, &body, rng);
-        let state = if done {
-            State::ExpectDone(talk)
-        } else {
-            State::ExpectServiceInfo(talk)
-        };
-        (OwnerSession { run, state }, reply)
     }
 }

@@ -29,14 +29,22 @@ impl World {
     fn new(seed: u64, entries: usize) -> Self {
         let mut rng = TestRng::new(seed);
         let born = born(&mut rng);
-        let owners: Vec<_> = (0..entries).map(|_| SigningKey::generate(&mut rng)).collect();
+        let owners: Vec<_> = (0..entries)
+            .map(|_| SigningKey::generate(&mut rng))
+            .collect();
         let mut voucher = born.voucher.clone();
         let mut signer = &born.manufacturer;
         for owner in &owners {
-            voucher = voucher.extend(&PublicKey::x509(&owner.public()), signer).unwrap();
+            voucher = voucher
+                .extend(&PublicKey::x509(&owner.public()), signer)
+                .unwrap();
             signer = owner;
         }
-        Self { born, owners, voucher }
+        Self {
+            born,
+            owners,
+            voucher,
+        }
     }
 
     fn owner(&self) -> &SigningKey {
@@ -90,8 +98,7 @@ impl OwnerEnd {
 
     fn take(&mut self, message: &Message) -> Result<Message, Error> {
         if let Some(terms) = self.terms.take() {
-            let (session, reply) =
-                HelloDevice::read(message)?.answer(terms, &mut self.rng)?;
+            let (session, reply) = HelloDevice::read(message)?.answer(terms, &mut self.rng)?;
             self.session = Some(session);
             return Ok(reply);
         }
@@ -104,7 +111,9 @@ impl OwnerEnd {
             OwnerStep::ServiceInfo(mut turn) => {
                 self.heard.extend(turn.take_items());
                 self.devmod = Some(turn.devmod().clone());
-                self.turns = self.turns.saturating_sub(usize::from(!turn.device_has_more()));
+                self.turns = self
+                    .turns
+                    .saturating_sub(usize::from(!turn.device_has_more()));
                 let (session, reply) =
                     turn.answer(&mut self.outbox, self.turns == 0, &mut self.rng);
                 self.session = Some(session);
@@ -136,7 +145,17 @@ impl DeviceEnd {
         devmod().push_to(&mut outbox).unwrap();
         let session = Some(session);
         let heard = Vec::new();
-        (Self { rng, session, outbox, heard, replacement: None, finished: false }, hello)
+        (
+            Self {
+                rng,
+                session,
+                outbox,
+                heard,
+                replacement: None,
+                finished: false,
+            },
+            hello,
+        )
     }
 
     fn take(&mut self, message: &Message) -> Result<Option<Message>, Error> {
@@ -188,9 +207,14 @@ fn drive(
     let mut message = hello;
     for number in (0..).step_by(2) {
         wire(number, &mut message);
-        let mut reply = owner.take(&message).map_err(|error| (number, End::Owner, error))?;
+        let mut reply = owner
+            .take(&message)
+            .map_err(|error| (number, End::Owner, error))?;
         wire(number + 1, &mut reply);
-        match device.take(&reply).map_err(|error| (number + 1, End::Device, error))? {
+        match device
+            .take(&reply)
+            .map_err(|error| (number + 1, End::Device, error))?
+        {
             Some(next) => message = next,
             None => break,
         }
@@ -230,7 +254,10 @@ fn redirect(credential: &DeviceCredential, voucher: &Voucher, key: &SigningKey) 
         port: 8042,
         protocol: To2Protocol::Http,
     };
-    let registration = to0::Registration { addresses: vec![address], wait_secs: 3600 };
+    let registration = to0::Registration {
+        addresses: vec![address],
+        wait_secs: 3600,
+    };
     let (client, hello) = to0::hello();
     let (server, ack) = to0::ExpectOwnerSign::begin(&hello, &mut rng).unwrap();
     let (client, sign) = client.step(&ack, voucher, key, &registration).unwrap();
@@ -253,11 +280,17 @@ fn a_device_goes_from_factory_to_owner_to_next_owner() {
     for suite in [AeadSuite::A128Gcm, AeadSuite::A256Gcm] {
         let world = World::new(1, 2);
         let to1d = redirect(&world.born.credential, &world.voucher, world.owner());
-        let options = Options { to1d: Some(to1d), suite, ..Options::default() };
+        let options = Options {
+            to1d: Some(to1d),
+            suite,
+            ..Options::default()
+        };
         let (owner, device) = play(&world, world.replacing(), options, |_, _| {}).unwrap();
         assert!(device.finished);
         assert_eq!(owner.devmod, Some(devmod()));
-        let Some(Outcome::Replaced(voucher)) = owner.outcome else { panic!("{:?}", owner.outcome) };
+        let Some(Outcome::Replaced(voucher)) = owner.outcome else {
+            panic!("{:?}", owner.outcome)
+        };
         let credential = device.replacement.unwrap();
         assert_eq!(credential.guid, voucher.guid());
         assert_eq!(credential.rendezvous, rendezvous("new.example"));
@@ -269,17 +302,33 @@ fn a_device_goes_from_factory_to_owner_to_next_owner() {
         );
         voucher.verify(&Policy::default()).unwrap();
         assert_eq!(voucher.relation_to(&world.voucher), Relation::Unrelated);
-        voucher.mac().verify(&credential.hmac_secret, voucher.header().as_bytes()).unwrap();
+        voucher
+            .mac()
+            .verify(&credential.hmac_secret, voucher.header().as_bytes())
+            .unwrap();
 
         // The credential survives its file, and the new voucher leads to the next owner.
         let credential = DeviceCredential::decode(&credential.encode()).unwrap();
         let next = SigningKey::generate(&mut TestRng::new(9));
-        let voucher =
-            voucher.extend(&PublicKey::x509(&next.public()), world.owner()).unwrap();
+        let voucher = voucher
+            .extend(&PublicKey::x509(&next.public()), world.owner())
+            .unwrap();
         let to1d = redirect(&credential, &voucher, &next);
-        let born = Born { credential, voucher: voucher.clone(), ..World::new(1, 0).born };
-        let resold = World { born, owners: vec![next], voucher };
-        let options = Options { to1d: Some(to1d), suite, ..Options::default() };
+        let born = Born {
+            credential,
+            voucher: voucher.clone(),
+            ..World::new(1, 0).born
+        };
+        let resold = World {
+            born,
+            owners: vec![next],
+            voucher,
+        };
+        let options = Options {
+            to1d: Some(to1d),
+            suite,
+            ..Options::default()
+        };
         let (owner, device) = play(&resold, resold.replacing(), options, |_, _| {}).unwrap();
         assert!(device.finished && matches!(owner.outcome, Some(Outcome::Replaced(_))));
     }
@@ -289,14 +338,20 @@ fn a_device_goes_from_factory_to_owner_to_next_owner() {
 fn a_device_may_keep_its_credential_where_it_allows_it() {
     for suite in [AeadSuite::A128Gcm, AeadSuite::A256Gcm] {
         let world = World::new(2, 1);
-        let options = Options { suite, allow_reuse: true, ..Options::default() };
+        let options = Options {
+            suite,
+            allow_reuse: true,
+            ..Options::default()
+        };
         let terms = || world.terms(Replacement::Reuse);
         for _ in 0..2 {
             let (owner, device) = play(&world, terms(), options.clone(), |_, _| {}).unwrap();
             assert!(device.finished && device.replacement.is_none());
             assert_eq!(owner.outcome, Some(Outcome::Reused));
         }
-        let refusal = play(&world, terms(), Options::default(), |_, _| {}).err().unwrap();
+        let refusal = play(&world, terms(), Options::default(), |_, _| {})
+            .err()
+            .unwrap();
         assert_eq!(refusal, (5, End::Device, Error::ReuseRefused));
         assert_eq!(refusal.2.code().number(), 102);
         let report = refusal.2.report(MessageType::To2SetupDevice).unwrap();
@@ -315,9 +370,18 @@ fn anything_new_is_a_replacement() {
         (credential.guid, rendezvous("new.example")),
         (guid(&mut TestRng::new(8)), credential.rendezvous.clone()),
     ] {
-        let replacement = Replacement::Replace { guid, rendezvous, owner: owner.clone() };
-        let (owner, device) =
-            play(&world, world.terms(replacement), Options::default(), |_, _| {}).unwrap();
+        let replacement = Replacement::Replace {
+            guid,
+            rendezvous,
+            owner: owner.clone(),
+        };
+        let (owner, device) = play(
+            &world,
+            world.terms(replacement),
+            Options::default(),
+            |_, _| {},
+        )
+        .unwrap();
         assert!(matches!(owner.outcome, Some(Outcome::Replaced(_))));
         assert_eq!(device.replacement.unwrap().guid, guid);
     }
@@ -328,9 +392,16 @@ fn anything_new_is_a_replacement() {
         rendezvous: credential.rendezvous.clone(),
         owner: PublicKey::x509(&other.public()),
     };
-    let (owner, _) =
-        play(&world, world.terms(replacement), Options::default(), |_, _| {}).unwrap();
-    let Some(Outcome::Replaced(voucher)) = owner.outcome else { panic!() };
+    let (owner, _) = play(
+        &world,
+        world.terms(replacement),
+        Options::default(),
+        |_, _| {},
+    )
+    .unwrap();
+    let Some(Outcome::Replaced(voucher)) = owner.outcome else {
+        panic!()
+    };
     assert!(voucher.is_owned_by(&other.public()));
 }
 
@@ -345,7 +416,10 @@ fn the_owner_brings_only_what_fits() {
         hello.answer(terms, &mut rng).map(|_| ()).unwrap_err()
     };
     let other_device = other.replacing();
-    let other_key = Terms { key: other.owner().clone(), ..world.replacing() };
+    let other_key = Terms {
+        key: other.owner().clone(),
+        ..world.replacing()
+    };
     let no_entries = Terms {
         voucher: world.born.voucher.clone(),
         key: world.born.manufacturer.clone(),

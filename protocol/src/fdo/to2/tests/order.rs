@@ -9,7 +9,10 @@ fn record(world: &World, seed: u64) -> Vec<Message> {
     let mut recorded = Vec::new();
     let wire = |_, message: &mut Message| recorded.push(message.clone());
     play_seeded(world, world.replacing(), Options::default(), seed, wire).unwrap();
-    let numbers: Vec<u8> = recorded.iter().map(|message| message.kind.number()).collect();
+    let numbers: Vec<u8> = recorded
+        .iter()
+        .map(|message| message.kind.number())
+        .collect();
     assert_eq!(numbers, (60..=71).collect::<Vec<_>>());
     recorded
 }
@@ -26,7 +29,11 @@ fn replace(world: &World, at: usize, message: &Message) -> Result<(), (usize, En
 
 /// Who receives message number `at`.
 fn receiver(at: usize) -> End {
-    if at.is_multiple_of(2) { End::Owner } else { End::Device }
+    if at.is_multiple_of(2) {
+        End::Owner
+    } else {
+        End::Device
+    }
 }
 
 #[test]
@@ -38,7 +45,13 @@ fn of_all_states_and_messages_only_the_legal_pairs_pass() {
         for (number, message) in messages.iter().enumerate() {
             match replace(&world, at, message) {
                 Ok(()) => {
-                    assert_eq!(number, at, "message {} in place of {}", number + 60, at + 60);
+                    assert_eq!(
+                        number,
+                        at,
+                        "message {} in place of {}",
+                        number + 60,
+                        at + 60
+                    );
                     passed += 1;
                 }
                 Err((failed, end, error)) => {
@@ -57,7 +70,9 @@ fn of_all_states_and_messages_only_the_legal_pairs_pass() {
 fn messages_of_other_protocols_and_errors_end_the_session() {
     let world = World::new(11, 1);
     for at in 0..12 {
-        for kind in MessageType::ALL.into_iter().filter(|kind| !(60..=71).contains(&kind.number()))
+        for kind in MessageType::ALL
+            .into_iter()
+            .filter(|kind| !(60..=71).contains(&kind.number()))
         {
             let stray = Message::new(kind, vec![0x80]);
             let (failed, end, error) = replace(&world, at, &stray).unwrap_err();
@@ -65,7 +80,11 @@ fn messages_of_other_protocols_and_errors_end_the_session() {
             match kind {
                 MessageType::Error => {
                     assert!(matches!(error, Error::Peer(_)));
-                    assert_eq!(error.report(kind), None, "an error is not answered by an error");
+                    assert_eq!(
+                        error.report(kind),
+                        None,
+                        "an error is not answered by an error"
+                    );
                 }
                 _ => assert!(matches!(error, Error::Unexpected { .. })),
             }
@@ -116,7 +135,12 @@ fn no_flipped_byte_of_a_sealed_message_is_accepted() {
             let mut altered = message.clone();
             altered.body[byte] ^= 1 << (byte % 8);
             let (failed, end, _) = replace(&world, at, &altered).unwrap_err();
-            assert_eq!((failed, end), (at, receiver(at)), "message {} byte {byte}", at + 60);
+            assert_eq!(
+                (failed, end),
+                (at, receiver(at)),
+                "message {} byte {byte}",
+                at + 60
+            );
         }
         // Control: the message itself passes, and without its tag too.
         replace(&world, at, message).unwrap();

@@ -31,7 +31,9 @@ impl Claim {
             mac: world.voucher.mac().clone(),
             nonce: r.bytes_exact().unwrap(),
             hello_hash: hash(HashAlg::Sha256, &hello.body),
-            exchange: EcdhSecret::generate(&mut TestRng::new(3)).parameter().to_bytes(),
+            exchange: EcdhSecret::generate(&mut TestRng::new(3))
+                .parameter()
+                .to_bytes(),
             owner: Some(world.voucher.owner_key().clone()),
             prove_device: Some([9; 16]),
             signer: world.owner().clone(),
@@ -42,7 +44,11 @@ impl Claim {
         let payload = cbor::encode(|w| {
             w.array(8).bytes(&self.header).uint(self.entries);
             self.mac.encode(w);
-            w.bytes(&self.nonce).array(2).int(-7).bytes(&[]).bytes(&self.exchange);
+            w.bytes(&self.nonce)
+                .array(2)
+                .int(-7)
+                .bytes(&[])
+                .bytes(&self.exchange);
             self.hello_hash.encode(w);
             w.uint(65535);
         });
@@ -88,14 +94,22 @@ fn lie(
 }
 
 fn entries(world: &World) -> Vec<Vec<u8>> {
-    world.voucher.entries().iter().map(|entry| entry.as_bytes().to_vec()).collect()
+    world
+        .voucher
+        .entries()
+        .iter()
+        .map(|entry| entry.as_bytes().to_vec())
+        .collect()
 }
 
 #[test]
 fn an_honest_claim_convinces() {
     for count in [1, 2, 3, 16] {
         let world = World::new(20, count);
-        assert_eq!(lie(&world, Options::default(), |_| {}, &entries(&world)), None);
+        assert_eq!(
+            lie(&world, Options::default(), |_| {}, &entries(&world)),
+            None
+        );
     }
 }
 
@@ -111,7 +125,10 @@ fn false_claims_end_the_run_at_once() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(refused(&|c| c.hello_hash = hash(HashAlg::Sha256, b"")), "hash of HelloDevice");
+    assert_eq!(
+        refused(&|c| c.hello_hash = hash(HashAlg::Sha256, b"")),
+        "hash of HelloDevice"
+    );
     assert_eq!(refused(&|c| c.nonce = [0; 16]), "nonce");
     assert_eq!(refused(&|c| c.owner = None), "owner key is missing");
     assert_eq!(refused(&|c| c.prove_device = None), "nonce is missing");
@@ -130,18 +147,34 @@ fn false_claims_end_the_run_at_once() {
 fn malformed_claims_end_the_run_at_once() {
     let world = World::new(23, 2);
     let refused = |edit: &dyn Fn(&mut Claim)| {
-        lie(&world, Options::default(), edit, &[]).expect("the device must refuse").1
+        lie(&world, Options::default(), edit, &[])
+            .expect("the device must refuse")
+            .1
     };
     // Signed by another key than the one shown.
     let manufacturer = world.born.manufacturer.clone();
     let unsigned = refused(&|c| c.signer = manufacturer.clone());
-    assert!(matches!(unsigned, Error::Cose { fault: CoseError::Crypto(_), .. }));
-    assert!(matches!(refused(&|c| c.entries = 256), Error::Malformed { .. }));
+    assert!(matches!(
+        unsigned,
+        Error::Cose {
+            fault: CoseError::Crypto(_),
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(&|c| c.entries = 256),
+        Error::Malformed { .. }
+    ));
     // Points that are none.
-    let mut off_curve = EcdhSecret::generate(&mut TestRng::new(1)).parameter().to_bytes();
+    let mut off_curve = EcdhSecret::generate(&mut TestRng::new(1))
+        .parameter()
+        .to_bytes();
     off_curve[40] ^= 1;
     for exchange in [Vec::new(), vec![0; 86], off_curve] {
-        assert!(matches!(refused(&|c| c.exchange = exchange.clone()), Error::Cose { .. }));
+        assert!(matches!(
+            refused(&|c| c.exchange = exchange.clone()),
+            Error::Cose { .. }
+        ));
     }
 }
 
@@ -150,7 +183,13 @@ fn a_credential_of_another_first_owner_refuses() {
     let mut world = World::new(24, 1);
     world.born.credential.owner_key_hash = hash(HashAlg::Sha256, b"another key");
     let (_, error) = lie(&world, Options::default(), |_| {}, &[]).unwrap();
-    assert!(matches!(error, Error::Check { what: "hash of the first owner's key", .. }));
+    assert!(matches!(
+        error,
+        Error::Check {
+            what: "hash of the first owner's key",
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -164,7 +203,13 @@ fn false_chains_end_the_run_before_the_device_proves_itself() {
         error
     };
     let not_last = |error| {
-        assert!(matches!(error, Error::Check { what: "the last owner is another key", .. }));
+        assert!(matches!(
+            error,
+            Error::Check {
+                what: "the last owner is another key",
+                ..
+            }
+        ));
     };
     // An earlier owner proves itself by the whole chain, or by a chain cut short at its successor.
     let earlier = world.owners[1].clone();
@@ -199,7 +244,11 @@ fn an_earlier_owner_still_owns_a_chain_cut_short_at_itself() {
     // The device alone cannot know that it was passed on; that is what rendezvous and registry
     // watch for. Stated here so that nobody takes it for checked.
     let world = World::new(27, 3);
-    let cut = World { voucher: chain_of(&world, 2), owners: world.owners[..2].to_vec(), ..world };
+    let cut = World {
+        voucher: chain_of(&world, 2),
+        owners: world.owners[..2].to_vec(),
+        ..world
+    };
     assert_eq!(lie(&cut, Options::default(), |_| {}, &entries(&cut)), None);
 }
 
@@ -207,7 +256,9 @@ fn chain_of(world: &World, entries: usize) -> Voucher {
     let mut voucher = world.born.voucher.clone();
     let mut signer = &world.born.manufacturer;
     for owner in &world.owners[..entries] {
-        voucher = voucher.extend(&PublicKey::x509(&owner.public()), signer).unwrap();
+        voucher = voucher
+            .extend(&PublicKey::x509(&owner.public()), signer)
+            .unwrap();
         signer = owner;
     }
     voucher
@@ -218,13 +269,25 @@ fn directions_signed_by_somebody_else_end_the_run() {
     let world = World::new(28, 2);
     let earlier = chain_of(&world, 1);
     let to1d = redirect(&world.born.credential, &earlier, &world.owners[0]);
-    let options = Options { to1d: Some(to1d), ..Options::default() };
+    let options = Options {
+        to1d: Some(to1d),
+        ..Options::default()
+    };
     let (message, error) = lie(&world, options, |_| {}, &entries(&world)).unwrap();
     assert_eq!(message, 63);
-    assert!(matches!(error, Error::Cose { message: MessageType::To1RvRedirect, .. }));
+    assert!(matches!(
+        error,
+        Error::Cose {
+            message: MessageType::To1RvRedirect,
+            ..
+        }
+    ));
     // Control: by the owner itself.
     let to1d = redirect(&world.born.credential, &world.voucher, world.owner());
-    let options = Options { to1d: Some(to1d), ..Options::default() };
+    let options = Options {
+        to1d: Some(to1d),
+        ..Options::default()
+    };
     assert_eq!(lie(&world, options, |_| {}, &entries(&world)), None);
 }
 
@@ -232,8 +295,15 @@ fn directions_signed_by_somebody_else_end_the_run() {
 fn a_device_that_is_another_is_refused_by_the_owner() {
     let (mut world, other) = (World::new(29, 1), World::new(30, 1));
     world.born.credential.key = other.born.credential.key.clone();
-    let (at, end, error) =
-        play(&world, world.replacing(), Options::default(), |_, _| {}).err().unwrap();
+    let (at, end, error) = play(&world, world.replacing(), Options::default(), |_, _| {})
+        .err()
+        .unwrap();
     assert_eq!((at, end), (4, End::Owner));
-    assert!(matches!(error, Error::Cose { message: MessageType::To2ProveDevice, .. }));
+    assert!(matches!(
+        error,
+        Error::Cose {
+            message: MessageType::To2ProveDevice,
+            ..
+        }
+    ));
 }

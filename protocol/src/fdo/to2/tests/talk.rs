@@ -11,13 +11,19 @@ fn value(len: usize, fill: u8) -> Vec<u8> {
 }
 
 fn item(module: &str, message: &str, value: Vec<u8>) -> Item {
-    Item { module: module.into(), message: message.into(), value }
+    Item {
+        module: module.into(),
+        message: message.into(),
+        value,
+    }
 }
 
 fn take(inbox: &mut Inbox, pairs: &[(&str, &[u8])]) -> Result<Vec<Item>, CborError> {
     let text = cbor::encode(|w| {
         w.array(pairs.len());
-        pairs.iter().for_each(|(key, value)| _ = w.array(2).text(key).bytes(value));
+        pairs
+            .iter()
+            .for_each(|(key, value)| _ = w.array(2).text(key).bytes(value));
     });
     inbox.take(&mut Reader::new(&text).unwrap())
 }
@@ -36,13 +42,26 @@ fn long_values_arrive_whole_whatever_the_message_size() {
             .into();
         let mut terms = world.replacing();
         terms.max_service_info = owner_mtu;
-        let options = Options { max_service_info: device_mtu, ..Options::default() };
+        let options = Options {
+            max_service_info: device_mtu,
+            ..Options::default()
+        };
         let mut owner = OwnerEnd::new(terms, 1);
         let (mut device, hello) = DeviceEnd::start(&world.born.credential, options, 2);
-        for Item { module, message, value } in &said {
+        for Item {
+            module,
+            message,
+            value,
+        } in &said
+        {
             device.outbox.push(module, message, value.clone()).unwrap();
         }
-        for Item { module, message, value } in &told {
+        for Item {
+            module,
+            message,
+            value,
+        } in &told
+        {
             owner.outbox.push(module, message, value.clone()).unwrap();
         }
         let mut largest = [0, 0];
@@ -58,7 +77,10 @@ fn long_values_arrive_whole_whatever_the_message_size() {
         assert_eq!(device.heard, told);
         // What the tunnel adds: IV, tag, heads.
         for (len, mtu) in largest.into_iter().zip([owner_mtu, device_mtu]) {
-            assert!(len <= usize::from(mtu.max(MIN_MTU)) + 50, "{len} bytes for {mtu}");
+            assert!(
+                len <= usize::from(mtu.max(MIN_MTU)) + 50,
+                "{len} bytes for {mtu}"
+            );
         }
     }
 }
@@ -71,8 +93,14 @@ fn an_outbox_never_exceeds_the_room_and_never_stalls() {
         let mut inbox = Inbox::default();
         let mut sent = Vec::new();
         for _ in 0..rng.below(20) {
-            let new = item("module", &"m".repeat(1 + rng.below(60)), value(rng.below(2000), 3));
-            outbox.push(&new.module, &new.message, new.value.clone()).unwrap();
+            let new = item(
+                "module",
+                &"m".repeat(1 + rng.below(60)),
+                value(rng.below(2000), 3),
+            );
+            outbox
+                .push(&new.module, &new.message, new.value.clone())
+                .unwrap();
             sent.push(new);
         }
         let mtu = (256 + rng.below(1500)) as u16;
@@ -108,7 +136,10 @@ fn pieces_are_joined_only_as_they_should() {
     let mut inbox = Inbox::default();
     assert_eq!(take(&mut inbox, &[("a:b", head)]).unwrap(), []);
     assert!(inbox.is_mid_value());
-    let got = take(&mut inbox, &[("a:b", tail), ("a:b", &[0x01, 0x02]), ("a:c", &[0xf6])]);
+    let got = take(
+        &mut inbox,
+        &[("a:b", tail), ("a:b", &[0x01, 0x02]), ("a:c", &[0xf6])],
+    );
     assert_eq!(
         got.unwrap(),
         [
@@ -149,7 +180,10 @@ fn endless_talk_is_cut_off() {
         rounds += u32::from(message.kind == MessageType::To2DeviceServiceInfo);
     };
     let (_, end, error) = drive(&mut owner, &mut device, hello, wire).unwrap_err();
-    assert_eq!((end, error.clone()), (End::Owner, Error::TooMuch("rounds of service info")));
+    assert_eq!(
+        (end, error.clone()),
+        (End::Owner, Error::TooMuch("rounds of service info"))
+    );
     assert_eq!((rounds, error.code().number()), (MAX_ROUNDS + 1, 101));
 }
 
@@ -183,9 +217,14 @@ fn devmod_comes_first_and_whole() {
         let (mut device, hello) = DeviceEnd::start(&world.born.credential, Options::default(), 2);
         device.outbox = Outbox::default();
         say(&mut device.outbox);
-        drive(&mut owner, &mut device, hello, |_, _| {}).unwrap_err().2
+        drive(&mut owner, &mut device, hello, |_, _| {})
+            .unwrap_err()
+            .2
     };
-    let check = |what| Error::Check { message: MessageType::To2DeviceServiceInfo, what };
+    let check = |what| Error::Check {
+        message: MessageType::To2DeviceServiceInfo,
+        what,
+    };
     assert_eq!(refusal(&|_| {}), check("devmod is incomplete"));
     assert_eq!(
         refusal(&|outbox| {
@@ -210,8 +249,16 @@ fn devmod_is_read_as_others_write_it() {
     say("sn", vec![0x41, 0x01]).unwrap();
     say("mudurl", vec![0x60]).unwrap();
     say("nummodules", vec![0x03]).unwrap();
-    say("modules", cbor::encode(|w| _ = w.array(3).uint(0).uint(1).text("devmod"))).unwrap();
-    say("modules", cbor::encode(|w| _ = w.array(4).uint(1).uint(2).text("a").text("b"))).unwrap();
+    say(
+        "modules",
+        cbor::encode(|w| _ = w.array(3).uint(0).uint(1).text("devmod")),
+    )
+    .unwrap();
+    say(
+        "modules",
+        cbor::encode(|w| _ = w.array(4).uint(1).uint(2).text("a").text("b")),
+    )
+    .unwrap();
     for (message, broken) in [
         ("modules", vec![0x81, 0x00]),
         ("modules", vec![0x83, 0x00, 0x01, 0x02]),
@@ -237,14 +284,21 @@ fn null_sizes_are_understood() {
 /// Plays a run in which the device's message 66 says `body`, and then all as usual.
 fn with_ready(terms: Terms, world: &World, body: &[u8]) -> Result<OwnerEnd, Error> {
     let mut owner = OwnerEnd::new(terms, 1);
-    let options = Options { allow_reuse: true, ..Options::default() };
+    let options = Options {
+        allow_reuse: true,
+        ..Options::default()
+    };
     let (mut device, hello) = DeviceEnd::start(&world.born.credential, options, 2);
     let mut message = hello;
     while message.kind != MessageType::To2DeviceServiceInfoReady {
         let reply = owner.take(&message)?;
         message = device.take(&reply)?.unwrap();
     }
-    message = device.session.as_ref().unwrap().seal(message.kind, body, &mut device.rng);
+    message = device
+        .session
+        .as_ref()
+        .unwrap()
+        .seal(message.kind, body, &mut device.rng);
     drive(&mut owner, &mut device, message, |_, _| {}).map_err(|(.., error)| error)?;
     Ok(owner)
 }
@@ -257,12 +311,21 @@ fn the_owner_takes_a_null_hmac_but_no_hmac_for_nothing() {
     let owner = with_ready(world.replacing(), &world, &null).unwrap();
     assert_eq!(owner.outcome, Some(Outcome::Unsellable));
     let reuse = || world.terms(Replacement::Reuse);
-    assert_eq!(with_ready(reuse(), &world, &null).unwrap().outcome, Some(Outcome::Reused));
+    assert_eq!(
+        with_ready(reuse(), &world, &null).unwrap().outcome,
+        Some(Outcome::Reused)
+    );
     let needless = cbor::encode(|w| {
         w.array(2);
         world.voucher.mac().encode(w);
         w.null();
     });
     let error = with_ready(reuse(), &world, &needless).err().unwrap();
-    assert!(matches!(error, Error::Check { what: "HMAC though nothing is new", .. }));
+    assert!(matches!(
+        error,
+        Error::Check {
+            what: "HMAC though nothing is new",
+            ..
+        }
+    ));
 }
