@@ -267,13 +267,12 @@ impl World {
     /// What the command that failed said.
     pub async fn manufacture(&mut self, serial: &str) -> anyhow::Result<String> {
         let factory = format!("http://{}", self.cloud_doors.fdo);
-        self.agent
+        let said = self
+            .agent
             .ask(&["init", "--manufacturer", &factory, "--serial", serial])
             .await?;
-        let status = self.agent.status().await?;
-        let guid = text_of(&status, &["device", "guid", "device_id"])
-            .with_context(|| format!("the agent's status names no device: {status}"))?;
-        let guid = guid.replace('-', "").to_lowercase();
+        let guid = said.trim().to_owned();
+        ensure!(guid.len() == 32, "init printed no GUID but {said:?}");
         self.cloud
             .ask(&["vouchers", "assign", &guid, "--site", SITE])
             .await?;
@@ -459,13 +458,6 @@ impl Part {
         all.extend(words.iter().map(|word| (*word).to_owned()));
         all
     }
-}
-
-/// The first of these keys that holds a text.
-#[must_use]
-pub fn text_of(value: &Value, keys: &[&str]) -> Option<String> {
-    keys.iter()
-        .find_map(|key| value[key].as_str().map(str::to_owned))
 }
 
 /// The first of these keys that holds a whole number.
