@@ -112,7 +112,8 @@ async fn a_run_keeps_the_token_of_its_first_answer() {
     let stub = stub(vec![
         fdo(31, "Bearer first", "a"),
         fdo(33, "Bearer second", "bb"),
-        fdo(31, "Bearer third", "c"),
+        fdo(33, "Bearer third", "c"),
+        fdo(31, "Bearer fourth", "d"),
     ])
     .await;
     let mut run = stub.client.start();
@@ -126,6 +127,9 @@ async fn a_run_keeps_the_token_of_its_first_answer() {
         .await
         .unwrap();
     assert_eq!(answer, message(MessageType::To1RvRedirect, b"bb"));
+    run.exchange(&message(MessageType::To1ProveToRv, b""))
+        .await
+        .unwrap();
     assert!(
         !format!("{run:?}").contains("first"),
         "a token is not printed"
@@ -143,6 +147,7 @@ async fn a_run_keeps_the_token_of_its_first_answer() {
         [
             "/base/fdo/101/msg/30",
             "/base/fdo/101/msg/32",
+            "/base/fdo/101/msg/32",
             "/base/fdo/101/msg/30"
         ]
     );
@@ -150,7 +155,8 @@ async fn a_run_keeps_the_token_of_its_first_answer() {
         .iter()
         .map(|seen| seen.header("authorization"))
         .collect();
-    assert_eq!(tokens, [None, Some("Bearer first"), None]);
+    let first = Some("Bearer first");
+    assert_eq!(tokens, [None, first, first, None]);
     for seen in &seen {
         assert_eq!(seen.header("content-type"), Some("application/cbor"));
         assert_eq!(seen.header("transfer-encoding"), None);

@@ -211,6 +211,19 @@ async fn bodies_are_bounded() {
     let error = client.get("/long?1001").await.unwrap_err();
     assert!(matches!(error, Error::TooLarge(1000)), "{error}");
 
+    // Declared only: refused at once, not at the deadline.
+    let (address, _task) = misbehaving(|mut stream| async move {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+        let _ = stream.write_all(head).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let error = Client::new(plain(&[&address]), limits())
+        .get("/")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::TooLarge(1000)), "{error}");
+
     // No length told, chunks without end.
     let (address, _task) = misbehaving(|mut stream| async move {
         let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";

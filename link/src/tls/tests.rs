@@ -498,6 +498,80 @@ async fn an_identity_changes_at_run_time_and_no_session_is_resumed() {
     );
 }
 
+/// Each side of ours against a counterpart of rustls' defaults, which would resume.
+#[tokio::test]
+async fn neither_side_resumes_a_session() {
+    let root = root("cloud");
+    let slot = IdentitySlot::with(identity(&leaf(Eku::ServerAuth), &root, &[]));
+    let verifier = || verify::ServerVerifier::new(Trust::Anchors(anchors(&root)), clock());
+    let usual_server = {
+        let builder = rustls::ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        Arc::new(
+            builder
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(slot.clone())),
+        )
+    };
+    let usual_client = |versions: &[&'static rustls::SupportedProtocolVersion]| {
+        let builder = rustls::ClientConfig::builder_with_provider(provider());
+        let builder = builder
+            .with_protocol_versions(versions)
+            .unwrap()
+            .dangerous();
+        let builder = builder.with_custom_certificate_verifier(Arc::new(verifier()));
+        Arc::new(builder.with_no_client_auth())
+    };
+    let our_server = server_config(slot.clone(), ClientAuth::None, clock()).unwrap();
+    let our_client = client_config(Trust::Anchors(anchors(&root)), None, clock()).unwrap();
+    let (all, old) = (rustls::ALL_VERSIONS, [&rustls::version::TLS12]);
+    let pairs = [
+        ("control", usual_server.clone(), usual_client(all), true),
+        (
+            "control, 1.2",
+            usual_server.clone(),
+            usual_client(&old),
+            true,
+        ),
+        ("our client", usual_server, our_client, false),
+        ("our server", our_server.clone(), usual_client(all), false),
+        ("our server, 1.2", our_server, usual_client(&old), false),
+    ];
+    for (pair, server, client, resumes) in pairs {
+        let first = handshake_kind(server.clone(), client.clone()).await;
+        let second = handshake_kind(server, client).await;
+        assert_eq!(first, rustls::HandshakeKind::Full, "{pair}");
+        assert_eq!(second == rustls::HandshakeKind::Resumed, resumes, "{pair}");
+    }
+}
+
+async fn handshake_kind(
+    server: Arc<rustls::ServerConfig>,
+    client: Arc<rustls::ClientConfig>,
+) -> rustls::HandshakeKind {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = async {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = tokio_rustls::TlsAcceptor::from(server)
+            .accept(tcp)
+            .await
+            .unwrap();
+        stream.write_all(b"x").await.unwrap();
+        stream.flush().await.unwrap();
+        stream.get_ref().1.handshake_kind().unwrap()
+    };
+    let dialling = async {
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from(SERVER).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(client);
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        // Tickets come behind the handshake.
+        stream.read_u8().await.unwrap();
+    };
+    tokio::join!(serving, dialling).0
+}
+
 #[tokio::test]
 async fn tls_12_is_judged_by_the_same_rules() {
     for (known, believed) in [(true, true), (false, false)] {
