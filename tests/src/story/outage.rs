@@ -239,9 +239,3 @@ fn modes(reader: &Reader) -> Vec<String> {
 fn is_said(value: &Value) -> bool {
     !value.is_null() && value != ""
 }
-
-fn shown(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}

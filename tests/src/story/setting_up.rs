@@ -1,6 +1,7 @@
 //! Steps 1 to 3: the cloud starts, the gateway enrols, the first device onboards. See [`super::Story::run`].
 
 use super::*;
+use crate::world::Part;
 
 /// Filter of everything at the site.
 const ALL_OF_SITE: &str = "hf/v1/harbour/#";
@@ -98,28 +99,55 @@ impl Story {
         self.is_known_to_both(notes).await
     }
 
-    /// Both registries must show the device, with the evidence of its onboarding.
+    /// Both registries must show the device as onboarded, with proof, a certificate and a new GUID.
     async fn is_known_to_both(&self, notes: &mut Notes) -> anyhow::Result<()> {
         for (name, part) in [
             ("cloud", &self.world.cloud),
             ("gateway", &self.world.gateway),
         ] {
-            let mut shown = Value::Null;
-            for _ in 0..100 {
-                let said = part.ask(&["devices", "list", "--json"]).await?;
-                shown = serde_json::from_str(&said)
-                    .with_context(|| format!("devices list printed {said:?}"))?;
-                if shown.to_string().contains(&self.device) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            let device = wait_for_device(part, &self.device)
+                .await
+                .with_context(|| format!("at the {name}"))?;
             ensure!(
-                shown.to_string().contains(&self.device),
-                "the {name} does not know the device: {shown}"
+                device["standing"] == "proved",
+                "at the {name} the device is not proved: {device}"
             );
-            notes.figure(format!("record at the {name}"));
+            ensure!(
+                device["contested"] == false,
+                "at the {name} the device is contested: {device}"
+            );
+            ensure!(
+                device["guid"] != self.device.as_str(),
+                "the credential was not replaced: {device}"
+            );
+            let certificates = device["certificates"].as_array().map_or(0, Vec::len);
+            ensure!(
+                certificates > 0,
+                "the {name} knows no certificate of the device: {device}"
+            );
+            notes.figure(format!(
+                "{name}: onboarded, {}, {certificates} certificate",
+                shown(&device["standing"])
+            ));
         }
         Ok(())
     }
+}
+
+/// The device's row in this server's list once it says that it is onboarded.
+async fn wait_for_device(part: &Part, device: &str) -> anyhow::Result<Value> {
+    let mut said = String::new();
+    for _ in 0..100 {
+        said = part.ask(&["devices", "list", "--json"]).await?;
+        let rows: Vec<Value> = serde_json::from_str(&said)
+            .with_context(|| format!("devices list printed {said:?}"))?;
+        if let Some(row) = rows
+            .into_iter()
+            .find(|row| row["device"] == device && row["onboarded"] == true)
+        {
+            return Ok(row);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!("the device is not onboarded: {said}")
 }
