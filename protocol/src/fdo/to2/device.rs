@@ -133,10 +133,12 @@ impl DeviceSession {
     /// Seals another text than the session would (for tests of the owner).
     #[cfg(test)]
     pub(super) fn seal(&self, kind: MessageType, body: &[u8], rng: &mut dyn CryptoRng) -> Message {
-        match &self.state {
-            State::Ready(talk) | State::ServiceInfo(talk) => talk.tunnel.seal(kind, body, rng),
+        let tunnel = match &self.state {
+            State::SetupDevice(state) => &state.tunnel,
+            State::Ready(talk) | State::ServiceInfo(talk) | State::Done2(talk) => &talk.tunnel,
             other => panic!("no tunnel in {other:?}"),
-        }
+        };
+        tunnel.seal(kind, body, rng)
     }
 
     /// Takes the next message. After an error there is no session any more.

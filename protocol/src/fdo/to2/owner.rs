@@ -213,6 +213,17 @@ impl OwnerSession {
         }
     }
 
+    /// Seals another text than the session would (for tests of the device).
+    #[cfg(test)]
+    pub(super) fn seal(&self, kind: MessageType, body: &[u8], rng: &mut dyn CryptoRng) -> Message {
+        let tunnel = match &self.state {
+            State::Ready(state) => &state.tunnel,
+            State::ServiceInfo(talk) | State::Done(talk) => &talk.tunnel,
+            other => panic!("no tunnel in {other:?}"),
+        };
+        tunnel.seal(kind, body, rng)
+    }
+
     /// Takes the next message. After an error there is no session any more.
     pub fn step(self, message: &Message, rng: &mut dyn CryptoRng) -> Result<OwnerStep, Error> {
         match self.state {

@@ -5,6 +5,7 @@
 
 mod order;
 mod proof;
+mod sealed;
 mod talk;
 
 use super::*;
