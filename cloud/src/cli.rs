@@ -3,16 +3,22 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
-use holdfast_config::cli::{Common, Extra};
+use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
+use holdfast_config::{life, secret_file, show};
+use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
+use serde_json::{Value, json};
 
+use crate::app;
 use crate::config::Config;
-
-mod show;
 
 /// Name of the program, of its state folder and of its unit.
 pub const PROGRAM: &str = "holdfast-cloud";
@@ -189,5 +195,221 @@ pub enum Telemetry {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime_duration(text)
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as \"30m\" or \"2h\""))
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What the operator must know, with its exit code in the type.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match &self.command {
+            Command::Extra(extra) => extra.run::<Config, Self>(&self.common),
+            command => {
+                let threads = matches!(command, Command::Run);
+                runtime(threads)?.block_on(self.in_runtime())
+            }
+        }
+    }
+
+    async fn in_runtime(self) -> anyhow::Result<()> {
+        let state = self.common.state_or_default(PROGRAM);
+        if matches!(self.command, Command::Run) {
+            return run(&self.common, &state).await;
+        }
+        let ask = Ask { socket: state.join("admin.sock") };
+        let text = match self.command {
+            Command::Run | Command::Extra(_) => String::new(),
+            Command::Status { json } => ask.facts("/v1/status", json).await?,
+            Command::Sites(sites) => ask.sites(sites).await?,
+            Command::Gateways(gateways) => ask.gateways(gateways).await?,
+            Command::Vouchers(vouchers) => ask.vouchers(vouchers).await?,
+            Command::Devices(Devices::List { json }) => {
+                let columns = ["device", "site", "info", "onboarded", "server", "standing"];
+                ask.table("/v1/devices", &columns, json).await?
+            }
+            Command::Clients(issue) => ask.client(issue).await?,
+            Command::Telemetry(Telemetry::Export { device }) => return ask.export(device).await,
+        };
+        std::io::stdout().write_all(text.as_bytes()).context("cannot write the answer")
+    }
+}
+
+fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build().context("cannot start the runtime")
+}
+
+async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
+    let config: Config = holdfast_config::read(common.config.as_deref())?;
+    life::start_logging(common)?;
+    let stop = life::stop_on_signal().context("cannot listen to signals")?;
+    let app = match app::build(config, state).await {
+        Err(fault) if fault.is_misuse() => return Err(Misuse(fault.to_string()).into()),
+        built => built?,
+    };
+    Ok(app.run(stop).await?)
+}
+
+/// Asks the running daemon.
+struct Ask {
+    socket: PathBuf,
+}
+
+impl Ask {
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        ask::get(&self.socket, path).await.map_err(classify)
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        ask::post(&self.socket, path, body).await.map_err(classify)
+    }
+
+    async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
+        let rows = self.get(path).await?;
+        Ok(if json { pretty(&rows) } else { show::table(&rows, columns) })
+    }
+
+    async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
+        let value = self.get(path).await?;
+        Ok(if json { pretty(&value) } else { show::facts(&value) })
+    }
+
+    async fn sites(&self, sites: Sites) -> anyhow::Result<String> {
+        match sites {
+            Sites::List { json } => self.table("/v1/sites", &["site"], json).await,
+            Sites::Add { site } => {
+                self.post("/v1/sites", &json!({ "site": site.as_str() })).await?;
+                Ok(format!("site {site} is there; next: gateways token --site {site} --gateway NAME\n"))
+            }
+        }
+    }
+
+    async fn gateways(&self, gateways: Gateways) -> anyhow::Result<String> {
+        match gateways {
+            Gateways::List { json } => {
+                let columns = ["gateway", "site", "epoch", "enrolled"];
+                self.table("/v1/gateways", &columns, json).await
+            }
+            Gateways::Token { site, gateway, life } => {
+                let wanted = json!({
+                    "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
+                });
+                let answer = self.post("/v1/gateways/token", &wanted).await?;
+                text_of(&answer, "token").map(|token| token + "\n")
+            }
+        }
+    }
+
+    async fn vouchers(&self, vouchers: Vouchers) -> anyhow::Result<String> {
+        match vouchers {
+            Vouchers::List { json } => {
+                let columns = ["guid", "serial", "info", "site", "state"];
+                self.table("/v1/vouchers", &columns, json).await
+            }
+            Vouchers::Show { guid } => self.facts(&format!("/v1/vouchers/{guid}"), false).await,
+            Vouchers::Assign { guid, site } => {
+                let wanted = json!({ "site": site.as_str() });
+                self.post(&format!("/v1/vouchers/{guid}/assign"), &wanted).await?;
+                Ok(format!("device {guid} belongs to site {site}; it can be powered on\n"))
+            }
+            Vouchers::Extend { guid, to } => {
+                let wanted = json!({ "key": STANDARD.encode(public_key(&to)?) });
+                let path = format!("/v1/vouchers/{guid}/extend");
+                text_of(&self.post(&path, &wanted).await?, "pem")
+            }
+            Vouchers::Import { file } => {
+                let bytes = read_file(&file)?;
+                let wanted = json!({ "file": STANDARD.encode(bytes) });
+                let answer = self.post("/v1/vouchers/import", &wanted).await?;
+                let guid = text_of(&answer, "guid")?;
+                Ok(format!("voucher {guid} is kept; next: vouchers assign {guid} --site SITE\n"))
+            }
+            Vouchers::Export { guid } => {
+                text_of(&self.get(&format!("/v1/vouchers/{guid}/export")).await?, "pem")
+            }
+        }
+    }
+
+    async fn client(&self, Clients::Issue { name, site, publish, subscribe, out }: Clients) -> anyhow::Result<String> {
+        let wanted = json!({
+            "name": name.as_str(), "site": site.as_ref().map(SiteId::as_str),
+            "publish": publish, "subscribe": subscribe,
+        });
+        let answer = self.post("/v1/clients", &wanted).await?;
+        let keep = |file: &str, field: &str, secret: bool| -> anyhow::Result<()> {
+            let (path, text) = (out.join(file), text_of(&answer, field)?);
+            let kept = match secret {
+                true => secret_file::write(&path, text.as_bytes()),
+                false => secret_file::write_public(&path, text.as_bytes()),
+            };
+            kept.with_context(|| format!("cannot write {}", path.display()))
+        };
+        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        keep("key.pem", "key", true)?;
+        keep("cert.pem", "cert", false)?;
+        keep("ca.pem", "ca", false)?;
+        Ok(format!("client {name}: ca.pem, cert.pem and key.pem are in {}\n", out.display()))
+    }
+
+    /// Prints page by page, so that a long ledger needs no memory.
+    async fn export(&self, device: DeviceId) -> anyhow::Result<()> {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let mut after = Value::Null;
+        loop {
+            let wanted = json!({ "source": device.as_str(), "after": after });
+            let mut page = self.post("/v1/telemetry", &wanted).await?;
+            for row in page["rows"].as_array_mut().into_iter().flatten() {
+                // What is JSON is shown as such; the ledger itself never looks.
+                let inner = row["payload"].as_str().and_then(|text| serde_json::from_str(text).ok());
+                if let Some(inner) = inner {
+                    row["payload"] = inner;
+                }
+                writeln!(out, "{row}").context("cannot write the answer")?;
+            }
+            after = page["next"].take();
+            if after.is_null() {
+                return out.flush().context("cannot write the answer");
+            }
+        }
+    }
+}
+
+/// The exit code follows from whose fault it is.
+fn classify(error: AskError) -> anyhow::Error {
+    match error {
+        AskError::NotRunning { .. } => Unavailable(error.to_string()).into(),
+        AskError::Refused(_) => Misuse(error.to_string()).into(),
+        AskError::Failed(_) | AskError::Broken(_) => error.into(),
+    }
+}
+
+fn text_of(answer: &Value, field: &str) -> anyhow::Result<String> {
+    let text = answer[field].as_str().map(str::to_owned);
+    text.with_context(|| format!("the answer holds no {field}; are program and daemon of one version?"))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = std::fs::read(path);
+    read.map_err(|error| Misuse(format!("cannot read {}: {error}", path.display())).into())
+}
+
+/// SubjectPublicKeyInfo of a PEM file.
+fn public_key(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let text = String::from_utf8_lossy(&read_file(path)?).into_owned();
+    let body = text
+        .split_once("-----BEGIN PUBLIC KEY-----")
+        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
+        .map(|(body, _)| body.split_whitespace().collect::<String>());
+    let der = body.and_then(|body| STANDARD.decode(body).ok());
+    der.ok_or_else(|| Misuse(format!("{} holds no PEM block PUBLIC KEY", path.display())).into())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use holdfast_cps::fdo::{Answer, FdoParty, FdoReply, FdoRequest, Sessions, Token};
 use holdfast_link::random::SystemRandom;
 use holdfast_link::time::Clock;
-use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::fdo::di::{AppStart, ExpectSetHmac, IssueTerms};
 use holdfast_protocol::fdo::{Error, Message, MessageType};
 use holdfast_protocol::id::Guid;
@@ -31,12 +31,12 @@ use crate::stock::Stock;
 pub struct Factory {
     authority: FactoryAuthority,
     /// The voucher server's key: the first owner of every voucher made here.
-    owner: Arc<SigningKey>,
+    owner: VerifyingKey,
     stock: Stock,
     rendezvous: RendezvousInfo,
     certificate_life: Duration,
     clock: Arc<dyn Clock>,
-    runs: Sessions<ExpectSetHmac>,
+    runs: Sessions<(String, ExpectSetHmac)>,
 }
 
 /// What a [`Factory`] is made of.
@@ -45,7 +45,7 @@ pub struct FactoryParts {
     /// Issues device certificates.
     pub authority: FactoryAuthority,
     /// The voucher server's key.
-    pub owner: Arc<SigningKey>,
+    pub owner: VerifyingKey,
     /// Takes the vouchers.
     pub stock: Stock,
     /// Written into every device.
@@ -89,9 +89,10 @@ impl Factory {
         let start = AppStart::read(message)?;
         let now = self.clock.now().secs;
         let key = start.csr().key().to_spki_der();
+        let serial = start.info().serial.clone();
         let chain = self
             .authority
-            .certify(&key, &start.info().serial, now, self.certificate_life)
+            .certify(&key, &serial, now, self.certificate_life)
             .map_err(|error| {
                 tracing::error!(%error, "a device certificate could not be made");
                 Error::Own("device certificate")
@@ -100,12 +101,12 @@ impl Factory {
         SystemRandom.fill_bytes(&mut guid);
         let terms = IssueTerms {
             guid: Guid(guid),
-            rendezvous: self.rendezvous.clone(),
+            rendezvous: &self.rendezvous,
             manufacturer: &self.owner,
             chain,
         };
         let (run, reply) = start.issue(terms)?;
-        Ok((self.runs.begin(run), reply))
+        Ok((self.runs.begin((serial, run)), reply))
     }
 
     /// The voucher is kept before the device is told that it is done.
@@ -114,14 +115,14 @@ impl Factory {
         token: Option<&Token>,
         message: &Message,
     ) -> Result<(Token, Message), Error> {
-        let (run, state) = token.and_then(|token| self.runs.take(token)).ok_or(Error::NoSession)?;
+        let (run, (serial, state)) = token.and_then(|token| self.runs.take(token)).ok_or(Error::NoSession)?;
         let (voucher, reply) = state.step(message)?;
         let guid = voucher.guid();
-        self.stock.keep(voucher).await.map_err(|error| {
+        self.stock.keep(voucher, Some(&serial)).await.map_err(|error| {
             tracing::error!(%guid, %error, "a new device's voucher could not be kept");
             Error::Own("voucher store")
         })?;
-        tracing::info!(%guid, "a device was initialised");
+        tracing::info!(%guid, serial, "a device was initialised");
         Ok((run.token().clone(), reply))
     }
 }

@@ -11,16 +11,19 @@ use std::sync::Arc;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::id::{Guid, InvalidId, SiteId};
 use holdfast_protocol::key::PublicKey;
-use holdfast_protocol::voucher::{Voucher, VoucherError};
+use holdfast_protocol::voucher::{Policy, Voucher, VoucherError};
 use holdfast_store::{Medium, Options, Store, StoreError, WriteError, Written};
-use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{ReadOnlyTable, ReadableTable as _, TableDefinition, WriteTransaction};
 
 /// GUID -> voucher as it came in, its owner being this server.
 const ISSUED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("issued");
-/// GUID -> the same voucher extended to its next owner, or one that came in already extended.
+/// GUID -> the same voucher extended to its next owner.
 const GIVEN: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("given");
 /// GUID -> site for which the owner took the device.
 const SITES: TableDefinition<'_, &[u8; 16], &str> = TableDefinition::new("sites");
+
+/// GUID -> serial number that the device told its factory.
+const SERIALS: TableDefinition<'_, &[u8; 16], &str> = TableDefinition::new("serials");
 
 /// Most vouchers that one listing shows.
 pub const LIST_MOST: usize = 10_000;
@@ -74,6 +77,8 @@ pub struct Kept {
     pub given: bool,
     /// The site that its device was assigned to.
     pub site: Option<SiteId>,
+    /// The device's serial number, if its factory was here.
+    pub serial: Option<String>,
 }
 
 /// The stock of vouchers; clone it freely.
@@ -100,6 +105,7 @@ impl Stock {
             tx.open_table(ISSUED)?;
             tx.open_table(GIVEN)?;
             tx.open_table(SITES)?;
+            tx.open_table(SERIALS)?;
             Ok(())
         })?;
         let public = PublicKey::x509(&key.public());
@@ -112,44 +118,27 @@ impl Stock {
         &self.public
     }
 
-    /// Keeps a voucher that is this server's to extend. Keeping the same one twice is no error.
+    /// Keeps a voucher that is this server's to extend; `serial` is the device's number, if known.
+    /// Keeping the same one twice is no error.
     ///
     /// # Errors
     /// It is not good, another's, or differs from the one kept.
-    pub async fn keep(&self, voucher: Voucher) -> Result<(), StockError> {
-        self.insert(voucher, self.public.clone(), ISSUED).await
-    }
-
-    /// Keeps a voucher that was extended to `owner` elsewhere.
-    ///
-    /// # Errors
-    /// As [`Stock::keep`].
-    pub async fn take_in(&self, voucher: Voucher, owner: &PublicKey) -> Result<(), StockError> {
-        self.insert(voucher, owner.clone(), GIVEN).await
-    }
-
-    async fn insert(
-        &self,
-        voucher: Voucher,
-        owner: PublicKey,
-        into: TableDefinition<'static, &'static [u8; 16], &'static [u8]>,
-    ) -> Result<(), StockError> {
-        voucher.verify()?;
-        if !voucher.owner_key().same_key(&owner) {
+    pub async fn keep(&self, voucher: Voucher, serial: Option<&str>) -> Result<(), StockError> {
+        voucher.verify(&Policy::default())?;
+        if !voucher.owner_key().same_key(&self.public) {
             return Err(StockError::ForeignOwner);
         }
-        let guid = voucher.guid();
+        let (guid, serial) = (voucher.guid(), serial.map(str::to_owned));
         self.write(move |tx| {
-            for table in [ISSUED, GIVEN] {
-                let there = bytes_of(tx, table, guid)?;
-                match there {
-                    Some(bytes) if bytes == voucher.as_bytes() => return Ok(()),
-                    Some(_) => return refuse(StockError::Taken(guid)),
-                    None => {}
-                }
+            match bytes_of(tx, ISSUED, guid)? {
+                Some(bytes) if bytes == voucher.as_bytes() => return Ok(()),
+                Some(_) => return refuse(StockError::Taken(guid)),
+                None => {}
             }
-            let mut table = tx.open_table(into)?;
-            table.insert(&guid.0, voucher.as_bytes())?;
+            tx.open_table(ISSUED)?.insert(&guid.0, voucher.as_bytes())?;
+            if let Some(serial) = &serial {
+                tx.open_table(SERIALS)?.insert(&guid.0, serial.as_str())?;
+            }
             Ok(())
         })
         .await
@@ -208,21 +197,23 @@ impl Stock {
     /// It is unknown or unreadable.
     pub fn get(&self, guid: Guid) -> Result<Kept, StockError> {
         self.store.read(|tx| {
-            let issued = tx.open_table(ISSUED).map_err(StoreError::from)?;
-            let given = tx.open_table(GIVEN).map_err(StoreError::from)?;
-            let sites = tx.open_table(SITES).map_err(StoreError::from)?;
-            let left = given.get(&guid.0).map_err(StoreError::from)?;
-            let was_given = left.is_some();
-            let bytes = match left {
-                Some(bytes) => bytes,
-                None => {
-                    issued.get(&guid.0).map_err(StoreError::from)?.ok_or(StockError::Unknown(guid))?
-                }
+            let bytes = |definition| -> Result<Option<Vec<u8>>, StoreError> {
+                let table: ReadOnlyTable<&[u8; 16], &[u8]> = tx.open_table(definition)?;
+                Ok(table.get(&guid.0)?.map(|found| found.value().to_vec()))
             };
-            let voucher = read_voucher(bytes.value())?;
-            let site = sites.get(&guid.0).map_err(StoreError::from)?;
-            let site = site.map(|text| text.value().parse()).transpose()?;
-            Ok(Kept { voucher, given: was_given, site })
+            let text = |definition| -> Result<Option<String>, StoreError> {
+                let table: ReadOnlyTable<&[u8; 16], &str> = tx.open_table(definition)?;
+                Ok(table.get(&guid.0)?.map(|found| found.value().to_owned()))
+            };
+            let given = bytes(GIVEN)?;
+            let was_given = given.is_some();
+            let newest = given.or(bytes(ISSUED)?).ok_or(StockError::Unknown(guid))?;
+            Ok(Kept {
+                voucher: read_voucher(&newest)?,
+                given: was_given,
+                site: text(SITES)?.map(|site| site.parse()).transpose()?,
+                serial: text(SERIALS)?,
+            })
         })
     }
 
@@ -231,17 +222,12 @@ impl Stock {
     /// # Errors
     /// One of them is unreadable, or the store failed.
     pub fn list(&self) -> Result<Vec<Kept>, StockError> {
-        let guids = self.store.read(|tx| -> Result<_, StockError> {
-            let mut guids = std::collections::BTreeSet::new();
-            for definition in [ISSUED, GIVEN] {
-                let table = tx.open_table(definition).map_err(StoreError::from)?;
-                for row in table.iter().map_err(StoreError::from)?.take(LIST_MOST) {
-                    guids.insert(*row.map_err(StoreError::from)?.0.value());
-                }
-            }
-            Ok(guids)
+        let guids = self.store.read(|tx| -> Result<Vec<[u8; 16]>, StoreError> {
+            let table = tx.open_table(ISSUED)?;
+            let rows = table.iter()?.take(LIST_MOST);
+            rows.map(|row| Ok(*row?.0.value())).collect()
         })?;
-        guids.into_iter().take(LIST_MOST).map(|guid| self.get(Guid(guid))).collect()
+        guids.into_iter().map(|guid| self.get(Guid(guid))).collect()
     }
 
     async fn write<T: Send + 'static>(

@@ -3,12 +3,20 @@
 //!
 //! Called by `main` alone.
 
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use holdfast_config::HostPort;
-use holdfast_config::cli::{Common, Extra};
+use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
+use holdfast_config::{HostPort, life, secret_file, show};
+use holdfast_cps::enrol::Token;
+use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::ClientName;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::{app, identity};
 
 /// Name of the program, of its state folder and of its unit.
 pub const PROGRAM: &str = "holdfast-gateway";
@@ -84,4 +92,145 @@ pub enum Clients {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
     },
+}
+
+/// Longest token read.
+const TOKEN_BYTES: u64 = 4096;
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What the operator must know, with its exit code in the type.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match &self.command {
+            Command::Extra(extra) => extra.run::<Config, Self>(&self.common),
+            command => {
+                let threads = matches!(command, Command::Run);
+                runtime(threads)?.block_on(self.in_runtime())
+            }
+        }
+    }
+
+    async fn in_runtime(self) -> anyhow::Result<()> {
+        let state = self.common.state_or_default(PROGRAM);
+        let ask = Ask { socket: state.join("admin.sock") };
+        let text = match self.command {
+            Command::Extra(_) => String::new(),
+            Command::Run => return run(&self.common, &state).await,
+            Command::Enrol { cloud, token_file } => {
+                enrol(&self.common, &state, &cloud, &token_file).await?
+            }
+            Command::Status { json } => ask.facts("/v1/status", json).await?,
+            Command::Devices(Devices::List { json }) => {
+                let columns = ["device", "site", "info", "onboarded", "server", "standing"];
+                ask.table("/v1/devices", &columns, json).await?
+            }
+            Command::Clients(issue) => ask.client(issue).await?,
+        };
+        std::io::stdout().write_all(text.as_bytes()).context("cannot write the answer")
+    }
+}
+
+fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build().context("cannot start the runtime")
+}
+
+async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
+    let config: Config = holdfast_config::read(common.config.as_deref())?;
+    life::start_logging(common)?;
+    let stop = life::stop_on_signal().context("cannot listen to signals")?;
+    let app = match app::build(config, state).await {
+        Err(fault) if fault.is_misuse() => return Err(Misuse(fault.to_string()).into()),
+        built => built?,
+    };
+    Ok(app.run(stop).await?)
+}
+
+async fn enrol(
+    common: &Common,
+    state: &Path,
+    cloud: &HostPort,
+    token_file: &Path,
+) -> anyhow::Result<String> {
+    let config: Config = holdfast_config::read(common.config.as_deref())?;
+    life::start_logging(common)?;
+    let token = read_token(token_file)?;
+    match identity::enrol(&config, state, cloud, &token).await {
+        Ok(cloud) => Ok(format!(
+            "enrolled as {} of site {}; next: holdfast-gateway run\n",
+            cloud.gateway(),
+            cloud.site()
+        )),
+        Err(fault) if fault.is_unavailable() => Err(Unavailable(fault.to_string()).into()),
+        Err(fault) if fault.is_misuse() => Err(Misuse(fault.to_string()).into()),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+fn read_token(file: &Path) -> anyhow::Result<Token> {
+    let mut text = String::new();
+    let read = match file.to_str() {
+        Some("-") => std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text),
+        _ => std::fs::File::open(file).and_then(|it| it.take(TOKEN_BYTES).read_to_string(&mut text)),
+    };
+    read.map_err(|error| Misuse(format!("cannot read the token {}: {error}", file.display())))?;
+    Ok(text.parse().map_err(|bad: holdfast_cps::enrol::BadToken| Misuse(bad.to_string()))?)
+}
+
+/// Asks the running daemon.
+struct Ask {
+    socket: PathBuf,
+}
+
+impl Ask {
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        ask::get(&self.socket, path).await.map_err(classify)
+    }
+
+    async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
+        let rows = self.get(path).await?;
+        Ok(if json { format!("{rows:#}\n") } else { show::table(&rows, columns) })
+    }
+
+    async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
+        let value = self.get(path).await?;
+        Ok(if json { format!("{value:#}\n") } else { show::facts(&value) })
+    }
+
+    async fn client(
+        &self,
+        Clients::Issue { name, publish, subscribe, out }: Clients,
+    ) -> anyhow::Result<String> {
+        let wanted =
+            json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
+        let answer = ask::post(&self.socket, "/v1/clients", &wanted).await.map_err(classify)?;
+        let keep = |file: &str, field: &str, secret: bool| -> anyhow::Result<()> {
+            let path = out.join(file);
+            let text = answer[field].as_str().with_context(|| format!("the answer has no {field}"))?;
+            let kept = match secret {
+                true => secret_file::write(&path, text.as_bytes()),
+                false => secret_file::write_public(&path, text.as_bytes()),
+            };
+            kept.with_context(|| format!("cannot write {}", path.display()))
+        };
+        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        keep("key.pem", "key", true)?;
+        keep("cert.pem", "cert", false)?;
+        keep("ca.pem", "ca", false)?;
+        Ok(format!("client {name}: ca.pem, cert.pem and key.pem are in {}\n", out.display()))
+    }
+}
+
+/// The exit code follows from whose fault it is.
+fn classify(error: AskError) -> anyhow::Error {
+    match error {
+        AskError::NotRunning { .. } => Unavailable(error.to_string()).into(),
+        AskError::Refused(_) => Misuse(error.to_string()).into(),
+        AskError::Failed(_) | AskError::Broken(_) => error.into(),
+    }
 }

@@ -26,8 +26,6 @@ pub struct Config {
     pub uplink: Uplink,
     /// Topic rules beside the built-in ones.
     pub bridge: Vec<Rule>,
-    /// Pace of the registry's exchange with the cloud.
-    pub sync: Sync,
     /// The broker's durable messages.
     pub journal: Journal,
     /// What is kept of the telemetry at the site.
@@ -104,13 +102,6 @@ pub enum Direction {
     In,
 }
 
-/// `[sync]`: the exchange of change entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sync {
-    /// Time between two exchanges when nothing happens.
-    pub interval: Duration,
-}
-
 /// `[journal]`: bounds of the broker's durable messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Journal {
@@ -160,12 +151,6 @@ impl Default for Discovery {
     }
 }
 
-impl Default for Sync {
-    fn default() -> Self {
-        Self { interval: Duration::from_secs(5) }
-    }
-}
-
 impl Default for Journal {
     fn default() -> Self {
         Self { max_bytes: ByteSize(4 << 30) }
@@ -199,7 +184,6 @@ impl Settings for Config {
             cloud: section.section("cloud"),
             uplink: section.section("uplink"),
             bridge: section.sections("bridge"),
-            sync: section.section("sync"),
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
@@ -331,16 +315,6 @@ impl Settings for Rule {
             Ok(())
         });
         Self { name, direction, filter, prefix }
-    }
-}
-
-impl Settings for Sync {
-    fn read(section: &mut Section<'_>) -> Self {
-        Self {
-            interval: section.get_checked("interval", Self::default().interval, |time| {
-                between(*time, Duration::from_millis(50), Duration::from_secs(24 * 3600))
-            }),
-        }
     }
 }
 

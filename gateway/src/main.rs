@@ -1,2 +1,10 @@
-//! placeholder
-fn main() {}
+//! The `holdfast-gateway` program: reads the command line and does it. Everything else is the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use holdfast_gateway::cli::Cli;
+
+fn main() -> ExitCode {
+    holdfast_config::cli::exit(Cli::parse().execute())
+}

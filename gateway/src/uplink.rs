@@ -63,6 +63,12 @@ impl State {
         Self::new(Mode::Outage, "the gateway's connection to the cloud broke", at)
     }
 
+    /// What the gateway tells the cloud when it is stopped.
+    #[must_use]
+    pub fn stopped(at: Time) -> Self {
+        Self::new(Mode::Outage, "the gateway was stopped", at)
+    }
+
     /// Whether the cloud can be counted on.
     #[must_use]
     pub fn is_up(&self) -> bool {

@@ -1,0 +1,242 @@
+//! The cloud's own verbs on the admin socket, beside those that every CPS server has: status, and
+//! the seller's vouchers (110).
+//!
+//! Served by [`crate::app`] on the Unix socket; asked by [`crate::cli`]. Only the user who runs the
+//! cloud can open that socket.
+
+use std::time::Instant;
+
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use holdfast_broker::{Broker, Consumer};
+use holdfast_cps::Cps;
+use holdfast_cps::http::admin::{AdminError, Answer, admin_router, shown};
+use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::{Guid, SiteId};
+use holdfast_protocol::key::PublicKey;
+use holdfast_protocol::voucher::Voucher;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::stock::{Kept, Stock, StockError};
+
+/// What the verbs work on.
+#[derive(Debug, Clone)]
+pub struct Served {
+    cps: Cps,
+    stock: Stock,
+    broker: Broker,
+    intake: Consumer,
+    started: Instant,
+    listening: Value,
+}
+
+impl Served {
+    /// The parts of `app`.
+    #[must_use]
+    pub fn of(app: &App) -> Self {
+        Self {
+            cps: app.cps.clone(),
+            stock: app.stock.clone(),
+            broker: app.broker.clone(),
+            intake: app.intake.consumer(),
+            started: Instant::now(),
+            listening: json!({
+                "mqtt": app.mqtt().to_string(),
+                "https": app.https().to_string(),
+                "fdo": app.fdo().to_string(),
+                "metrics": app.metrics().to_string(),
+            }),
+        }
+    }
+}
+
+/// All verbs of the cloud.
+pub fn router(served: Served) -> Router {
+    let shared = admin_router(served.cps.clone());
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/vouchers", get(list))
+        .route("/v1/vouchers/import", post(import))
+        .route("/v1/vouchers/{guid}", get(show))
+        .route("/v1/vouchers/{guid}/export", get(export))
+        .route("/v1/vouchers/{guid}/assign", post(assign))
+        .route("/v1/vouchers/{guid}/extend", post(extend))
+        .with_state(served)
+        .merge(shared)
+}
+
+async fn status(State(served): State<Served>) -> Answer {
+    let cps = &served.cps;
+    let config = cps.config();
+    let sites = cps.sites().map_err(AdminError::failed)?.len();
+    let gateways = cps.enrolment().gateways().map_err(AdminError::failed)?.len();
+    let devices = cps.devices().list(None).map_err(AdminError::failed)?;
+    let figures = served.broker.metrics();
+    Ok(Json(json!({
+        "server": config.server.to_string(),
+        "domain": config.domain.to_string(),
+        "uptime_secs": served.started.elapsed().as_secs(),
+        "listening": served.listening,
+        "sites": sites,
+        "gateways": gateways,
+        "devices": devices.iter().filter(|device| device.onboarded).count(),
+        "mqtt_connections": figures.connections,
+        "journal_rows": figures.journal_rows,
+        "telemetry_waiting": served.intake.waiting(),
+        "telemetry_messages": cps.ledger().len().map_err(AdminError::failed)?,
+    })))
+}
+
+/// The seller's vouchers, then those that came from elsewhere.
+async fn list(State(served): State<Served>) -> Answer {
+    let kept = served.stock.list().map_err(AdminError::failed)?;
+    let held = served.cps.vouchers().list().map_err(AdminError::failed)?;
+    let waiting = served.cps.vouchers().waiting().map_err(AdminError::failed)?;
+    let mut shown: Vec<Value> = kept.iter().map(summary).collect();
+    let ours = |guid: Guid| kept.iter().any(|kept| kept.voucher.guid() == guid);
+    shown.extend(held.iter().filter(|row| row.live && !ours(row.guid)).map(|row| {
+        json!({
+            "guid": row.guid.to_string(), "device": row.device.to_string(),
+            "site": row.site.to_string(), "state": "held", "serial": null,
+        })
+    }));
+    shown.extend(waiting.iter().filter(|row| !ours(row.guid)).map(|row| {
+        json!({
+            "guid": row.guid.to_string(), "device": row.guid.to_string(),
+            "site": null, "state": "waits for a site", "serial": null,
+        })
+    }));
+    Ok(Json(Value::Array(shown)))
+}
+
+fn summary(kept: &Kept) -> Value {
+    let state = match (&kept.site, kept.given) {
+        (Some(_), _) => "assigned",
+        (None, true) => "extended",
+        (None, false) => "in stock",
+    };
+    json!({
+        "guid": kept.voucher.guid().to_string(),
+        "device": kept.voucher.guid().to_string(),
+        "serial": kept.serial,
+        "info": kept.voucher.device_info(),
+        "site": kept.site.as_ref().map(ToString::to_string),
+        "state": state,
+        "entries": kept.voucher.entries().len(),
+    })
+}
+
+async fn show(State(served): State<Served>, Path(guid): Path<String>) -> Answer {
+    match served.stock.get(guid_of(&guid)?) {
+        Ok(kept) => Ok(Json(summary(&kept))),
+        Err(StockError::Unknown(_)) => {
+            let Json(all) = list(State(served)).await?;
+            let found = all.as_array().into_iter().flatten().find(|one| one["guid"] == guid);
+            let unknown = || AdminError::misuse(format!("no voucher {guid} is kept here"));
+            shown(found.ok_or_else(unknown)?)
+        }
+        Err(error) => Err(stock_error(error)),
+    }
+}
+
+async fn export(State(served): State<Served>, Path(guid): Path<String>) -> Answer {
+    let guid = guid_of(&guid)?;
+    let pem = match served.stock.get(guid) {
+        Ok(kept) => kept.voucher.to_pem(),
+        Err(StockError::Unknown(_)) => {
+            served.cps.vouchers().export(guid).map_err(AdminError::misuse)?
+        }
+        Err(error) => return Err(stock_error(error)),
+    };
+    Ok(Json(json!({ "pem": pem })))
+}
+
+#[derive(Deserialize)]
+struct Assign {
+    site: String,
+}
+
+/// Gives a device to a site of this owner: extends its voucher to the owner if it is in stock,
+/// hands it to the registry, and has it registered for onboarding.
+async fn assign(
+    State(served): State<Served>,
+    Path(guid): Path<String>,
+    Json(wanted): Json<Assign>,
+) -> Answer {
+    let guid = guid_of(&guid)?;
+    let site: SiteId = wanted.site.parse().map_err(AdminError::misuse)?;
+    if !served.cps.sites().map_err(AdminError::failed)?.contains(&site) {
+        return Err(AdminError::misuse(format!("no site {site}; add it first: sites add {site}")));
+    }
+    let vouchers = served.cps.vouchers();
+    match served.stock.get(guid) {
+        Ok(_) => {
+            let owner = PublicKey::x509(&served.cps.keys().owner().public());
+            // The site is noted first: a second assignment elsewhere must not find it free.
+            served.stock.assign(guid, &site).await.map_err(stock_error)?;
+            let voucher = served.stock.extend(guid, &owner).await.map_err(stock_error)?;
+            vouchers.accept(&voucher, Some(site.clone())).await.map_err(AdminError::misuse)?;
+        }
+        Err(StockError::Unknown(_)) => {
+            vouchers.assign(guid, &site).await.map_err(AdminError::misuse)?;
+        }
+        Err(error) => return Err(stock_error(error)),
+    }
+    served.cps.to0().wake();
+    Ok(Json(json!({ "guid": guid.to_string(), "site": site.to_string() })))
+}
+
+#[derive(Deserialize)]
+struct Extend {
+    /// SubjectPublicKeyInfo, DER in base64.
+    key: String,
+}
+
+async fn extend(
+    State(served): State<Served>,
+    Path(guid): Path<String>,
+    Json(wanted): Json<Extend>,
+) -> Answer {
+    let spki = STANDARD.decode(wanted.key).map_err(AdminError::misuse)?;
+    let key = VerifyingKey::from_spki_der(&spki).map_err(AdminError::misuse)?;
+    let extended = served.stock.extend(guid_of(&guid)?, &PublicKey::x509(&key)).await;
+    Ok(Json(json!({ "pem": extended.map_err(stock_error)?.to_pem() })))
+}
+
+#[derive(Deserialize)]
+struct Import {
+    /// The voucher file as it is, in base64.
+    file: String,
+}
+
+/// Takes a voucher that is this seller's to extend, or one extended to this owner.
+async fn import(State(served): State<Served>, Json(wanted): Json<Import>) -> Answer {
+    let bytes = STANDARD.decode(wanted.file).map_err(AdminError::misuse)?;
+    let voucher = Voucher::read(&bytes)
+        .map_err(|fault| AdminError::misuse(format!("{fault}; give a voucher as PEM or CBOR")))?;
+    let guid = voucher.guid();
+    if voucher.owner_key().same_key(served.stock.public_key()) {
+        served.stock.keep(voucher, None).await.map_err(stock_error)?;
+    } else {
+        served.cps.vouchers().import(&bytes, None).await.map_err(AdminError::misuse)?;
+    }
+    Ok(Json(json!({ "guid": guid.to_string() })))
+}
+
+fn guid_of(text: &str) -> Result<Guid, AdminError> {
+    text.parse().map_err(|_| {
+        AdminError::misuse(format!("{text:?} is no GUID; write 32 hexadecimal digits"))
+    })
+}
+
+fn stock_error(error: StockError) -> AdminError {
+    match error {
+        StockError::Content(_) | StockError::Store(_) => AdminError::failed(error),
+        other => AdminError::misuse(other),
+    }
+}

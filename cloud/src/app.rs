@@ -1,0 +1,267 @@
+//! The cloud as one value: [`build`] opens everything and binds every socket, [`App::run`] serves
+//! until told to stop or until a part ends.
+//!
+//! Called by [`crate::cli`] and by tests (with port 0). Nothing runs before everything stands; at
+//! the end the doors close first, then what moves data, then what keeps it.
+
+mod bind;
+mod error;
+mod tasks;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_broker::{Broker, JournalMedium};
+use holdfast_config::HostPort;
+use holdfast_config::secret_file;
+use holdfast_cps::authority::is_private;
+use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role, Stores};
+use holdfast_link::time::{SystemClock, SystemTrust};
+use holdfast_link::tls::{Anchors, IdentitySlot};
+use holdfast_store::{Damaged, Medium, Options, Store};
+
+pub use bind::Listeners;
+pub use error::BuildError;
+
+use crate::config::Config;
+use crate::epoch;
+use crate::factory::{Factory, FactoryParts, rendezvous_info};
+use crate::intake::{Intake, Unstamped};
+use crate::rights::CertificateRights;
+use crate::seller::Seller;
+use crate::stock::Stock;
+
+/// How long each stage of the parts may take to stop.
+const GRACE: Duration = Duration::from_secs(6);
+/// Disk space kept back for what must get through on a full disk.
+const RESERVE: u64 = 8 << 20;
+
+/// The cloud, standing but not yet serving.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) config: Config,
+    pub(crate) state: PathBuf,
+    pub(crate) listeners: Listeners,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) cps: Cps,
+    pub(crate) broker: Broker,
+    pub(crate) stock: Stock,
+    pub(crate) factory: Arc<Factory>,
+    pub(crate) intake: Intake,
+    pub(crate) identity: IdentitySlot,
+    pub(crate) anchors: Anchors,
+    /// Stands in this server's certificate.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Opens keys and stores in `state`, making them at the first start, and binds all sockets.
+///
+/// # Errors
+/// The first thing that cannot be opened, with what to do about it.
+pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
+    secret_file::make_folder(state)
+        .map_err(|cause| BuildError::Folder { path: state.to_owned(), cause })?;
+    claim(state, &config)?;
+    let listeners = bind::all(&config.listen).await?;
+    let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Vouched)?);
+    let reached = Reached::of(&config, &listeners)?;
+    let cps = open_cps(&config, &reached, state, Arc::clone(&clock)).await?;
+    let addresses = reached.certified();
+    let identity = IdentitySlot::with(cps.authority().own_identity(&addresses).await?);
+    let anchors = Anchors::new(cps.authority().anchors()?)?;
+    let (broker, epoch) = open_broker(&config, &cps, state)?;
+    let unstamped = Unstamped { server: config.server.clone(), epoch };
+    let intake =
+        Intake::open(&broker, cps.ledger().clone(), unstamped, config.telemetry.batch).await?;
+    let (stock, factory) = open_seller(&config, &reached, state, Arc::clone(&clock))?;
+    Ok(App {
+        config,
+        state: state.to_owned(),
+        listeners,
+        clock,
+        cps,
+        broker,
+        stock,
+        factory: Arc::new(factory),
+        intake,
+        identity,
+        anchors,
+        addresses,
+    })
+}
+
+impl App {
+    /// The address of the MQTT listener.
+    #[must_use]
+    pub fn mqtt(&self) -> SocketAddr {
+        self.listeners.mqtt.1
+    }
+
+    /// The address of the HTTPS listener.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.listeners.https.1
+    }
+
+    /// The address of the FDO listener.
+    #[must_use]
+    pub fn fdo(&self) -> SocketAddr {
+        self.listeners.fdo.1
+    }
+
+    /// The address of the metrics listener.
+    #[must_use]
+    pub fn metrics(&self) -> SocketAddr {
+        self.listeners.metrics.1
+    }
+
+    /// The CPS server inside.
+    #[must_use]
+    pub fn cps(&self) -> &Cps {
+        &self.cps
+    }
+
+    /// The broker inside.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The vouchers inside.
+    #[must_use]
+    pub fn stock(&self) -> &Stock {
+        &self.stock
+    }
+}
+
+/// A state folder belongs to one server of one domain, for all its keys and certificates say so.
+fn claim(state: &Path, config: &Config) -> Result<(), BuildError> {
+    let path = state.join("installation");
+    let ours = format!("{} {}\n", config.server, config.domain);
+    match std::fs::read_to_string(&path) {
+        Ok(theirs) if theirs == ours => Ok(()),
+        Ok(theirs) => Err(BuildError::OtherInstallation {
+            state: state.to_owned(),
+            found: theirs.trim().to_owned(),
+            wanted: ours.trim().to_owned(),
+        }),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
+            secret_file::write_public(&path, ours.as_bytes())
+                .map_err(|cause| BuildError::Folder { path, cause })
+        }
+        Err(cause) => Err(BuildError::Folder { path, cause }),
+    }
+}
+
+/// How others reach the listeners.
+#[derive(Debug)]
+struct Reached {
+    mqtt: Vec<HostPort>,
+    https: Vec<HostPort>,
+    fdo: Vec<HostPort>,
+}
+
+impl Reached {
+    fn of(config: &Config, listeners: &Listeners) -> Result<Self, BuildError> {
+        let told = &config.advertise;
+        Ok(Self {
+            mqtt: bind::reached(&told.mqtt, listeners.mqtt.1)?,
+            https: bind::reached(&told.https, listeners.https.1)?,
+            fdo: bind::reached(&told.fdo, listeners.fdo.1)?,
+        })
+    }
+
+    /// Addresses for the certificate: intermediates permit private ones only; a public server is
+    /// known by its name.
+    fn certified(&self) -> Vec<IpAddr> {
+        let hosts = self.mqtt.iter().chain(&self.https).map(|reached| &reached.host);
+        let mut addresses: Vec<IpAddr> = hosts.filter_map(|host| host.parse().ok()).collect();
+        addresses.retain(|address| is_private(*address));
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+}
+
+async fn open_cps(
+    config: &Config,
+    reached: &Reached,
+    state: &Path,
+    clock: Arc<SystemClock>,
+) -> Result<Cps, BuildError> {
+    let mut wanted = CpsConfig::new(config.server.clone(), config.domain.clone(), Role::Cloud);
+    let texts = |list: &[HostPort]| list.iter().map(ToString::to_string).collect();
+    wanted.advertise.mqtt = texts(&reached.mqtt);
+    wanted.advertise.https = texts(&reached.https);
+    wanted.advertise.fdo = reached.fdo.iter().map(fdo_address).collect();
+    wanted.limits.connections = config.limits.connections;
+    wanted.limits.fdo_sessions = config.limits.fdo_runs;
+    wanted.limits.handshake = config.limits.handshake;
+    wanted.limits.headers = config.limits.handshake;
+    let keys = Keys::open(&state.join("keys"))?;
+    // The registry must never begin empty by itself; the ledger of a damaged file may.
+    let registry = options("registry", Damaged::Refuse);
+    let ledger = options("ledger", Damaged::Quarantine);
+    let stores = Stores {
+        registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
+        ledger: Store::open(file(state, "ledger"), ledger, holdfast_cps::telemetry::prepare)?,
+    };
+    Ok(Cps::open(wanted, stores, keys, clock).await?)
+}
+
+fn fdo_address(reached: &HostPort) -> FdoAddress {
+    let ip = reached.host.parse().ok();
+    let dns = if ip.is_some() { None } else { Some(reached.host.clone()) };
+    FdoAddress { ip, dns, port: reached.port, tls: false }
+}
+
+fn open_broker(config: &Config, cps: &Cps, state: &Path) -> Result<(Broker, u64), BuildError> {
+    let mut wanted = holdfast_broker::Config::default();
+    wanted.limits.connections = config.limits.connections;
+    wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
+    wanted.limits.journal_bytes = config.journal.max_bytes.0;
+    wanted.connect_deadline = config.limits.handshake;
+    let rights = CertificateRights::new(cps.roster().clone(), config.domain.clone());
+    let path = state.join("journal.redb");
+    let before = epoch::Before::look(&path);
+    let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;
+    let epoch = before.after_opening(&path, &state.join("journal-epoch"))?;
+    Ok((broker, epoch))
+}
+
+fn open_seller(
+    config: &Config,
+    reached: &Reached,
+    state: &Path,
+    clock: Arc<SystemClock>,
+) -> Result<(Stock, Factory), BuildError> {
+    use holdfast_link::time::Clock as _;
+    let seller = Seller::open(&state.join("seller"), clock.now().secs)?;
+    let owner = seller.vouchers.public();
+    let options = options("vouchers", Damaged::Refuse);
+    let stock = Stock::open(file(state, "vouchers"), options, seller.vouchers)?;
+    let rendezvous = rendezvous_info(&config.manufacturing, &reached.fdo)
+        .map_err(|_| BuildError::Directives)?;
+    let limits = holdfast_cps::Limits::default();
+    let factory = Factory::new(FactoryParts {
+        authority: seller.factory,
+        owner,
+        stock: stock.clone(),
+        rendezvous,
+        certificate_life: config.manufacturing.certificate_life,
+        clock,
+        most_runs: config.limits.fdo_runs,
+        run_life: limits.fdo_session_life,
+    });
+    Ok((stock, factory))
+}
+
+fn file(state: &Path, name: &str) -> Medium {
+    Medium::File(state.join(format!("{name}.redb")))
+}
+
+fn options(name: &'static str, damaged: Damaged) -> Options {
+    Options { name, damaged, reserve_bytes: RESERVE, ..Options::default() }
+}

@@ -1,0 +1,58 @@
+//! The sockets of the cloud: bound all at once, before anything runs, and how they are reached.
+
+use std::net::SocketAddr;
+
+use holdfast_config::HostPort;
+use holdfast_link::discovery::{Interfaces, local_addresses};
+use tokio::net::TcpListener;
+
+use super::BuildError;
+use crate::config::Listen;
+
+/// A bound socket and its address.
+type Bound = (TcpListener, SocketAddr);
+
+/// The bound sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    /// MQTT over TLS.
+    pub mqtt: Bound,
+    /// HTTPS.
+    pub https: Bound,
+    /// FDO over HTTP.
+    pub fdo: Bound,
+    /// Health and metrics.
+    pub metrics: Bound,
+}
+
+pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
+    Ok(Listeners {
+        mqtt: one("listen.mqtt", listen.mqtt).await?,
+        https: one("listen.https", listen.https).await?,
+        fdo: one("listen.fdo", listen.fdo).await?,
+        metrics: one("listen.metrics", listen.metrics).await?,
+    })
+}
+
+async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BuildError> {
+    let fault = |cause| BuildError::Bind { key, address, cause };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let bound = listener.local_addr().map_err(fault)?;
+    Ok((listener, bound))
+}
+
+/// How others reach `listening`: as told, or by the address itself, or by all of this machine's.
+pub(super) fn reached(
+    told: &[HostPort],
+    listening: SocketAddr,
+) -> Result<Vec<HostPort>, BuildError> {
+    if !told.is_empty() {
+        return Ok(told.to_vec());
+    }
+    let addresses = match listening.ip() {
+        ip if !ip.is_unspecified() => vec![ip],
+        _ => local_addresses(&Interfaces::Lan).map_err(BuildError::Interfaces)?,
+    };
+    let port = listening.port();
+    Ok(addresses.into_iter().map(|ip| HostPort { host: ip.to_string(), port }).collect())
+}

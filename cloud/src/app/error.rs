@@ -1,0 +1,91 @@
+//! Why the cloud does not start: one sentence each, with what to do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use holdfast_broker::ConsumerError;
+use holdfast_cps::authority::AuthorityError;
+use holdfast_cps::{KeyError, OpenError};
+use holdfast_link::time::FloorError;
+use holdfast_link::tls::AnchorError;
+use holdfast_store::StoreError;
+
+use crate::seller::SellerError;
+
+/// Why [`super::build`] gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The state folder.
+    #[error("cannot use {}: {cause}; give --state a folder that this user owns", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The state folder is another server's. Blame: the configuration.
+    #[error(
+        "{} belongs to server and domain \"{found}\", the configuration says \"{wanted}\"; correct \
+         `server` and `domain`, or give --state another folder", state.display()
+    )]
+    OtherInstallation {
+        /// The folder.
+        state: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        wanted: String,
+    },
+    /// A socket.
+    #[error("cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port")]
+    Bind {
+        /// Configuration key.
+        key: &'static str,
+        /// The address wanted.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The machine's addresses.
+    #[error("cannot tell this machine's addresses: {0}; write them under [advertise]")]
+    Interfaces(io::Error),
+    /// Blame: the configuration.
+    #[error("more rendezvous servers than a device can hold; shorten manufacturing.rendezvous")]
+    Directives,
+    /// The time floor.
+    #[error(transparent)]
+    Clock(#[from] FloorError),
+    /// The seller's keys.
+    #[error(transparent)]
+    Seller(#[from] SellerError),
+    /// The owner's keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry.
+    #[error(transparent)]
+    Cps(#[from] OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The root certificate.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] holdfast_broker::OpenError),
+    /// The broker's consumer.
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
+}
+
+impl BuildError {
+    /// Whether the operator's input is at fault.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::OtherInstallation { .. } | Self::Bind { .. } | Self::Directives)
+    }
+}

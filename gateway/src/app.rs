@@ -1,0 +1,285 @@
+//! The gateway as one value: [`build`] opens everything and binds every socket, [`App::run`] serves
+//! until told to stop or until a part ends.
+//!
+//! Called by [`crate::cli`] and by tests (with port 0). It needs no cloud: what belongs to the site
+//! was learnt at enrolment. At the end the doors close first, then the bridge and what else moves
+//! data, then what keeps it; the stores' writers last.
+
+mod bind;
+mod error;
+mod tasks;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_broker::{Broker, JournalMedium};
+use holdfast_config::{HostPort, secret_file};
+use holdfast_cps::enrol::Cloud;
+use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role, Stores};
+use holdfast_link::dial::{Endpoint, Security};
+use holdfast_link::time::{Clock, SystemClock, SystemTrust};
+use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
+use holdfast_link::{fdo, https};
+use holdfast_store::{Damaged, Medium, Options, Store};
+
+pub use bind::Listeners;
+pub use error::{BuildError, RunError};
+
+use crate::bridge::{Bridge, DeadLetters, Stamp};
+use crate::config::Config;
+use crate::discovery::{Announcer, Ports};
+use crate::rights::CertificateRights;
+use crate::uplink::{self, State, Watch};
+use crate::{bridge, epoch, identity};
+
+/// How long each stage of the parts may take to stop.
+const GRACE: Duration = Duration::from_secs(6);
+/// Disk space kept back for what must get through on a full disk.
+const RESERVE: u64 = 8 << 20;
+
+/// The gateway, standing but not yet serving.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) config: Config,
+    pub(crate) state: PathBuf,
+    pub(crate) listeners: Listeners,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) cps: Cps,
+    pub(crate) broker: Broker,
+    pub(crate) identity: IdentitySlot,
+    pub(crate) anchors: Anchors,
+    pub(crate) bridge: Bridge,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) watch: Watch,
+    pub(crate) uplink: tokio::sync::watch::Receiver<State>,
+    pub(crate) cloud: https::Client,
+    pub(crate) announcer: Option<Announcer>,
+}
+
+/// Opens keys and stores in `state` and binds all sockets. The gateway must have enrolled.
+///
+/// # Errors
+/// The first thing that cannot be opened, with what to do about it.
+pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
+    secret_file::make_folder(state)
+        .map_err(|cause| BuildError::Folder { path: state.to_owned(), cause })?;
+    let cloud = Cloud::read(&identity::keys_folder(state))?.ok_or(BuildError::NotEnrolled)?;
+    let listeners = bind::all(&config.listen).await?;
+    let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
+    let addresses = identity::lan_addresses(&config).map_err(BuildError::Interfaces)?;
+    let ports = listeners.ports();
+    let cps = open_cps(&config, &cloud, (&addresses, ports), state, Arc::clone(&clock)).await?;
+    let certified = identity::private(addresses.clone());
+    let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
+    let anchors = Anchors::new(cps.authority().anchors()?)?;
+    let (broker, epoch) = open_broker(&config, &cps, &cloud, state)?;
+    let ways = Ways::new(&config, &cloud, &identity, &anchors, &clock)?;
+    cps.relay().set_remote(Some(ways.rendezvous.clone()));
+    let dead_letters = DeadLetters::at(state.join("dead-letters.jsonl"));
+    let parts = bridge::Parts {
+        cloud: ways.mqtt,
+        server: cloud.gateway(),
+        site: cloud.site(),
+        broker: broker.clone(),
+        stamp: Stamp { epoch },
+        clock: Arc::<SystemClock>::clone(&clock),
+        rules: config.bridge.clone(),
+        window: config.limits.bridge_window,
+        dead_letters: dead_letters.clone(),
+        ping: config.uplink.0.timeout,
+    };
+    let bridge = Bridge::open(parts).await?;
+    let (watch, uplink) = Watch::new(uplink::Parts {
+        settings: config.uplink.0.clone(),
+        site: cloud.site(),
+        broker: broker.clone(),
+        clock: Arc::<SystemClock>::clone(&clock),
+        bridge: bridge.connection(),
+        cloud: ways.probe,
+    });
+    let announcer =
+        Announcer::start(&config.discovery, &cloud.gateway(), &cloud.site(), addresses, ports)?;
+    Ok(App {
+        config,
+        state: state.to_owned(),
+        listeners,
+        clock,
+        cps,
+        broker,
+        identity,
+        anchors,
+        bridge,
+        dead_letters,
+        watch,
+        uplink,
+        cloud: ways.api,
+        announcer,
+    })
+}
+
+impl App {
+    /// The address of the MQTT listener.
+    #[must_use]
+    pub fn mqtt(&self) -> SocketAddr {
+        self.listeners.mqtt.1
+    }
+
+    /// The address of the HTTPS listener.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.listeners.https.1
+    }
+
+    /// The address of the FDO listener.
+    #[must_use]
+    pub fn fdo(&self) -> SocketAddr {
+        self.listeners.fdo.1
+    }
+
+    /// The address of the metrics listener.
+    #[must_use]
+    pub fn metrics(&self) -> SocketAddr {
+        self.listeners.metrics.1
+    }
+
+    /// The CPS server inside.
+    #[must_use]
+    pub fn cps(&self) -> &Cps {
+        &self.cps
+    }
+
+    /// The broker inside.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The uplink's state as it changes.
+    #[must_use]
+    pub fn uplink(&self) -> tokio::sync::watch::Receiver<State> {
+        self.uplink.clone()
+    }
+
+    /// The messages that wait for the cloud.
+    #[must_use]
+    pub fn backlog(&self) -> bridge::Backlog {
+        self.bridge.backlog()
+    }
+}
+
+/// The ways to the cloud, each by pinned trust; nothing is dialled yet.
+#[derive(Debug)]
+struct Ways {
+    mqtt: Endpoint,
+    /// For sync.
+    api: https::Client,
+    /// For the uplink's probes: impatient.
+    probe: https::Client,
+    rendezvous: fdo::Client,
+}
+
+impl Ways {
+    fn new(
+        config: &Config,
+        cloud: &Cloud,
+        identity: &IdentitySlot,
+        anchors: &Anchors,
+        clock: &Arc<SystemClock>,
+    ) -> Result<Self, BuildError> {
+        let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(clock);
+        let trust = Trust::Anchors(anchors.clone());
+        let tls = client_config(trust, Some(identity.clone()), clock)?;
+        let told = |own: &[HostPort], learnt: &[String]| match own {
+            [] => learnt.to_vec(),
+            own => own.iter().map(ToString::to_string).collect(),
+        };
+        let endpoint = |addresses| Endpoint {
+            addresses,
+            security: Security::Tls { name: cloud.name(), config: Arc::clone(&tls) },
+        };
+        let api = endpoint(told(&config.cloud.https, &cloud.https));
+        let rendezvous = match config.cloud.fdo.as_slice() {
+            [] => api.clone(),
+            own => Endpoint {
+                addresses: own.iter().map(ToString::to_string).collect(),
+                security: Security::Plain,
+            },
+        };
+        let patience = config.uplink.0.timeout;
+        let impatient = https::Limits {
+            per_address: patience,
+            deadline: patience,
+            idle: 1,
+            idle_for: config.uplink.0.interval * 3,
+            ..https::Limits::default()
+        };
+        Ok(Self {
+            mqtt: endpoint(told(&config.cloud.mqtt, &cloud.mqtt)),
+            probe: https::Client::new(api.clone(), impatient),
+            api: https::Client::new(api, https::Limits::default()),
+            rendezvous: fdo::Client::new(rendezvous, "", https::Limits::default()),
+        })
+    }
+}
+
+async fn open_cps(
+    config: &Config,
+    cloud: &Cloud,
+    (addresses, ports): (&[IpAddr], Ports),
+    state: &Path,
+    clock: Arc<SystemClock>,
+) -> Result<Cps, BuildError> {
+    let role = Role::Gateway { site: cloud.site() };
+    let mut wanted = CpsConfig::new(cloud.gateway(), cloud.domain(), role);
+    let at = |port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port).to_string());
+    wanted.advertise.mqtt = at(ports.mqtt).collect();
+    wanted.advertise.https = at(ports.https).collect();
+    wanted.advertise.fdo = addresses
+        .iter()
+        .map(|ip| FdoAddress { ip: Some(*ip), dns: None, port: ports.fdo, tls: false })
+        .collect();
+    wanted.limits.connections = config.limits.connections;
+    wanted.limits.fdo_sessions = config.limits.fdo_runs;
+    wanted.limits.handshake = config.limits.handshake;
+    wanted.limits.headers = config.limits.handshake;
+    let keys = Keys::open(&identity::keys_folder(state))?;
+    // What the site knows must never begin empty by itself; what devices sent may.
+    let registry = options("registry", Damaged::Refuse);
+    let ledger = options("ledger", Damaged::Quarantine);
+    let stores = Stores {
+        registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
+        ledger: Store::open(file(state, "ledger"), ledger, holdfast_cps::telemetry::prepare)?,
+    };
+    Ok(Cps::open(wanted, stores, keys, clock).await?)
+}
+
+fn open_broker(
+    config: &Config,
+    cps: &Cps,
+    cloud: &Cloud,
+    state: &Path,
+) -> Result<(Broker, u64), BuildError> {
+    let mut wanted = holdfast_broker::Config::default();
+    wanted.limits.connections = config.limits.connections;
+    wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
+    wanted.limits.journal_bytes = config.journal.max_bytes.0;
+    wanted.connect_deadline = config.limits.handshake;
+    let rights = CertificateRights::new(cps.roster().clone(), cloud.domain());
+    let path = state.join("journal.redb");
+    let before = epoch::Before::look(&path);
+    let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;
+    let began = before.after_opening(&path, &state.join("journal-epoch"))?;
+    // A gateway that was replaced or restored counts on from a higher enrolment.
+    let epoch = (u64::from(cloud.epoch) << 32) | began;
+    Ok((broker, epoch))
+}
+
+fn file(state: &Path, name: &str) -> Medium {
+    Medium::File(state.join(format!("{name}.redb")))
+}
+
+fn options(name: &'static str, damaged: Damaged) -> Options {
+    Options { name, damaged, reserve_bytes: RESERVE, ..Options::default() }
+}

@@ -1,0 +1,95 @@
+//! Why the gateway does not start, or stopped: one sentence each, with what to do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use holdfast_broker::ConsumerError;
+use holdfast_config::stages::Ended;
+use holdfast_cps::authority::AuthorityError;
+use holdfast_cps::{KeyError, OpenError};
+use holdfast_link::discovery::DiscoveryError;
+use holdfast_link::time::FloorError;
+use holdfast_link::tls::AnchorError;
+use holdfast_store::StoreError;
+
+/// Why [`super::build`] gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Never enrolled.
+    #[error(
+        "this gateway is not enrolled; get a token at the cloud (holdfast-cloud gateways token) and \
+         run: holdfast-gateway enrol --cloud HOST:PORT --token-file FILE"
+    )]
+    NotEnrolled,
+    /// The state folder.
+    #[error("cannot use {}: {cause}; give --state a folder that this user owns", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A socket.
+    #[error("cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port")]
+    Bind {
+        /// Configuration key.
+        key: &'static str,
+        /// The address wanted.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The machine's addresses.
+    #[error("cannot tell this machine's addresses: {0}; write advertise.addresses")]
+    Interfaces(io::Error),
+    /// mDNS.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// The time floor.
+    #[error(transparent)]
+    Clock(#[from] FloorError),
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry.
+    #[error(transparent)]
+    Cps(#[from] OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The root certificate.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] holdfast_broker::OpenError),
+    /// The broker's consumers.
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
+}
+
+impl BuildError {
+    /// Whether the operator's input is at fault.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::NotEnrolled | Self::Bind { .. } | Self::Discovery(_))
+    }
+}
+
+/// Why the gateway stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part ended by itself.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}

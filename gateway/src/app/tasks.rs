@@ -1,0 +1,178 @@
+//! The gateway at work: its tasks, in the stages by which they stop.
+//!
+//! Stage 0 are the doors (what lets peers in), stage 1 the bridge and what else moves data, stage 2
+//! the keepers (what looks after certificates, rights and time). The stores' writers end when the
+//! last handle is dropped, after all of them.
+
+use std::sync::Arc;
+
+use holdfast_broker::{Broker, CutReason, Door, FixedTls};
+use holdfast_config::life;
+use holdfast_config::stages::Stages;
+use holdfast_cps::fdo::FdoParty;
+use holdfast_cps::rendezvous::OnlyTo0;
+use holdfast_cps::relay::Relay;
+use holdfast_cps::{Cps, Limits, http, sync};
+use holdfast_link::time::{Clock, SystemClock};
+use holdfast_link::tls::{self, ClientAuth};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{App, GRACE, RunError};
+use crate::identity::Renewal;
+use crate::uplink::State;
+use crate::{admin, metrics, rights};
+
+const DOORS: usize = 0;
+const MOVERS: usize = 1;
+const KEEPERS: usize = 2;
+
+impl App {
+    /// Serves until `stop`, or until a part ends by itself.
+    ///
+    /// # Errors
+    /// The part that ended.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let mut stages = Stages::new(3);
+        let limits = self.cps.config().limits.clone();
+        let (mqtt, https, fdo) = (self.mqtt(), self.https(), self.fdo());
+        let served = admin::Served::of(&self);
+        self.spawn_keepers(&mut stages);
+        self.spawn_rest(&mut stages, served, &limits)?;
+        let ready = format!("serving: mqtt {mqtt}, https {https}, fdo {fdo}");
+        tracing::info!("{ready}");
+        life::tell_ready(&ready);
+        let ended = stages.run(stop, GRACE).await;
+        life::tell_stopping();
+        Ok(ended?)
+    }
+
+    fn spawn_keepers(&self, stages: &mut Stages) {
+        let token = stages.token(KEEPERS);
+        let (clock, stop) = (Arc::clone(&self.clock), token.clone());
+        stages.spawn_quiet(KEEPERS, "time floor", async move {
+            clock.keep_floor_until(stop.cancelled()).await;
+        });
+        let renewal = Renewal {
+            cps: self.cps.clone(),
+            slot: self.identity.clone(),
+            config: self.config.clone(),
+        };
+        stages.spawn_quiet(KEEPERS, "certificate renewal", renewal.run(token.clone()));
+        let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
+        stages.spawn_quiet(KEEPERS, "rights", watch);
+        let relay = Arc::clone(self.cps.relay());
+        let follow = follow_uplink(relay, self.uplink.clone(), token.clone());
+        stages.spawn_quiet(KEEPERS, "relay's view of the uplink", follow);
+        let (cps, stop) = (self.cps.clone(), token);
+        stages.spawn_quiet(KEEPERS, "watchdog", async move {
+            life::feed_watchdog(stop.clone(), || std::future::ready(cps.sites().is_ok())).await;
+            stop.cancelled().await;
+        });
+    }
+
+    /// Spends the parts: the doors, the bridge, the watch over the uplink, sync.
+    fn spawn_rest(
+        self,
+        stages: &mut Stages,
+        served: admin::Served,
+        limits: &Limits,
+    ) -> Result<(), RunError> {
+        let (doors, movers) = (stages.token(DOORS), stages.token(MOVERS));
+        let backlog = self.bridge.backlog();
+        let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&self.clock);
+        let fdo = http::fdo_router(parties(&self.cps), limits.fdo_body, self.cps.metrics().clone());
+        let seen = metrics::Seen::of(&self);
+
+        let required = ClientAuth::Required(self.anchors.clone());
+        let mqtt = tls::server_config(self.identity.clone(), required, Arc::clone(&clock))?;
+        let (broker, stop, listener) =
+            (self.broker.clone(), doors.clone(), self.listeners.mqtt.0);
+        stages.spawn(DOORS, "mqtt listener", async move {
+            broker.serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop).await
+        });
+        let optional = ClientAuth::Optional(self.anchors.clone());
+        let api = tls::server_config(self.identity.clone(), optional, clock)?;
+        let router = http::api_router(self.cps.clone()).merge(fdo.clone());
+        let serve =
+            http::serve_tls(self.listeners.https.0, api, router, limits.clone(), doors.clone());
+        stages.spawn_quiet(DOORS, "https listener", serve);
+        let serve = http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
+        stages.spawn_quiet(DOORS, "fdo listener", serve);
+        let router = metrics::router(seen);
+        let serve =
+            http::serve_plain(self.listeners.metrics.0, router, limits.clone(), doors.clone());
+        stages.spawn_quiet(DOORS, "metrics listener", serve);
+        let (socket, limits) = (self.state.join("admin.sock"), limits.clone());
+        let (router, stop) = (admin::router(served), doors.clone());
+        stages.spawn(DOORS, "admin socket", async move {
+            http::serve_admin(&socket, router, limits, stop).await
+        });
+        if let Some(announcer) = self.announcer {
+            stages.spawn_quiet(DOORS, "discovery", announcer.run(doors));
+        }
+
+        stages.spawn_quiet(MOVERS, "bridge", self.bridge.run(self.uplink, movers.clone()));
+        let waiting = move || backlog.waiting();
+        stages.spawn_quiet(MOVERS, "uplink", self.watch.run(waiting, movers.clone()));
+        let (client, stop) = (sync::Client::new(&self.cps, self.cloud), movers.clone());
+        stages.spawn_quiet(MOVERS, "sync", async move { client.run(stop).await });
+        stages.spawn_quiet(MOVERS, "local registration", register_here(self.cps, movers));
+        Ok(())
+    }
+}
+
+/// The FDO roles of a gateway: TO1 by relay, TO0 for what registers here, TO2 as owner.
+fn parties(cps: &Cps) -> Vec<Arc<dyn FdoParty>> {
+    vec![
+        Arc::clone(cps.relay()) as Arc<dyn FdoParty>,
+        Arc::new(OnlyTo0(Arc::clone(cps.rendezvous()))),
+        Arc::clone(cps.registrar()) as Arc<dyn FdoParty>,
+    ]
+}
+
+/// While the uplink is down, no device waits for the remote rendezvous.
+async fn follow_uplink(
+    relay: Arc<Relay>,
+    mut uplink: watch::Receiver<State>,
+    stop: CancellationToken,
+) {
+    relay.remote_up(uplink.borrow_and_update().is_up());
+    while let Some(Ok(())) = stop.run_until_cancelled(uplink.changed()).await {
+        relay.remote_up(uplink.borrow_and_update().is_up());
+    }
+    stop.cancelled().await;
+}
+
+/// Cuts sessions whose certificate was revoked, as soon as the roster says so.
+async fn watch_rights(cps: Cps, broker: Broker, stop: CancellationToken) {
+    let mut changes = cps.roster().changes();
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        broker.rights_changed();
+        let cut = broker.cut_where(CutReason::NotAuthorized, |who| {
+            rights::is_revoked(cps.roster(), who)
+        });
+        if cut > 0 {
+            tracing::info!(cut, "sessions of revoked certificates were cut");
+        }
+    }
+    stop.cancelled().await;
+}
+
+/// Puts the vouchers that this gateway owns into its own rendezvous, and renews them there.
+async fn register_here(cps: Cps, stop: CancellationToken) {
+    let mut changes = cps.roster().changes();
+    loop {
+        if let Err(error) = cps.to0().register_here().await {
+            tracing::warn!(%error, "vouchers could not be registered at this gateway");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REGISTRATION) => {}
+            Ok(()) = changes.changed() => {}
+        }
+    }
+}
+
+/// How often the local rendezvous is looked after.
+const REGISTRATION: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,0 +1,98 @@
+//! Messages as the broker keeps them and as the MQTT client sends them, both ways; stamps and
+//! refusals. Pure. Used by [`super`].
+
+use holdfast_broker::{Message, Qos};
+use holdfast_link::mqtt::{Incoming, Publish, ReasonCode, UserProperty};
+use holdfast_protocol::drain::Refusal;
+
+/// Names of the sender's stamp.
+const EPOCH: &str = "hf-epoch";
+const SEQ: &str = "hf-seq";
+
+/// How messages without a sender's stamp are known: by the journal's epoch and their row in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// Grows whenever the journal's row ids begin anew.
+    pub epoch: u64,
+}
+
+/// A journal row for the cloud. The stamp stays the same however often the row is sent.
+pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp) -> Publish {
+    let mut user: Vec<UserProperty> = message
+        .user_properties()
+        .map(|(name, value)| UserProperty { name: name.to_owned(), value: value.to_owned() })
+        .collect();
+    let number = |name| message.user_value(name).is_some_and(|text| text.parse::<u64>().is_ok());
+    if !(number(EPOCH) && number(SEQ)) {
+        user.retain(|property| property.name != EPOCH && property.name != SEQ);
+        user.push(UserProperty { name: EPOCH.to_owned(), value: stamp.epoch.to_string() });
+        user.push(UserProperty { name: SEQ.to_owned(), value: row.to_string() });
+    }
+    Publish {
+        retain: message.is_retained(),
+        user,
+        expiry: message.expiry_seconds().map(|secs| std::time::Duration::from_secs(secs.into())),
+        content_type: message.content_type_text().map(str::to_owned),
+        response_topic: message.response_topic().map(str::to_owned),
+        correlation: message.correlation_data().map(|data| data.to_vec().into()),
+        ..Publish::new(format!("{prefix}{}", message.topic()), message.payload().clone())
+    }
+}
+
+/// A message of the cloud for the LAN.
+pub(super) fn incoming(message: &Incoming, topic: &str) -> Message {
+    let mut local = Message::new(topic, message.payload.clone())
+        .qos(Qos::AtLeastOnce)
+        .retain(message.retain);
+    if let Some(expiry) = message.expiry {
+        local = local.expires_in(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
+    }
+    if let Some(kind) = &message.content_type {
+        local = local.content_type(kind);
+    }
+    let user = message.user.iter();
+    user.fold(local, |local, property| local.user_property(&property.name, &property.value))
+}
+
+/// What a refusal by the cloud means: what is wrong with the message itself stays wrong.
+pub(super) fn refusal(code: ReasonCode) -> Refusal {
+    match code.0 {
+        // Not authorised, topic name invalid, packet too large, payload format invalid.
+        0x87 | 0x90 | 0x95 | 0x99 => Refusal::Never,
+        _ => Refusal::Later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(publish: &Publish) -> Vec<(&str, &str)> {
+        publish.user.iter().map(|p| (p.name.as_str(), p.value.as_str())).collect()
+    }
+
+    #[test]
+    fn a_message_without_a_whole_stamp_gets_ours() {
+        let stamp = Stamp { epoch: 3 };
+        let bare = Message::new("a/b", "x").user_property("k", "v");
+        let sent = outgoing(&bare, 17, "p/", &stamp);
+        assert_eq!(sent.topic, "p/a/b");
+        assert_eq!(stamps(&sent), [("k", "v"), (EPOCH, "3"), (SEQ, "17")]);
+        let half = Message::new("a", "x").user_property(EPOCH, "9").user_property(SEQ, "x");
+        assert_eq!(stamps(&outgoing(&half, 1, "", &stamp)), [(EPOCH, "3"), (SEQ, "1")]);
+    }
+
+    #[test]
+    fn a_senders_stamp_stays() {
+        let own = Message::new("a", "x").user_property(EPOCH, "9").user_property(SEQ, "5");
+        let sent = outgoing(&own, 1, "", &Stamp { epoch: 3 });
+        assert_eq!(stamps(&sent), [(EPOCH, "9"), (SEQ, "5")]);
+    }
+
+    #[test]
+    fn only_what_cannot_get_better_is_refused_for_ever() {
+        assert_eq!(refusal(ReasonCode(0x97)), Refusal::Later);
+        assert_eq!(refusal(ReasonCode(0x80)), Refusal::Later);
+        assert_eq!(refusal(ReasonCode(0x87)), Refusal::Never);
+    }
+}

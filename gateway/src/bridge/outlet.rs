@@ -1,0 +1,153 @@
+//! One outgoing rule: its durable consumer in the journal and the drain that orders its rows.
+//!
+//! Used by [`super::Bridge`] alone. It holds no message longer than the drain's bounds say; the
+//! journal is the truth.
+
+use std::sync::Arc;
+
+use holdfast_broker::{Broker, Consumer, ConsumerError, ConsumerOptions, Filter, Message, RowId};
+use holdfast_link::mqtt::Publish;
+use holdfast_protocol::drain::{self, Class, Drain, Offered, Refused, Settings};
+
+use super::convert::{self, Stamp};
+
+/// Pages read in one turn; then the other outlets and the answers have theirs.
+const PAGES: usize = 4;
+
+/// One outgoing rule.
+#[derive(Debug)]
+pub struct Outlet {
+    consumer: Consumer,
+    drain: Drain<Arc<Message>>,
+    prefix: String,
+    /// The last row seen, to be told of later ones.
+    seen: RowId,
+    /// Where `seen` stood when the drain was last told of more and could not take it: to be told
+    /// again at once would be a hot loop.
+    told: Option<RowId>,
+}
+
+impl Outlet {
+    /// Opens the consumer `name`; `window` rows may be under way.
+    ///
+    /// # Errors
+    /// The journal failed, or a filter is none.
+    pub async fn open(
+        broker: &Broker,
+        name: &str,
+        filters: &[String],
+        prefix: &str,
+        window: usize,
+    ) -> Result<Self, ConsumerError> {
+        let parse = |text: &String| {
+            Filter::new(text).map_err(|_| ConsumerError::Filter(text.as_str().into()))
+        };
+        let filters = filters.iter().map(parse).collect::<Result<_, _>>()?;
+        // The journal as a whole is bounded; the bridge may have all of it.
+        let options =
+            ConsumerOptions { max_rows: u64::MAX, max_bytes: u64::MAX, ..ConsumerOptions::default() };
+        let consumer = broker.consumer(name, filters, options).await?;
+        let urgent_reserve = (window / 8).min(window.saturating_sub(1));
+        let settings = Settings { window, urgent_reserve, ..Settings::default() };
+        Ok(Self {
+            consumer,
+            drain: Drain::new(settings),
+            prefix: prefix.to_owned(),
+            seen: RowId::START,
+            told: None,
+        })
+    }
+
+    /// The consumer, for figures.
+    #[must_use]
+    pub fn consumer(&self) -> Consumer {
+        self.consumer.clone()
+    }
+
+    /// Reads ahead as far as the drain wants, a few pages at a time; whether it wants more.
+    pub(super) async fn fill(&mut self) -> Result<bool, ConsumerError> {
+        for _ in 0..PAGES {
+            let Some(want) = self.drain.wants() else { return Ok(false) };
+            let rows = self.consumer.read(RowId(want.after.0), want.max).await?;
+            let exhausted = rows.len() < want.max;
+            if let Some(last) = rows.last() {
+                self.seen = self.seen.max(last.id);
+            }
+            let offered = rows.into_iter().map(|row| Offered {
+                id: drain::RowId(row.id.0),
+                topic: row.message.topic().into(),
+                class: class(row.message.topic()),
+                size: row.message.weight(),
+                item: row.message,
+            });
+            self.drain.offer(want, offered, exhausted);
+        }
+        Ok(self.drain.wants().is_some())
+    }
+
+    /// Waits for rows that were not seen yet.
+    pub(super) async fn ready(&self) {
+        if self.told == Some(self.seen) {
+            std::future::pending::<()>().await;
+        }
+        self.consumer.ready(self.seen).await;
+    }
+
+    pub(super) fn journal_grew(&mut self) {
+        self.told = Some(self.seen);
+        self.drain.journal_grew();
+    }
+
+    /// The next message to send.
+    pub(super) fn next(&mut self, stamp: &Stamp) -> Option<(drain::RowId, Publish)> {
+        let sending = self.drain.next()?;
+        let publish = convert::outgoing(sending.item, sending.id.0, &self.prefix, stamp);
+        Some((sending.id, publish))
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.drain.under_way()
+    }
+
+    /// The cloud has it: the row may go, once.
+    pub(super) fn acknowledged(&mut self, id: drain::RowId) -> Option<drain::RowId> {
+        self.told = None;
+        self.drain.acknowledged(id).map(|_| id)
+    }
+
+    /// The cloud refused it; gives it back when it will never be sent again.
+    pub(super) fn refused(
+        &mut self,
+        id: drain::RowId,
+        refusal: drain::Refusal,
+    ) -> Option<Arc<Message>> {
+        match self.drain.refused(id, refusal) {
+            Refused::Dead(message) => Some(message),
+            Refused::Kept | Refused::Unknown => None,
+        }
+    }
+
+    /// Takes rows out of the journal, durably.
+    pub(super) async fn acknowledge(&self, ids: &[drain::RowId]) -> Result<(), ConsumerError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = ids.iter().map(|id| RowId(id.0)).collect();
+        self.consumer.acknowledge(&rows).await
+    }
+
+    pub(super) fn retry(&mut self) {
+        if self.drain.has_refused() {
+            self.drain.retry();
+        }
+    }
+
+    pub(super) fn link_lost(&mut self) {
+        self.drain.link_lost();
+    }
+}
+
+/// What a device says of its service overtakes its measurements.
+fn class(topic: &str) -> Class {
+    if topic.ends_with("/service/reported") { Class::Urgent } else { Class::Normal }
+}

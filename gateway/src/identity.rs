@@ -1,0 +1,169 @@
+//! Who this gateway is: its enrolment with the cloud, its certificate, the cloud it belongs to.
+//!
+//! `enrol` is run once by [`crate::cli`]; [`crate::app`] reads what it left. The protocol of the
+//! enrolment is in [`holdfast_cps::enrol`]; here are the addresses it tells, the places of the
+//! files, and errors that say what to do. Keys lie in `<state>/keys`, every file whole or not at
+//! all, so that a kill at any point leaves a folder that the next try completes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_config::{HostPort, secret_file};
+use holdfast_cps::Cps;
+use holdfast_cps::enrol::{self, Cloud, EnrolError, Enrolling, Token};
+use holdfast_link::discovery::{Interfaces, local_addresses};
+use holdfast_link::time::{FloorError, SystemClock, SystemTrust};
+use holdfast_link::tls::IdentitySlot;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// How often the gateway looks whether its certificate is due or its addresses have changed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+
+/// The folder of the keys.
+#[must_use]
+pub fn keys_folder(state: &Path) -> PathBuf {
+    state.join("keys")
+}
+
+/// Why the gateway did not enrol.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolFault {
+    /// Done before.
+    #[error(
+        "this gateway is enrolled already, as {gateway} of site {site}; to enrol it anew give \
+         --state an empty folder"
+    )]
+    Already {
+        /// Its name.
+        gateway: String,
+        /// Its site.
+        site: String,
+    },
+    /// The state folder.
+    #[error("cannot use {}: {cause}; give --state a folder that this user owns", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The machine's addresses.
+    #[error("cannot tell this machine's addresses: {0}; write advertise.addresses")]
+    Interfaces(std::io::Error),
+    /// The time floor.
+    #[error(transparent)]
+    Clock(#[from] FloorError),
+    /// The enrolment itself.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+}
+
+impl EnrolFault {
+    /// Whether the cloud could not be reached (as opposed to: it, or we, said no).
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Enrol(EnrolError::Unreachable(_)))
+    }
+
+    /// Whether the operator's input is at fault.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        match self {
+            Self::Already { .. } => true,
+            Self::Enrol(error) => {
+                matches!(error, EnrolError::OtherGateway { .. } | EnrolError::Refused { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Enrols this gateway with the cloud reached at `cloud`.
+///
+/// # Errors
+/// See [`EnrolFault`]; the same folder serves for the next try.
+pub async fn enrol(
+    config: &Config,
+    state: &Path,
+    cloud: &HostPort,
+    token: &Token,
+) -> Result<Cloud, EnrolFault> {
+    let keys = keys_folder(state);
+    secret_file::make_folder(state)
+        .map_err(|cause| EnrolFault::Folder { path: state.to_owned(), cause })?;
+    if let Some(cloud) = Cloud::read(&keys).map_err(EnrolError::from)? {
+        let (gateway, site) = (cloud.gateway().to_string(), cloud.site().to_string());
+        return Err(EnrolFault::Already { gateway, site });
+    }
+    let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
+    let addresses = lan_addresses(config).map_err(EnrolFault::Interfaces)?;
+    let at = |port: u16| addresses.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+    let enrolling = Enrolling {
+        gateway: None,
+        cloud: vec![cloud.to_string()],
+        addresses: addresses.clone(),
+        mqtt: at(config.listen.mqtt.port()),
+        https: at(config.listen.https.port()),
+    };
+    Ok(enrol::enrol(&keys, token, enrolling, clock).await?)
+}
+
+/// The gateway's addresses on the LAN, sorted: as told, or the listening one, or all.
+///
+/// # Errors
+/// The operating system does not tell.
+pub fn lan_addresses(config: &Config) -> std::io::Result<Vec<IpAddr>> {
+    let listening = config.listen.mqtt.ip();
+    let mut addresses = match (config.advertise.addresses.as_slice(), listening) {
+        ([], ip) if !ip.is_unspecified() => vec![ip],
+        ([], _) => local_addresses(&Interfaces::Lan)?,
+        (told, _) => told.to_vec(),
+    };
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Keeps the gateway's own certificate fresh and true: asks the authority, which is the gateway's
+/// own and needs no cloud, and swaps what the listeners show.
+#[derive(Debug)]
+pub struct Renewal {
+    /// Decides whether the certificate is due.
+    pub cps: Cps,
+    /// What the listeners show.
+    pub slot: IdentitySlot,
+    /// Where the addresses come from.
+    pub config: Config,
+}
+
+impl Renewal {
+    /// Looks now and then until cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            let wait = tokio::time::sleep(RENEWAL_CHECK);
+            if stop.run_until_cancelled(wait).await.is_none() {
+                return;
+            }
+            let addresses = match lan_addresses(&self.config) {
+                Ok(addresses) if !addresses.is_empty() => private(addresses),
+                // A cable pulled out is no reason for a certificate without addresses.
+                _ => continue,
+            };
+            match self.cps.authority().own_identity(&addresses).await {
+                Ok(identity) => self.slot.set(identity),
+                Err(error) => tracing::error!(%error, "the gateway's certificate was not renewed"),
+            }
+        }
+    }
+}
+
+/// Only private addresses may stand in a site's certificate.
+#[must_use]
+pub fn private(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.retain(|address| holdfast_cps::authority::is_private(*address));
+    addresses
+}

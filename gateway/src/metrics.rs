@@ -1,0 +1,94 @@
+//! Health and metrics on the loopback listener: `/health` and `/metrics` (text exposition).
+//!
+//! Asked by the operator's monitoring; built once by [`crate::app`]. It shows no identity and no
+//! content of a message.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::State as Of;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use holdfast_cps::Cps;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::bridge::{Backlog, DeadLetters};
+use crate::uplink::State;
+
+/// Media type of the text exposition that `prometheus_client` writes.
+const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is shown.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    registry: Arc<Mutex<Registry>>,
+    cps: Cps,
+    backlog: Backlog,
+    dead_letters: DeadLetters,
+    uplink: watch::Receiver<State>,
+    gauges: Gauges,
+}
+
+/// Looked up when asked for.
+#[derive(Debug, Clone, Default)]
+struct Gauges {
+    backlog: Gauge,
+    dead_letters: Gauge,
+    uplink: Gauge,
+}
+
+impl Seen {
+    /// The parts of `app`.
+    #[must_use]
+    pub fn of(app: &App) -> Self {
+        let mut registry = Registry::default();
+        app.cps.metrics().register(&mut registry);
+        app.broker.register_metrics(&mut registry);
+        let gauges = Gauges::default();
+        let ours = registry.sub_registry_with_prefix("holdfast_gateway");
+        ours.register("backlog", "Messages that wait for the cloud", gauges.backlog.clone());
+        let dead = gauges.dead_letters.clone();
+        ours.register("dead_letters", "Messages that the cloud will never take", dead);
+        let uplink = gauges.uplink.clone();
+        ours.register("uplink_up", "1 unless the uplink's mode is outage", uplink);
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            cps: app.cps.clone(),
+            backlog: app.backlog(),
+            dead_letters: app.dead_letters.clone(),
+            uplink: app.uplink(),
+            gauges,
+        }
+    }
+}
+
+/// The router for the loopback listener.
+pub fn router(seen: Seen) -> Router {
+    Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(seen)
+}
+
+async fn metrics(Of(seen): Of<Seen>) -> impl IntoResponse {
+    let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    seen.gauges.backlog.set(gauge(seen.backlog.waiting()));
+    seen.gauges.dead_letters.set(gauge(seen.dead_letters.count()));
+    seen.gauges.uplink.set(i64::from(seen.uplink.borrow().is_up()));
+    let mut text = String::new();
+    let registry = seen.registry.lock().unwrap_or_else(PoisonError::into_inner);
+    match encode(&mut text, &registry) {
+        Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, EXPOSITION)], text),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, EXPOSITION)], String::new()),
+    }
+}
+
+async fn health(Of(seen): Of<Seen>) -> impl IntoResponse {
+    match seen.cps.sites() {
+        Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
+}
