@@ -12,6 +12,7 @@ mod outcome;
 mod packet;
 mod pump;
 mod session;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +31,9 @@ pub use outcome::{
 };
 
 use crate::dial::{self, Stream};
-use client::Shared;
 use pump::{MAILBOX, Pace, PingState, Pump};
 use session::{Accepted, Happening, Session};
+use shared::Shared;
 
 /// Dials, says CONNECT and waits for the server's word.
 ///

@@ -199,6 +199,7 @@ impl Clock for SystemClock {
             };
         }
         let floor = state.floor_now();
+        // A machine that slept is behind until a peer tells it again; behind is the safe side.
         if state.authenticated {
             return Time {
                 secs: floor,

@@ -1,21 +1,19 @@
 //! The handles of a connection: [`Client`] sends, [`Inbox`] receives.
 //!
-//! Called by the bridge and the agent. The window is counted here, so that a publisher waits in its
-//! own task and the connection's task never waits for anybody.
+//! Called by the bridge and the agent. Neither keeps a message; what they share with the
+//! connection's task is in [`super::shared`].
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::{Incoming, Publish, Qos};
-use super::options::Granted;
 use super::outcome::{Ended, Outcome, PublishError, ReasonCode, Settled, SubscribeError};
-use super::packet;
 use super::pump::Command;
 use super::session::{Answer, Waiter};
+use super::shared::Shared;
 
 /// The sending side of a connection. Cheap to clone. When the last clone is dropped without
 /// [`Client::disconnect`] the connection is cut, and the server publishes the will.
@@ -67,8 +65,7 @@ impl Client {
             place.send(Command::Publish(Box::new(packet), None));
             return Ok(());
         }
-        let window = self.shared.window.acquire().await;
-        let window = window.map_err(|_| PublishError::Closed)?;
+        let window = self.shared.place().await.ok_or(PublishError::Closed)?;
         let place = self.mailbox.reserve().await;
         let place = place.map_err(|_| PublishError::Closed)?;
         // From here on nothing waits, so nothing can be left half done.
@@ -90,30 +87,13 @@ impl Client {
     /// After the end of the connection the rest comes out, the lost ones too, then `None`. May be
     /// dropped while it waits.
     pub async fn settled(&self) -> Option<Vec<Settled>> {
-        loop {
-            let news = self.shared.news.notified();
-            tokio::pin!(news);
-            // Registered before looking, so that nothing is missed in between.
-            news.as_mut().enable();
-            {
-                let mut box_ = self.shared.settlements();
-                if !box_.ready.is_empty() {
-                    let taken = std::mem::take(&mut box_.ready);
-                    self.shared.window.add_permits(taken.len());
-                    return Some(taken);
-                }
-                if box_.finished {
-                    return None;
-                }
-            }
-            news.await;
-        }
+        self.shared.settled().await
     }
 
     /// Places left in the window now: so many messages of QoS 1 can be handed over without waiting.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.shared.window.available_permits()
+        self.shared.room()
     }
 
     /// Subscribes, at most QoS 1; waits for the server's word.
@@ -155,10 +135,7 @@ impl Client {
     /// The last measured round trip, `None` before the first.
     #[must_use]
     pub fn round_trip(&self) -> Option<Duration> {
-        match self.shared.round_trip.load(Ordering::Relaxed) {
-            0 => None,
-            nanos => Some(Duration::from_nanos(nanos)),
-        }
+        self.shared.round_trip()
     }
 
     /// Pings (or joins the ping under way) and waits for the answer.
@@ -179,7 +156,7 @@ impl Client {
     /// QoS 0 messages dropped since the connection began because nobody took them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.shared.dropped()
     }
 
     /// Writes what was handed over before, says DISCONNECT (no will) and ends the connection. What
@@ -192,18 +169,13 @@ impl Client {
 
     /// Waits for the end of the connection and tells why.
     pub async fn ended(&self) -> Ended {
-        let mut ended = self.shared.ended.subscribe();
-        let told = match ended.wait_for(Option::is_some).await {
-            Ok(told) => told.clone(),
-            Err(_) => None,
-        };
-        told.unwrap_or_else(|| Ended::Broken("its task was stopped".to_owned()))
+        self.shared.ended().await
     }
 
     /// Why the connection ended, `None` while it stands.
     #[must_use]
     pub fn has_ended(&self) -> Option<Ended> {
-        self.shared.ended.borrow().clone()
+        self.shared.has_ended()
     }
 }
 
@@ -251,152 +223,4 @@ fn judge<'a>(
                 code,
             })
         })
-}
-
-/// What the handles and the task share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    granted: Granted,
-    /// Messages of QoS 0 waiting to be taken, and how many may.
-    loose: AtomicUsize,
-    loose_bound: usize,
-    /// Places for messages of QoS 1, from hand-over until their settlement is taken.
-    window: Semaphore,
-    /// Free packet ids; never fewer than places.
-    ids: Mutex<Vec<u16>>,
-    /// Never holds more than the window.
-    settlements: Mutex<Settlements>,
-    news: Notify,
-    ended: watch::Sender<Option<Ended>>,
-    round_trip: AtomicU64,
-    dropped: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Settlements {
-    ready: Vec<Settled>,
-    finished: bool,
-}
-
-impl Shared {
-    pub(super) fn new(granted: Granted, loose_bound: usize) -> Self {
-        Self {
-            window: Semaphore::new(usize::from(granted.window)),
-            ids: Mutex::new((1..=granted.window).rev().collect()),
-            granted,
-            loose: AtomicUsize::new(0),
-            loose_bound,
-            settlements: Mutex::default(),
-            news: Notify::new(),
-            ended: watch::Sender::new(None),
-            round_trip: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-        }
-    }
-
-    fn check(&self, message: &Publish) -> Result<(), PublishError> {
-        if message.retain && !self.granted.retains {
-            let text = "the server keeps no retained messages";
-            return Err(PublishError::BadMessage(text.to_owned()));
-        }
-        if message.qos > Qos::AtMostOnce && !self.granted.acknowledges {
-            let text = "the server takes QoS 0 only";
-            return Err(PublishError::BadMessage(text.to_owned()));
-        }
-        Ok(())
-    }
-
-    fn build(
-        &self,
-        message: &Publish,
-        id: Option<u16>,
-    ) -> Result<mqtt_protocol_core::mqtt::packet::v5_0::Publish, PublishError> {
-        let packet = packet::publish(message, id)
-            .map_err(|error| PublishError::BadMessage(error.to_string()))?;
-        let (size, limit) = (packet.size(), self.granted.max_packet);
-        if size > limit as usize {
-            return Err(PublishError::TooLarge { size, limit });
-        }
-        Ok(packet)
-    }
-
-    fn take_id(&self) -> u16 {
-        lock(&self.ids)
-            .pop()
-            .expect("there are as many ids as places in the window")
-    }
-
-    pub(super) fn give_back_id(&self, id: u16) {
-        lock(&self.ids).push(id);
-    }
-
-    pub(super) fn give_back_place(&self) {
-        self.window.add_permits(1);
-    }
-
-    /// Makes `settled` available, emptying it.
-    pub(super) fn settle(&self, settled: &mut Vec<Settled>) {
-        if !settled.is_empty() {
-            self.settlements().ready.append(settled);
-            self.news.notify_waiters();
-        }
-    }
-
-    pub(super) fn lose(&self, waiter: Waiter) {
-        let outcome = Outcome::Lost;
-        match waiter {
-            Waiter::Tag(tag) => self.settlements().ready.push(Settled { tag, outcome }),
-            Waiter::Once(asker) => {
-                let _ = asker.send(outcome);
-            }
-        }
-    }
-
-    pub(super) fn end(&self, ended: Ended) {
-        self.ended.send_replace(Some(ended));
-    }
-
-    /// Nothing more will be settled; publishers stop waiting.
-    pub(super) fn finish(&self) {
-        self.ended.send_if_modified(|ended| {
-            let stopped = ended.is_none();
-            if stopped {
-                *ended = Some(Ended::Broken("its task was stopped".to_owned()));
-            }
-            stopped
-        });
-        self.window.close();
-        self.settlements().finished = true;
-        self.news.notify_waiters();
-    }
-
-    pub(super) fn set_round_trip(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        self.round_trip.store(nanos, Ordering::Relaxed);
-    }
-
-    /// Counts a message of QoS 0 in, or as dropped when too many wait.
-    pub(super) fn admit_loose(&self) -> bool {
-        let admitted = self.loose.load(Ordering::Relaxed) < self.loose_bound;
-        if admitted {
-            self.loose.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        admitted
-    }
-
-    fn took(&self, message: &Incoming) {
-        if message.qos == Qos::AtMostOnce {
-            self.loose.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    fn settlements(&self) -> MutexGuard<'_, Settlements> {
-        lock(&self.settlements)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

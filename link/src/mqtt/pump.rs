@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::Shared;
 use super::message::{Incoming, Qos};
 use super::outcome::{Ended, Outcome, Settled};
 use super::session::{Answer, Happening, Session, Waiter};
+use super::shared::Shared;
 use crate::dial::Stream;
 
 /// What the handles ask of the task.
@@ -133,10 +133,7 @@ impl Pump {
             let ended = tokio::select! {
                 got = reader.read_buf(&mut read) => self.heard(got, &mut read),
                 done = write_some(writer, &mut self.session.out), if pending => {
-                    match done {
-                        Ok(flushed) => { self.unflushed = !flushed; None }
-                        Err(error) => Some(broken(&error)),
-                    }
+                    self.wrote(done)
                 }
                 count = self.mailbox.recv_many(&mut commands, BATCH), if room => {
                     if count == 0 { Some(Ended::ByUs) } else { self.obey(&mut commands) }
@@ -147,6 +144,18 @@ impl Pump {
                 return ended;
             }
         }
+    }
+
+    fn wrote(&mut self, done: io::Result<bool>) -> Option<Ended> {
+        match done {
+            Ok(flushed) => self.unflushed = !flushed,
+            Err(error) => return Some(broken(&error)),
+        }
+        // A burst of long messages is over: its memory goes back.
+        if self.session.out.is_empty() && self.session.out.capacity() > OUT_BOUND {
+            self.session.out = BytesMut::new();
+        }
+        None
     }
 
     fn heard(&mut self, got: io::Result<usize>, read: &mut BytesMut) -> Option<Ended> {

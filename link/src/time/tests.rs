@@ -116,17 +116,39 @@ fn one_damaged_copy_costs_nothing_and_two_cost_the_quality() {
     shows(&clock, BUILD_FLOOR, TimeQuality::None);
 }
 
-#[test]
-fn the_floor_on_disk_never_falls() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("floor");
-    let (mut file, kept) = FloorFile::open(&path).unwrap();
-    assert_eq!(kept, None);
-    let mut highest = 0;
-    for floor in [5, 900, 20, 1_000, 999, 7, 2_000] {
-        file.write(floor).unwrap();
-        highest = highest.max(floor);
-        assert_eq!(FloorFile::open(&path).unwrap().1, Some(highest));
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    /// The model is the list of floors kept: after any writes and restarts the highest stands, and
+    /// with either copy torn at any byte at least the one before it.
+    #[test]
+    fn the_floor_on_disk_never_falls(
+        writes in proptest::collection::vec((0u64..5_000, proptest::bool::ANY), 1..12),
+        copy in 0usize..2,
+        torn in 0usize..60,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        let (mut file, kept) = FloorFile::open(&path).unwrap();
+        assert_eq!(kept, None);
+        let mut model = vec![0];
+        for (floor, restart) in writes {
+            file.write(floor).unwrap();
+            if floor > *model.last().unwrap() {
+                model.push(floor);
+            }
+            if restart {
+                file = FloorFile::open(&path).unwrap().0;
+            }
+            let kept = FloorFile::open(&path).unwrap().1;
+            assert_eq!(kept.unwrap_or(0), *model.last().unwrap());
+        }
+        let copy = dir.path().join(format!("floor.{copy}"));
+        if let Ok(bytes) = std::fs::read(&copy) {
+            std::fs::write(&copy, &bytes[..torn.min(bytes.len())]).unwrap();
+        }
+        let kept = FloorFile::open(&path).unwrap().1.unwrap_or(0);
+        let allowed = &model[model.len().saturating_sub(2)..];
+        assert!(allowed.contains(&kept), "{kept} is none of {allowed:?}");
     }
 }
 
