@@ -54,7 +54,7 @@ impl DeviceMfgInfo {
     }
 
     /// Serial, model and request come in one of two orders: the request last or first.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Curve, u64, String, String, &[u8]), CborError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Curve, String, String, &[u8]), CborError> {
         let mut r = Reader::new(bytes)?;
         let len = r.array_len(MAX_INFO_ELEMENTS)?;
         if len < 5 {
@@ -65,7 +65,7 @@ impl DeviceMfgInfo {
             11 => Curve::P384,
             _ => return Err(CborError::Value("owner key type asked for")),
         };
-        let encoding = r.uint()?;
+        r.uint()?;
         let early = if r.kind() == Kind::Bytes {
             Some(r.bytes(MAX_INFO)?)
         } else {
@@ -81,7 +81,7 @@ impl DeviceMfgInfo {
             r.raw()?;
         }
         r.end()?;
-        Ok((curve, encoding, serial, model, request))
+        Ok((curve, serial, model, request))
     }
 }
 
@@ -189,7 +189,7 @@ impl AppStart {
             r.array(1)?;
             r.bytes(MAX_INFO)
         })?;
-        let (owner_curve, encoding, serial, model, request) =
+        let (owner_curve, serial, model, request) =
             DeviceMfgInfo::decode(info).map_err(|fault| Error::Malformed {
                 message: kind,
                 fault,
@@ -197,11 +197,12 @@ impl AppStart {
         if request.len() > MAX_REQUEST {
             return Err(Error::Csr(csr::CsrError::TooLarge));
         }
-        // Our owner keys are P-256 in the X509 form; a device that cannot read them is told now.
-        if owner_curve != Curve::P256 || encoding != ENC_X509 {
+        // Our owner keys are P-256; a device that cannot verify with them is told now. Whatever
+        // encoding it asks for, it gets X509: most read that too, and nothing else is written here.
+        if owner_curve != Curve::P256 {
             return Err(Error::Check {
                 message: kind,
-                what: "owner key form asked for",
+                what: "curve of the owner key asked for",
             });
         }
         let csr = Csr::parse(request)?;

@@ -112,6 +112,24 @@ fn registrations_are_taken_only_whole_and_fresh() {
     ));
     let unsigned = register(&|sign| sign.addresses.clear()).unwrap_err();
     assert!(matches!(unsigned, Error::Malformed { .. }));
+    // Signed by the owner, but the voucher itself is forged.
+    let mut forged = world.voucher.as_bytes().to_vec();
+    let info = world.voucher.device_info().as_bytes();
+    let at = forged
+        .windows(info.len())
+        .position(|part| part == info)
+        .unwrap();
+    forged[at] ^= 0x20;
+    let sign = OwnerSign {
+        voucher: &forged,
+        nonce: Some(nonce),
+        addresses: vec![address()],
+        signer: &world.owner,
+        hashed: None,
+    };
+    let state = to0::ExpectOwnerSign::with_nonce(nonce);
+    let error = state.step(&sign.message(), &Policy::default()).unwrap_err();
+    assert_eq!(error, Error::Voucher(VoucherError::HeaderInfoChanged));
     let unowned = world.born.voucher.as_bytes();
     let unsold = OwnerSign {
         voucher: unowned,

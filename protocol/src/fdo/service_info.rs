@@ -53,7 +53,7 @@ pub struct Item {
 
 /// The outbox is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_OUTBOX_BYTES} bytes wait to be sent, or one value exceeds {MAX_ITEM}")]
+#[error("more than {MAX_OUTBOX_BYTES} bytes wait to be sent, or one value or its key is too long")]
 pub struct OutboxFull;
 
 /// Values waiting to be sent, in order.
@@ -69,7 +69,9 @@ impl Outbox {
     /// Adds a value at the end; `value` is one encoded CBOR item.
     pub fn push(&mut self, module: &str, message: &str, value: Vec<u8>) -> Result<(), OutboxFull> {
         debug_assert!(cbor::check(&value).is_ok(), "a value is one CBOR item");
-        if value.len() > MAX_ITEM || self.bytes + value.len() > MAX_OUTBOX_BYTES {
+        // A key that leaves no room for its value would wait for ever.
+        let key = module.len() + 1 + message.len();
+        if key > MAX_KEY || value.len() > MAX_ITEM || self.bytes + value.len() > MAX_OUTBOX_BYTES {
             return Err(OutboxFull);
         }
         self.bytes += value.len();

@@ -128,7 +128,7 @@ fn initialisation_of_another_implementation_is_understood() {
         let start = read(run, 0, "req", 10);
         let mut r = Reader::new(&start.body).unwrap();
         r.array(1).unwrap();
-        let (asked, _, serial, model, request) =
+        let (asked, serial, model, request) =
             DeviceMfgInfo::decode(r.bytes(usize::MAX).unwrap()).unwrap();
         assert_eq!((asked, model.as_str()), (curve, "gopeer"));
         assert!(serial.starts_with("sn"));

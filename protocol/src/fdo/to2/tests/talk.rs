@@ -119,6 +119,11 @@ fn an_outbox_never_exceeds_the_room_and_never_stalls() {
 fn outboxes_are_bounded() {
     let mut outbox = Outbox::default();
     outbox.push("m", "x", value(MAX_ITEM, 0)).unwrap_err();
+    outbox.push("m", &"x".repeat(127), vec![0xf5]).unwrap_err();
+    outbox.push("m", &"x".repeat(126), value(5_000, 0)).unwrap();
+    while !outbox.is_empty() {
+        assert_ne!(outbox.fill(0), [0x80]);
+    }
     let mut pushed = 0;
     while outbox.push("m", "x", value(50_000, 0)).is_ok() {
         pushed += 50_000;
