@@ -593,6 +593,3 @@ fn sans(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
     }
     (names, addresses)
 }
-
-#[cfg(test)]
-mod tests;

@@ -10,6 +10,6 @@ mod serve;
 pub(crate) mod wire;
 
 pub use admin::admin_router;
-pub use api::api_router;
+pub use api::{Failure, api_router};
 pub use fdo::fdo_router;
 pub use serve::{Peer, serve_admin, serve_plain, serve_tls};

@@ -492,6 +492,3 @@ fn live_guids(record: &DeviceRecord) -> BTreeSet<Guid> {
         false => live,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -281,6 +281,3 @@ impl Sync {
 
 /// Largest batch, bytes of entries: a body of the API holds it as base64.
 const MAX_BATCH_BYTES: usize = 512 * 1024;
-
-#[cfg(test)]
-mod tests;

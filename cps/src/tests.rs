@@ -1,1 +1,11 @@
-//! Tests.
+//! The CPS server as a whole: cloud and gateway in one process over real HTTP on loopback, with
+//! protocol's device states as the device. What each room promises is held here.
+
+mod api;
+mod authority;
+mod enrolment;
+mod kit;
+mod onboarding;
+mod registry;
+mod rendezvous;
+mod sync;

@@ -1,9 +1,10 @@
 //! The administrator's API, on a Unix socket that only the daemon's user may open. Called by the
-//! command lines of both daemons. JSON in and out; errors are one sentence and what to do.
+//! command lines of both daemons through [`super::ask`]; the binaries merge routes of their own
+//! into it. JSON in and out; errors are one sentence and what to do.
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -20,28 +21,33 @@ use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::{AuthorityError, parse_serial};
 use crate::enrol::Refusal;
+use crate::telemetry as ledger;
 use crate::vouchers::VoucherRefusal;
 
-type Answer = Result<Json<Value>, Failure>;
+/// What a verb gives.
+pub type Answer = Result<Json<Value>, Failure>;
+
+/// Messages in one page of the ledger.
+const PAGE: usize = 5_000;
 
 /// The administrator's API of one server.
 pub fn admin_router(cps: Cps) -> Router {
     let limit = cps.config().limits.api_body;
     Router::new()
-        .route("/v1/status", get(status))
+        .route("/v1/registry", get(status))
         .route("/v1/sites", get(sites).post(add_site))
         .route("/v1/gateways", get(gateways))
         .route("/v1/gateways/token", post(token))
-        .route("/v1/vouchers", get(vouchers))
-        .route("/v1/vouchers/import", post(import))
-        .route("/v1/vouchers/assign", post(assign))
-        .route("/v1/vouchers/{guid}", get(export))
+        .route("/v1/registry/vouchers", get(vouchers))
+        .route("/v1/registry/vouchers/import", post(import))
+        .route("/v1/registry/vouchers/assign", post(assign))
+        .route("/v1/registry/vouchers/{guid}", get(export))
         .route("/v1/devices", get(devices))
         .route("/v1/certificates", get(certificates))
         .route("/v1/certificates/revoke", post(revoke))
         .route("/v1/clients", get(clients).post(issue))
         .route("/v1/refusals", get(refusals))
-        .route("/v1/telemetry/{source}", get(telemetry))
+        .route("/v1/telemetry", post(telemetry))
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -77,7 +83,12 @@ async fn status(State(cps): State<Cps>) -> Answer {
 
 async fn sites(State(cps): State<Cps>) -> Answer {
     let sites = cps.sites().map_err(own)?;
-    Ok(Json(sites.iter().map(SiteId::as_str).collect()))
+    Ok(Json(
+        sites
+            .iter()
+            .map(|site| json!({ "site": site.as_str() }))
+            .collect(),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -269,16 +280,31 @@ async fn refusals(State(cps): State<Cps>) -> Answer {
     })))
 }
 
-async fn telemetry(
-    State(cps): State<Cps>,
-    Path(source): Path<String>,
-) -> Result<Response, Failure> {
+#[derive(Deserialize)]
+struct PageOf {
+    source: String,
+    after: Option<(String, u64, u64)>,
+}
+
+/// One page of a source's messages, and where the next begins; `null` after the last.
+async fn telemetry(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let page: PageOf = read(&body)?;
+    let query = ledger::Query {
+        source: page.source.into(),
+        topic: None,
+        after: page
+            .after
+            .map(|(topic, epoch, seq)| (topic.into(), epoch, seq)),
+        max: PAGE,
+    };
     let ledger = cps.ledger().clone();
     // Reading a long ledger must not hold up other requests.
-    let lines = tokio::task::spawn_blocking(move || {
-        let mut lines = Vec::new();
-        ledger.export(&source, &mut lines).map(|_| lines)
+    let rows = tokio::task::spawn_blocking(move || ledger.query(&query)).await;
+    let rows = rows.map_err(own)?.map_err(own)?;
+    let next = rows.last().filter(|_| rows.len() == PAGE).map(|row| {
+        let message = &row.message;
+        (message.topic.to_string(), message.epoch, message.seq)
     });
-    let lines = lines.await.map_err(own)?.map_err(own)?;
-    Ok(Body::from(lines).into_response())
+    let rows: Vec<Value> = rows.iter().map(ledger::json).collect();
+    Ok(Json(json!({ "rows": rows, "next": next })))
 }

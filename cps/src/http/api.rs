@@ -34,7 +34,21 @@ pub fn api_router(cps: Cps) -> Router {
 
 /// An answer that is no success: a status and one sentence.
 #[derive(Debug)]
-pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
+pub struct Failure(pub(super) StatusCode, pub(super) String);
+
+impl Failure {
+    /// The request cannot be right.
+    #[must_use]
+    pub fn misuse(why: impl ToString) -> Self {
+        Self(StatusCode::BAD_REQUEST, why.to_string())
+    }
+
+    /// This server could not do it. For the administrator, who may read why.
+    #[must_use]
+    pub fn failed(why: impl ToString) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, why.to_string())
+    }
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {

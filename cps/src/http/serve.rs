@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -51,19 +51,13 @@ pub async fn serve_plain(
     limits: Limits,
     cancel: CancellationToken,
 ) {
-    let accept = Accept::new(router, limits, cancel);
-    let loop_ = accept.clone();
-    accept
-        .run(async || {
-            let (stream, address) = listener.accept().await?;
-            let peer = Peer {
-                address: Some(address),
-                certificates: Arc::default(),
-            };
-            let one = loop_.clone();
-            Ok(async move { one.connection(stream, peer).await })
-        })
-        .await;
+    Accept {
+        router,
+        limits,
+        cancel,
+    }
+    .run(Door::Plain(listener))
+    .await;
 }
 
 /// Serves HTTPS until cancelled. The configuration decides whether clients show certificates.
@@ -74,27 +68,14 @@ pub async fn serve_tls(
     limits: Limits,
     cancel: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(config);
-    let accept = Accept::new(router, limits, cancel);
-    let loop_ = accept.clone();
-    accept
-        .run(async || {
-            let (stream, address) = listener.accept().await?;
-            let (acceptor, one) = (acceptor.clone(), loop_.clone());
-            Ok(async move {
-                // The handshake runs in the connection's own task: a slow one holds up nobody.
-                let shaken = timeout(one.limits.handshake, acceptor.accept(stream)).await;
-                match shaken {
-                    Ok(Ok(stream)) => {
-                        let peer = tls_peer(&stream, address);
-                        one.connection(stream, peer).await;
-                    }
-                    Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake refused"),
-                    Err(_) => tracing::info!(%address, "TLS handshake took too long"),
-                }
-            })
-        })
-        .await;
+    let door = Door::Tls(listener, TlsAcceptor::from(config));
+    Accept {
+        router,
+        limits,
+        cancel,
+    }
+    .run(door)
+    .await;
 }
 
 /// Serves the administrator on a Unix socket that only this user may open.
@@ -113,22 +94,46 @@ pub async fn serve_admin(
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    let accept = Accept::new(router, limits, cancel);
-    let loop_ = accept.clone();
-    accept
-        .run(async || {
-            let (stream, _) = listener.accept().await?;
-            let peer = Peer {
-                address: None,
-                certificates: Arc::default(),
-            };
-            let one = loop_.clone();
-            Ok(async move { one.connection(stream, peer).await })
-        })
-        .await;
+    Accept {
+        router,
+        limits,
+        cancel,
+    }
+    .run(Door::Admin(listener))
+    .await;
     // A stale socket is removed at the next start as well.
     let _ = std::fs::remove_file(path);
     Ok(())
+}
+
+/// A bound listener and how its connections are secured.
+enum Door {
+    Plain(TcpListener),
+    Tls(TcpListener, TlsAcceptor),
+    Admin(UnixListener),
+}
+
+/// A connection that nobody has read from yet.
+enum Arrived {
+    Plain(TcpStream, SocketAddr),
+    Tls(TcpStream, SocketAddr, TlsAcceptor),
+    Admin(UnixStream),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Arrived> {
+        Ok(match self {
+            Self::Plain(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Arrived::Plain(stream, address)
+            }
+            Self::Tls(listener, acceptor) => {
+                let (stream, address) = listener.accept().await?;
+                Arrived::Tls(stream, address, acceptor.clone())
+            }
+            Self::Admin(listener) => Arrived::Admin(listener.accept().await?.0),
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -139,20 +144,9 @@ struct Accept {
 }
 
 impl Accept {
-    fn new(router: Router, limits: Limits, cancel: CancellationToken) -> Self {
-        Self {
-            router,
-            limits,
-            cancel,
-        }
-    }
-
     /// The accept loop. A connection holds a permit; without one left, accepting waits, and the
     /// kernel's backlog does the queueing.
-    async fn run<F>(self, mut next: impl AsyncFnMut() -> io::Result<F>)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
+    async fn run(self, door: Door) {
         let permits = Arc::new(Semaphore::new(self.limits.connections));
         let mut tasks = JoinSet::new();
         loop {
@@ -161,14 +155,15 @@ impl Accept {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
                 accepted = async {
                     let permit = Arc::clone(&permits).acquire_owned().await;
-                    next().await.map(|connection| (permit, connection))
+                    door.accept().await.map(|arrived| (permit, arrived))
                 } => accepted,
             };
             match accepted {
-                Ok((permit, connection)) => {
+                Ok((permit, arrived)) => {
+                    let one = self.clone();
                     tasks.spawn(async move {
                         let _permit = permit;
-                        connection.await;
+                        one.serve(arrived).await;
                     });
                 }
                 Err(error) => {
@@ -182,6 +177,30 @@ impl Accept {
             .is_err()
         {
             tracing::warn!(open = tasks.len(), "connections cut at shut-down");
+        }
+    }
+
+    async fn serve(self, arrived: Arrived) {
+        let plain = |address| Peer {
+            address,
+            certificates: Arc::default(),
+        };
+        match arrived {
+            Arrived::Plain(stream, address) => {
+                self.connection(stream, plain(Some(address))).await;
+            }
+            Arrived::Admin(stream) => self.connection(stream, plain(None)).await,
+            // The handshake runs in the connection's own task: a slow one holds up nobody.
+            Arrived::Tls(stream, address, acceptor) => {
+                match timeout(self.limits.handshake, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let peer = tls_peer(&stream, address);
+                        self.connection(stream, peer).await;
+                    }
+                    Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake refused"),
+                    Err(_) => tracing::info!(%address, "TLS handshake took too long"),
+                }
+            }
         }
     }
 
@@ -229,10 +248,7 @@ fn too_slow() -> hyper::Response<Body> {
     response
 }
 
-fn tls_peer(
-    stream: &tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-    address: SocketAddr,
-) -> Peer {
+fn tls_peer(stream: &tokio_rustls::server::TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificates = shown.iter().map(|one| one.to_vec()).collect();
     Peer {

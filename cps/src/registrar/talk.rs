@@ -95,7 +95,7 @@ impl Talk {
                     site: devmod.speaks(MODULE),
                     csr: devmod.speaks(CSR_MODULE),
                 };
-                self.begin(modules)?;
+                self.begin(modules, owner.core.config.server.as_str())?;
             }
             self.certify(owner, about).await?;
         }
@@ -103,10 +103,12 @@ impl Talk {
         Ok(turn.answer(&mut self.outbox, finished, &mut SystemRandom))
     }
 
-    fn begin(&mut self, modules: Modules) -> Result<(), Error> {
+    /// The statement will name this server, so the device is told its id before the nonce.
+    fn begin(&mut self, modules: Modules, server: &str) -> Result<(), Error> {
         self.begun = Some(modules);
         if modules.site {
             self.push(MODULE, "active", cbor::encode(|w| _ = w.bool(true)))?;
+            self.push(MODULE, "server", cbor::encode(|w| _ = w.text(server)))?;
             let nonce = self.nonce;
             self.push(MODULE, "nonce", cbor::encode(|w| _ = w.bytes(&nonce)))?;
         }

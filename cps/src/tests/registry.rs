@@ -1,0 +1,224 @@
+//! Every table is a fold over the log: thrown away and made again, in any order of entries, it is
+//! the same. Vouchers: what is taken, and what is refused.
+
+use holdfast_link::random::SystemRandom;
+use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::key::PublicKey;
+use holdfast_protocol::voucher::Voucher;
+use holdfast_store::WriteError;
+
+use super::kit::*;
+use crate::Cps;
+use crate::vouchers::Accepted;
+
+/// Everything that the folds say.
+pub(super) fn dump(cps: &Cps) -> String {
+    let dumped = cps.core.registry.read(|view| {
+        let mut devices = Vec::new();
+        for id in view.device_ids()? {
+            devices.push(format!("{:?}", crate::registry::record_of(view, id)?));
+        }
+        let mut cursors = Vec::new();
+        for row in view.sites()? {
+            cursors.push(format!("{:?}", view.cursor(&row.site)?));
+        }
+        let text = format!(
+            "{:#?}\n{:#?}\n{:#?}\n{:#?}\n{devices:#?}\n{cursors:#?}",
+            view.vouchers()?,
+            view.certificates()?,
+            view.gateways()?,
+            view.clients()?,
+        );
+        Ok(text)
+    });
+    dumped.unwrap()
+}
+
+async fn lived_in() -> Served {
+    let cloud = cloud().await;
+    let factory = Factory::new();
+    let gateway = gateway(&cloud, "north", "gw1").await;
+    for at in ["north", "north", "south"] {
+        cloud.cps.add_site(&site(at)).await.unwrap();
+        let (mut device, voucher) = factory.device_for(&cloud.cps, "s");
+        cloud
+            .cps
+            .vouchers()
+            .accept(&voucher, Some(site(at)))
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            let ended = device.to2(cloud.fdo, &Manners::default()).await;
+            assert!(matches!(ended, Ended::Well), "{ended:?}");
+        }
+    }
+    for filter in ["hf/v1/north/+/up/a", "hf/v1/north/+/up/b"] {
+        let filters = vec![filter.parse().unwrap()];
+        let name = "reader".parse().unwrap();
+        cloud
+            .cps
+            .clients()
+            .issue(name, Some(site("north")), vec![], filters)
+            .await
+            .unwrap();
+    }
+    let serial = cloud.cps.authority().list(Some(&site("north"))).unwrap()[0]
+        .serial
+        .clone();
+    let serial = crate::authority::parse_serial(&serial).unwrap();
+    cloud.cps.authority().revoke(serial).await.unwrap();
+    drop(gateway);
+    cloud
+}
+
+#[tokio::test]
+async fn tables_thrown_away_are_made_again_from_the_log() {
+    let cloud = lived_in().await;
+    let before = dump(&cloud.cps);
+    assert!(
+        before.contains("up/b") && !before.contains("up/a"),
+        "the later admission holds"
+    );
+    cloud.cps.rebuild().await.unwrap();
+    assert_eq!(dump(&cloud.cps), before);
+}
+
+#[tokio::test]
+async fn any_order_of_entries_gives_the_same_tables() {
+    let cloud = lived_in().await;
+    let want = dump(&cloud.cps);
+    for round in 0..8u64 {
+        let done: Result<(), WriteError> = cloud
+            .cps
+            .core
+            .registry
+            .write(move |it| {
+                let mut entries = it.tables.entries()?;
+                // A different order each time, from the worst (backwards) on.
+                entries.reverse();
+                let turn = usize::try_from(round * 7).unwrap() % entries.len();
+                entries.rotate_left(turn);
+                it.tables.clear_folds()?;
+                for entry in entries.iter().chain(entries.iter().step_by(3)) {
+                    it.take(entry)?;
+                }
+                Ok(())
+            })
+            .await;
+        done.unwrap();
+        assert_eq!(dump(&cloud.cps), want, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_entry_shows() {
+    // The control of the two tests above: they would see a fold that forgot something.
+    let cloud = lived_in().await;
+    let want = dump(&cloud.cps);
+    let done: Result<(), WriteError> = cloud
+        .cps
+        .core
+        .registry
+        .write(|it| {
+            let entries = it.tables.entries()?;
+            it.tables.clear_folds()?;
+            entries
+                .iter()
+                .skip(1)
+                .try_for_each(|entry| Ok(it.take(entry)?))
+        })
+        .await;
+    done.unwrap();
+    assert_ne!(dump(&cloud.cps), want);
+}
+
+#[tokio::test]
+async fn vouchers_of_others_broken_ones_and_second_chains_are_refused() {
+    let cloud = cloud().await;
+    cloud.cps.add_site(&site("north")).await.unwrap();
+    let factory = Factory::new();
+    let vouchers = cloud.cps.vouchers();
+    let (_, good) = factory.device_for(&cloud.cps, "s");
+    let (_, unextended) = factory.device("s");
+    let stranger = SigningKey::generate(&mut SystemRandom);
+    let next = PublicKey::x509(&stranger.public());
+    let others = unextended.extend(&next, &factory.key).unwrap();
+    let reason = |result: Result<_, crate::vouchers::VoucherRefusal>| result.unwrap_err().reason();
+    assert_eq!(
+        reason(vouchers.import(others.as_bytes(), None).await),
+        "other owner"
+    );
+    assert_eq!(
+        reason(vouchers.import(unextended.as_bytes(), None).await),
+        "other owner"
+    );
+    assert_eq!(reason(vouchers.import(b"hello", None).await), "faulty");
+    assert_eq!(
+        reason(vouchers.import(&[0; 100_000], None).await),
+        "too long"
+    );
+    let mut broken = 0;
+    for at in (0..good.as_bytes().len()).step_by(17) {
+        let mut bytes = good.as_bytes().to_vec();
+        bytes[at] ^= 1;
+        // The HMAC is the device's to check, all else is ours.
+        let Ok(parsed) = Voucher::parse(&bytes) else {
+            continue;
+        };
+        if parsed.mac() != good.mac() {
+            continue;
+        }
+        broken += 1;
+        assert!(vouchers.import(&bytes, None).await.is_err(), "flip at {at}");
+    }
+    assert!(broken > 5, "the flips met something");
+    assert_eq!(
+        vouchers.import(good.as_bytes(), None).await.unwrap().1,
+        Accepted::Waiting
+    );
+    assert_eq!(
+        vouchers.import(good.as_bytes(), None).await.unwrap().1,
+        Accepted::Known
+    );
+    vouchers.assign(good.guid(), &site("north")).await.unwrap();
+    vouchers.assign(good.guid(), &site("north")).await.unwrap();
+    assert!(vouchers.waiting().unwrap().is_empty());
+    let again = vouchers
+        .import(good.as_bytes(), Some(site("north")))
+        .await
+        .unwrap();
+    assert_eq!(again.1, Accepted::Known);
+    let pem = vouchers.export(good.guid()).unwrap();
+    assert_eq!(Voucher::read(pem.as_bytes()).unwrap(), good);
+
+    // Our own key extends to itself: a strict descendant, taken. The first one then comes back.
+    let own = PublicKey::x509(&cloud.cps.keys().owner().public());
+    let longer = good.extend(&own, cloud.cps.keys().owner()).unwrap();
+    let taken = vouchers
+        .import(longer.as_bytes(), Some(site("north")))
+        .await
+        .unwrap();
+    assert_eq!(taken.1, Accepted::New);
+    let back = vouchers.import(good.as_bytes(), Some(site("north"))).await;
+    assert_eq!(reason(back), "ancestor");
+    // The factory sells the device once more, by way of another.
+    let (_, root) = factory.device("s2");
+    let first = root.extend(&own, &factory.key).unwrap();
+    let second = root
+        .extend(&next, &factory.key)
+        .unwrap()
+        .extend(&own, &stranger)
+        .unwrap();
+    vouchers.import(first.as_bytes(), None).await.unwrap();
+    assert_eq!(
+        reason(vouchers.import(second.as_bytes(), None).await),
+        "fork"
+    );
+    let elsewhere = vouchers.import(good.as_bytes(), Some(site("south"))).await;
+    assert_eq!(reason(elsewhere), "other site");
+    let nowhere = vouchers
+        .import(first.as_bytes(), Some(site("nowhere")))
+        .await;
+    assert_eq!(reason(nowhere), "no site");
+    assert_eq!(cloud.cps.metrics().refusals("voucher", "fork"), 1);
+}
