@@ -13,7 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_broker::{Broker, Consumer};
 use holdfast_cps::Cps;
-use holdfast_cps::http::admin::{AdminError, Answer, admin_router, shown};
+use holdfast_cps::http::Failure;
+use holdfast_cps::http::admin::{Answer, admin_router};
 use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{Guid, SiteId};
 use holdfast_protocol::key::PublicKey;
@@ -73,9 +74,9 @@ pub fn router(served: Served) -> Router {
 async fn status(State(served): State<Served>) -> Answer {
     let cps = &served.cps;
     let config = cps.config();
-    let sites = cps.sites().map_err(AdminError::failed)?.len();
-    let gateways = cps.enrolment().gateways().map_err(AdminError::failed)?.len();
-    let devices = cps.devices().list(None).map_err(AdminError::failed)?;
+    let sites = cps.sites().map_err(Failure::failed)?.len();
+    let gateways = cps.enrolment().gateways().map_err(Failure::failed)?.len();
+    let devices = cps.devices().list(None).map_err(Failure::failed)?;
     let figures = served.broker.metrics();
     Ok(Json(json!({
         "server": config.server.to_string(),
@@ -88,23 +89,27 @@ async fn status(State(served): State<Served>) -> Answer {
         "mqtt_connections": figures.connections,
         "journal_rows": figures.journal_rows,
         "telemetry_waiting": served.intake.waiting(),
-        "telemetry_messages": cps.ledger().len().map_err(AdminError::failed)?,
+        "telemetry_messages": cps.ledger().len().map_err(Failure::failed)?,
     })))
 }
 
 /// The seller's vouchers, then those that came from elsewhere.
 async fn list(State(served): State<Served>) -> Answer {
-    let kept = served.stock.list().map_err(AdminError::failed)?;
-    let held = served.cps.vouchers().list().map_err(AdminError::failed)?;
-    let waiting = served.cps.vouchers().waiting().map_err(AdminError::failed)?;
+    let kept = served.stock.list().map_err(Failure::failed)?;
+    let held = served.cps.vouchers().list().map_err(Failure::failed)?;
+    let waiting = served.cps.vouchers().waiting().map_err(Failure::failed)?;
     let mut shown: Vec<Value> = kept.iter().map(summary).collect();
     let ours = |guid: Guid| kept.iter().any(|kept| kept.voucher.guid() == guid);
-    shown.extend(held.iter().filter(|row| row.live && !ours(row.guid)).map(|row| {
-        json!({
-            "guid": row.guid.to_string(), "device": row.device.to_string(),
-            "site": row.site.to_string(), "state": "held", "serial": null,
-        })
-    }));
+    shown.extend(
+        held.iter()
+            .filter(|row| row.live && !ours(row.guid))
+            .map(|row| {
+                json!({
+                    "guid": row.guid.to_string(), "device": row.device.to_string(),
+                    "site": row.site.to_string(), "state": "held", "serial": null,
+                })
+            }),
+    );
     shown.extend(waiting.iter().filter(|row| !ours(row.guid)).map(|row| {
         json!({
             "guid": row.guid.to_string(), "device": row.guid.to_string(),
@@ -136,9 +141,13 @@ async fn show(State(served): State<Served>, Path(guid): Path<String>) -> Answer 
         Ok(kept) => Ok(Json(summary(&kept))),
         Err(StockError::Unknown(_)) => {
             let Json(all) = list(State(served)).await?;
-            let found = all.as_array().into_iter().flatten().find(|one| one["guid"] == guid);
-            let unknown = || AdminError::misuse(format!("no voucher {guid} is kept here"));
-            shown(found.ok_or_else(unknown)?)
+            let found = all
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|one| one["guid"] == guid);
+            let unknown = || Failure::misuse(format!("no voucher {guid} is kept here"));
+            Ok(Json(found.cloned().ok_or_else(unknown)?))
         }
         Err(error) => Err(stock_error(error)),
     }
@@ -148,9 +157,11 @@ async fn export(State(served): State<Served>, Path(guid): Path<String>) -> Answe
     let guid = guid_of(&guid)?;
     let pem = match served.stock.get(guid) {
         Ok(kept) => kept.voucher.to_pem(),
-        Err(StockError::Unknown(_)) => {
-            served.cps.vouchers().export(guid).map_err(AdminError::misuse)?
-        }
+        Err(StockError::Unknown(_)) => served
+            .cps
+            .vouchers()
+            .export(guid)
+            .map_err(Failure::misuse)?,
         Err(error) => return Err(stock_error(error)),
     };
     Ok(Json(json!({ "pem": pem })))
@@ -169,26 +180,44 @@ async fn assign(
     Json(wanted): Json<Assign>,
 ) -> Answer {
     let guid = guid_of(&guid)?;
-    let site: SiteId = wanted.site.parse().map_err(AdminError::misuse)?;
-    if !served.cps.sites().map_err(AdminError::failed)?.contains(&site) {
-        return Err(AdminError::misuse(format!("no site {site}; add it first: sites add {site}")));
+    let site: SiteId = wanted.site.parse().map_err(Failure::misuse)?;
+    if !served.cps.sites().map_err(Failure::failed)?.contains(&site) {
+        return Err(Failure::misuse(format!(
+            "no site {site}; add it first: sites add {site}"
+        )));
     }
     let vouchers = served.cps.vouchers();
     match served.stock.get(guid) {
         Ok(_) => {
             let owner = PublicKey::x509(&served.cps.keys().owner().public());
             // The site is noted first: a second assignment elsewhere must not find it free.
-            served.stock.assign(guid, &site).await.map_err(stock_error)?;
-            let voucher = served.stock.extend(guid, &owner).await.map_err(stock_error)?;
-            vouchers.accept(&voucher, Some(site.clone())).await.map_err(AdminError::misuse)?;
+            served
+                .stock
+                .assign(guid, &site)
+                .await
+                .map_err(stock_error)?;
+            let voucher = served
+                .stock
+                .extend(guid, &owner)
+                .await
+                .map_err(stock_error)?;
+            vouchers
+                .accept(&voucher, Some(site.clone()))
+                .await
+                .map_err(Failure::misuse)?;
         }
         Err(StockError::Unknown(_)) => {
-            vouchers.assign(guid, &site).await.map_err(AdminError::misuse)?;
+            vouchers
+                .assign(guid, &site)
+                .await
+                .map_err(Failure::misuse)?;
         }
         Err(error) => return Err(stock_error(error)),
     }
     served.cps.to0().wake();
-    Ok(Json(json!({ "guid": guid.to_string(), "site": site.to_string() })))
+    Ok(Json(
+        json!({ "guid": guid.to_string(), "site": site.to_string() }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -202,10 +231,15 @@ async fn extend(
     Path(guid): Path<String>,
     Json(wanted): Json<Extend>,
 ) -> Answer {
-    let spki = STANDARD.decode(wanted.key).map_err(AdminError::misuse)?;
-    let key = VerifyingKey::from_spki_der(&spki).map_err(AdminError::misuse)?;
-    let extended = served.stock.extend(guid_of(&guid)?, &PublicKey::x509(&key)).await;
-    Ok(Json(json!({ "pem": extended.map_err(stock_error)?.to_pem() })))
+    let spki = STANDARD.decode(wanted.key).map_err(Failure::misuse)?;
+    let key = VerifyingKey::from_spki_der(&spki).map_err(Failure::misuse)?;
+    let extended = served
+        .stock
+        .extend(guid_of(&guid)?, &PublicKey::x509(&key))
+        .await;
+    Ok(Json(
+        json!({ "pem": extended.map_err(stock_error)?.to_pem() }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -216,27 +250,35 @@ struct Import {
 
 /// Takes a voucher that is this seller's to extend, or one extended to this owner.
 async fn import(State(served): State<Served>, Json(wanted): Json<Import>) -> Answer {
-    let bytes = STANDARD.decode(wanted.file).map_err(AdminError::misuse)?;
+    let bytes = STANDARD.decode(wanted.file).map_err(Failure::misuse)?;
     let voucher = Voucher::read(&bytes)
-        .map_err(|fault| AdminError::misuse(format!("{fault}; give a voucher as PEM or CBOR")))?;
+        .map_err(|fault| Failure::misuse(format!("{fault}; give a voucher as PEM or CBOR")))?;
     let guid = voucher.guid();
     if voucher.owner_key().same_key(served.stock.public_key()) {
-        served.stock.keep(voucher, None).await.map_err(stock_error)?;
+        served
+            .stock
+            .keep(voucher, None)
+            .await
+            .map_err(stock_error)?;
     } else {
-        served.cps.vouchers().import(&bytes, None).await.map_err(AdminError::misuse)?;
+        served
+            .cps
+            .vouchers()
+            .import(&bytes, None)
+            .await
+            .map_err(Failure::misuse)?;
     }
     Ok(Json(json!({ "guid": guid.to_string() })))
 }
 
-fn guid_of(text: &str) -> Result<Guid, AdminError> {
-    text.parse().map_err(|_| {
-        AdminError::misuse(format!("{text:?} is no GUID; write 32 hexadecimal digits"))
-    })
+fn guid_of(text: &str) -> Result<Guid, Failure> {
+    text.parse()
+        .map_err(|_| Failure::misuse(format!("{text:?} is no GUID; write 32 hexadecimal digits")))
 }
 
-fn stock_error(error: StockError) -> AdminError {
+fn stock_error(error: StockError) -> Failure {
     match error {
-        StockError::Content(_) | StockError::Store(_) => AdminError::failed(error),
-        other => AdminError::misuse(other),
+        StockError::Content(_) | StockError::Store(_) => Failure::failed(error),
+        other => Failure::misuse(other),
     }
 }

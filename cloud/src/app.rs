@@ -61,20 +61,33 @@ pub struct App {
 /// # Errors
 /// The first thing that cannot be opened, with what to do about it.
 pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
-    secret_file::make_folder(state)
-        .map_err(|cause| BuildError::Folder { path: state.to_owned(), cause })?;
+    secret_file::make_folder(state).map_err(|cause| BuildError::Folder {
+        path: state.to_owned(),
+        cause,
+    })?;
     claim(state, &config)?;
     let listeners = bind::all(&config.listen).await?;
-    let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Vouched)?);
+    let clock = Arc::new(SystemClock::open(
+        &state.join("time"),
+        SystemTrust::Vouched,
+    )?);
     let reached = Reached::of(&config, &listeners)?;
     let cps = open_cps(&config, &reached, state, Arc::clone(&clock)).await?;
     let addresses = reached.certified();
     let identity = IdentitySlot::with(cps.authority().own_identity(&addresses).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
     let (broker, epoch) = open_broker(&config, &cps, state)?;
-    let unstamped = Unstamped { server: config.server.clone(), epoch };
-    let intake =
-        Intake::open(&broker, cps.ledger().clone(), unstamped, config.telemetry.batch).await?;
+    let unstamped = Unstamped {
+        server: config.server.clone(),
+        epoch,
+    };
+    let intake = Intake::open(
+        &broker,
+        cps.ledger().clone(),
+        unstamped,
+        config.telemetry.batch,
+    )
+    .await?;
     let (stock, factory) = open_seller(&config, &reached, state, Arc::clone(&clock))?;
     Ok(App {
         config,
@@ -176,7 +189,11 @@ impl Reached {
     /// Addresses for the certificate: intermediates permit private ones only; a public server is
     /// known by its name.
     fn certified(&self) -> Vec<IpAddr> {
-        let hosts = self.mqtt.iter().chain(&self.https).map(|reached| &reached.host);
+        let hosts = self
+            .mqtt
+            .iter()
+            .chain(&self.https)
+            .map(|reached| &reached.host);
         let mut addresses: Vec<IpAddr> = hosts.filter_map(|host| host.parse().ok()).collect();
         addresses.retain(|address| is_private(*address));
         addresses.sort();
@@ -206,15 +223,28 @@ async fn open_cps(
     let ledger = options("ledger", Damaged::Quarantine);
     let stores = Stores {
         registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
-        ledger: Store::open(file(state, "ledger"), ledger, holdfast_cps::telemetry::prepare)?,
+        ledger: Store::open(
+            file(state, "ledger"),
+            ledger,
+            holdfast_cps::telemetry::prepare,
+        )?,
     };
     Ok(Cps::open(wanted, stores, keys, clock).await?)
 }
 
 fn fdo_address(reached: &HostPort) -> FdoAddress {
     let ip = reached.host.parse().ok();
-    let dns = if ip.is_some() { None } else { Some(reached.host.clone()) };
-    FdoAddress { ip, dns, port: reached.port, tls: false }
+    let dns = if ip.is_some() {
+        None
+    } else {
+        Some(reached.host.clone())
+    };
+    FdoAddress {
+        ip,
+        dns,
+        port: reached.port,
+        tls: false,
+    }
 }
 
 fn open_broker(config: &Config, cps: &Cps, state: &Path) -> Result<(Broker, u64), BuildError> {
@@ -242,8 +272,8 @@ fn open_seller(
     let owner = seller.vouchers.public();
     let options = options("vouchers", Damaged::Refuse);
     let stock = Stock::open(file(state, "vouchers"), options, seller.vouchers)?;
-    let rendezvous = rendezvous_info(&config.manufacturing, &reached.fdo)
-        .map_err(|_| BuildError::Directives)?;
+    let rendezvous =
+        rendezvous_info(&config.manufacturing, &reached.fdo).map_err(|_| BuildError::Directives)?;
     let limits = holdfast_cps::Limits::default();
     let factory = Factory::new(FactoryParts {
         authority: seller.factory,
@@ -263,5 +293,10 @@ fn file(state: &Path, name: &str) -> Medium {
 }
 
 fn options(name: &'static str, damaged: Damaged) -> Options {
-    Options { name, damaged, reserve_bytes: RESERVE, ..Options::default() }
+    Options {
+        name,
+        damaged,
+        reserve_bytes: RESERVE,
+        ..Options::default()
+    }
 }

@@ -219,7 +219,9 @@ impl Cli {
         if matches!(self.command, Command::Run) {
             return run(&self.common, &state).await;
         }
-        let ask = Ask { socket: state.join("admin.sock") };
+        let ask = Ask {
+            socket: state.join("admin.sock"),
+        };
         let text = match self.command {
             Command::Run | Command::Extra(_) => String::new(),
             Command::Status { json } => ask.facts("/v1/status", json).await?,
@@ -233,7 +235,9 @@ impl Cli {
             Command::Clients(issue) => ask.client(issue).await?,
             Command::Telemetry(Telemetry::Export { device }) => return ask.export(device).await,
         };
-        std::io::stdout().write_all(text.as_bytes()).context("cannot write the answer")
+        std::io::stdout()
+            .write_all(text.as_bytes())
+            .context("cannot write the answer")
     }
 }
 
@@ -242,7 +246,10 @@ fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),
     };
-    builder.enable_all().build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
@@ -272,20 +279,31 @@ impl Ask {
 
     async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
         let rows = self.get(path).await?;
-        Ok(if json { pretty(&rows) } else { show::table(&rows, columns) })
+        Ok(if json {
+            pretty(&rows)
+        } else {
+            show::table(&rows, columns)
+        })
     }
 
     async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
         let value = self.get(path).await?;
-        Ok(if json { pretty(&value) } else { show::facts(&value) })
+        Ok(if json {
+            pretty(&value)
+        } else {
+            show::facts(&value)
+        })
     }
 
     async fn sites(&self, sites: Sites) -> anyhow::Result<String> {
         match sites {
             Sites::List { json } => self.table("/v1/sites", &["site"], json).await,
             Sites::Add { site } => {
-                self.post("/v1/sites", &json!({ "site": site.as_str() })).await?;
-                Ok(format!("site {site} is there; next: gateways token --site {site} --gateway NAME\n"))
+                self.post("/v1/sites", &json!({ "site": site.as_str() }))
+                    .await?;
+                Ok(format!(
+                    "site {site} is there; next: gateways token --site {site} --gateway NAME\n"
+                ))
             }
         }
     }
@@ -296,7 +314,11 @@ impl Ask {
                 let columns = ["gateway", "site", "epoch", "enrolled"];
                 self.table("/v1/gateways", &columns, json).await
             }
-            Gateways::Token { site, gateway, life } => {
+            Gateways::Token {
+                site,
+                gateway,
+                life,
+            } => {
                 let wanted = json!({
                     "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
                 });
@@ -315,8 +337,11 @@ impl Ask {
             Vouchers::Show { guid } => self.facts(&format!("/v1/vouchers/{guid}"), false).await,
             Vouchers::Assign { guid, site } => {
                 let wanted = json!({ "site": site.as_str() });
-                self.post(&format!("/v1/vouchers/{guid}/assign"), &wanted).await?;
-                Ok(format!("device {guid} belongs to site {site}; it can be powered on\n"))
+                self.post(&format!("/v1/vouchers/{guid}/assign"), &wanted)
+                    .await?;
+                Ok(format!(
+                    "device {guid} belongs to site {site}; it can be powered on\n"
+                ))
             }
             Vouchers::Extend { guid, to } => {
                 let wanted = json!({ "key": STANDARD.encode(public_key(&to)?) });
@@ -328,15 +353,27 @@ impl Ask {
                 let wanted = json!({ "file": STANDARD.encode(bytes) });
                 let answer = self.post("/v1/vouchers/import", &wanted).await?;
                 let guid = text_of(&answer, "guid")?;
-                Ok(format!("voucher {guid} is kept; next: vouchers assign {guid} --site SITE\n"))
+                Ok(format!(
+                    "voucher {guid} is kept; next: vouchers assign {guid} --site SITE\n"
+                ))
             }
-            Vouchers::Export { guid } => {
-                text_of(&self.get(&format!("/v1/vouchers/{guid}/export")).await?, "pem")
-            }
+            Vouchers::Export { guid } => text_of(
+                &self.get(&format!("/v1/vouchers/{guid}/export")).await?,
+                "pem",
+            ),
         }
     }
 
-    async fn client(&self, Clients::Issue { name, site, publish, subscribe, out }: Clients) -> anyhow::Result<String> {
+    async fn client(
+        &self,
+        Clients::Issue {
+            name,
+            site,
+            publish,
+            subscribe,
+            out,
+        }: Clients,
+    ) -> anyhow::Result<String> {
         let wanted = json!({
             "name": name.as_str(), "site": site.as_ref().map(SiteId::as_str),
             "publish": publish, "subscribe": subscribe,
@@ -354,7 +391,10 @@ impl Ask {
         keep("key.pem", "key", true)?;
         keep("cert.pem", "cert", false)?;
         keep("ca.pem", "ca", false)?;
-        Ok(format!("client {name}: ca.pem, cert.pem and key.pem are in {}\n", out.display()))
+        Ok(format!(
+            "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
+            out.display()
+        ))
     }
 
     /// Prints page by page, so that a long ledger needs no memory.
@@ -366,7 +406,9 @@ impl Ask {
             let mut page = self.post("/v1/telemetry", &wanted).await?;
             for row in page["rows"].as_array_mut().into_iter().flatten() {
                 // What is JSON is shown as such; the ledger itself never looks.
-                let inner = row["payload"].as_str().and_then(|text| serde_json::from_str(text).ok());
+                let inner = row["payload"]
+                    .as_str()
+                    .and_then(|text| serde_json::from_str(text).ok());
                 if let Some(inner) = inner {
                     row["payload"] = inner;
                 }
@@ -391,7 +433,9 @@ fn classify(error: AskError) -> anyhow::Error {
 
 fn text_of(answer: &Value, field: &str) -> anyhow::Result<String> {
     let text = answer[field].as_str().map(str::to_owned);
-    text.with_context(|| format!("the answer holds no {field}; are program and daemon of one version?"))
+    text.with_context(|| {
+        format!("the answer holds no {field}; are program and daemon of one version?")
+    })
 }
 
 fn pretty(value: &Value) -> String {

@@ -160,20 +160,31 @@ impl Default for Listen {
 
 impl Default for Roles {
     fn default() -> Self {
-        Self { cps: true, rendezvous: true, manufacturing: true, vouchers: true }
+        Self {
+            cps: true,
+            rendezvous: true,
+            manufacturing: true,
+            vouchers: true,
+        }
     }
 }
 
 impl Default for Rendezvous {
     fn default() -> Self {
-        Self { servers: Vec::new(), registration: Duration::from_secs(24 * 3600) }
+        Self {
+            servers: Vec::new(),
+            registration: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
 impl Default for Manufacturing {
     fn default() -> Self {
         Self {
-            gateway: HostPort { host: "holdfast-rv.local".to_owned(), port: FDO_PORT },
+            gateway: HostPort {
+                host: "holdfast-rv.local".to_owned(),
+                port: FDO_PORT,
+            },
             installer: None,
             rendezvous: Vec::new(),
             delay: Duration::from_secs(2),
@@ -184,7 +195,9 @@ impl Default for Manufacturing {
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { max_bytes: ByteSize(4 << 30) }
+        Self {
+            max_bytes: ByteSize(4 << 30),
+        }
     }
 }
 
@@ -235,7 +248,10 @@ impl Settings for Listen {
                     return Ok(());
                 }
                 let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
-                Err((format!("{address} can be read by everyone who reaches it"), remedy.to_owned()))
+                Err((
+                    format!("{address} can be read by everyone who reaches it"),
+                    remedy.to_owned(),
+                ))
             }),
         }
     }
@@ -274,7 +290,11 @@ impl Settings for Rendezvous {
         Self {
             servers: section.get("servers", default.servers),
             registration: section.get_checked("registration", default.registration, |time| {
-                between(*time, Duration::from_secs(60), Duration::from_secs(365 * 24 * 3600))
+                between(
+                    *time,
+                    Duration::from_secs(60),
+                    Duration::from_secs(365 * 24 * 3600),
+                )
             }),
         }
     }
@@ -310,7 +330,10 @@ impl Settings for Telemetry {
         Self {
             batch: section.get_checked("batch", Self::default().batch, |rows| match *rows {
                 1..=10_000 => Ok(()),
-                _ => Err((format!("{rows} rows"), "write a number from 1 to 10000".to_owned())),
+                _ => Err((
+                    format!("{rows} rows"),
+                    "write a number from 1 to 10000".to_owned(),
+                )),
             }),
         }
     }
@@ -340,14 +363,20 @@ fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)>
     if value >= least {
         return Ok(());
     }
-    Err((format!("{value} is too small to work with"), format!("write {shown} or more")))
+    Err((
+        format!("{value} is too small to work with"),
+        format!("write {shown} or more"),
+    ))
 }
 
 fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err((format!("{value:?} is out of range"), format!("write a time from {least:?} to {most:?}")))
+    Err((
+        format!("{value:?} is out of range"),
+        format!("write a time from {least:?} to {most:?}"),
+    ))
 }
 
 #[cfg(test)]
@@ -363,19 +392,28 @@ mod tests {
 
     #[test]
     fn an_empty_file_means_the_defaults() {
-        assert_eq!(holdfast_config::parse(Path::new("x"), ""), Ok(Config::default()));
+        assert_eq!(
+            holdfast_config::parse(Path::new("x"), ""),
+            Ok(Config::default())
+        );
     }
 
     #[test]
     fn the_sample_shows_the_defaults() {
-        assert_eq!(holdfast_config::parse(Path::new("cloud.toml"), &sample()), Ok(Config::default()));
+        assert_eq!(
+            holdfast_config::parse(Path::new("cloud.toml"), &sample()),
+            Ok(Config::default())
+        );
     }
 
     /// Every commented line of the sample that looks like a key must be one: a renamed key would
     /// otherwise live on in the sample for ever.
     #[test]
     fn the_sample_with_all_comments_removed_is_valid() {
-        let open: String = sample().lines().map(|line| uncommented(line) + "\n").collect();
+        let open: String = sample()
+            .lines()
+            .map(|line| uncommented(line) + "\n")
+            .collect();
         let config: Config = holdfast_config::parse(Path::new("cloud.toml"), &open).expect("valid");
         assert!(config.manufacturing.installer.is_some() && !config.advertise.mqtt.is_empty());
     }
@@ -392,10 +430,20 @@ mod tests {
         let text = "domain = \"a b\"\n[listen]\nmetrics = \"0.0.0.0:1\"\nmqt = \"x\"\n\
                     [roles]\nvouchers = false\n[limits]\nconnections = 0\n";
         let faults = holdfast_config::parse::<Config>(Path::new("c"), text).expect_err("faulty");
-        let keys: Vec<_> = faults.list().iter().map(|fault| fault.key.as_str()).collect();
+        let keys: Vec<_> = faults
+            .list()
+            .iter()
+            .map(|fault| fault.key.as_str())
+            .collect();
         assert_eq!(
             keys,
-            ["domain", "listen.metrics", "listen.mqt", "roles.manufacturing", "limits.connections"]
+            [
+                "domain",
+                "listen.metrics",
+                "listen.mqt",
+                "roles.manufacturing",
+                "limits.connections"
+            ]
         );
     }
 }

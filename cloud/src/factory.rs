@@ -81,7 +81,10 @@ impl Factory {
         match kind {
             MessageType::DiAppStart => self.begin(&message),
             MessageType::DiSetHmac => self.finish(request.token.as_ref(), &message).await,
-            got => Err(Error::Unexpected { expected: MessageType::DiAppStart, got }),
+            got => Err(Error::Unexpected {
+                expected: MessageType::DiAppStart,
+                got,
+            }),
         }
     }
 
@@ -115,13 +118,18 @@ impl Factory {
         token: Option<&Token>,
         message: &Message,
     ) -> Result<(Token, Message), Error> {
-        let (run, (serial, state)) = token.and_then(|token| self.runs.take(token)).ok_or(Error::NoSession)?;
+        let (run, (serial, state)) = token
+            .and_then(|token| self.runs.take(token))
+            .ok_or(Error::NoSession)?;
         let (voucher, reply) = state.step(message)?;
         let guid = voucher.guid();
-        self.stock.keep(voucher, Some(&serial)).await.map_err(|error| {
-            tracing::error!(%guid, %error, "a new device's voucher could not be kept");
-            Error::Own("voucher store")
-        })?;
+        self.stock
+            .keep(voucher, Some(&serial))
+            .await
+            .map_err(|error| {
+                tracing::error!(%guid, %error, "a new device's voucher could not be kept");
+                Error::Own("voucher store")
+            })?;
         tracing::info!(%guid, serial, "a device was initialised");
         Ok((run.token().clone(), reply))
     }
@@ -145,7 +153,11 @@ impl FdoParty for Factory {
                     tracing::warn!(message = number, %error, "factory initialisation refused");
                     let previous = MessageType::from_number(number).unwrap_or(MessageType::Error);
                     let body = error.report(previous).unwrap_or_default();
-                    FdoReply { message: FdoReply::ERROR, token, body }
+                    FdoReply {
+                        message: FdoReply::ERROR,
+                        token,
+                        body,
+                    }
                 }
             }
         })

@@ -20,8 +20,10 @@ const CONSUMER: &str = "telemetry";
 /// What it takes: what devices say, by either tree.
 const FILTERS: [&str; 2] = ["hf/v1/+/+/up/#", "svc/v1/+/+/+/telemetry"];
 /// Waits after a fault of the ledger or the journal.
-const RETRY: Policy =
-    Policy { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
+const RETRY: Policy = Policy {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(5),
+};
 
 /// The names of the stamp that senders put on their messages.
 const EPOCH: &str = "hf-epoch";
@@ -58,11 +60,22 @@ impl Intake {
     ) -> Result<Self, ConsumerError> {
         let filters = FILTERS
             .iter()
-            .map(|text| text.parse().map_err(|_| ConsumerError::Filter((*text).into())))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| ConsumerError::Filter((*text).into()))
+            })
             .collect::<Result<_, _>>()?;
-        let options = ConsumerOptions { max_bytes: u64::MAX, ..ConsumerOptions::default() };
+        let options = ConsumerOptions {
+            max_bytes: u64::MAX,
+            ..ConsumerOptions::default()
+        };
         let consumer = broker.consumer(CONSUMER, filters, options).await?;
-        Ok(Self { consumer, ledger, unstamped, batch: batch.max(1) })
+        Ok(Self {
+            consumer,
+            ledger,
+            unstamped,
+            batch: batch.max(1),
+        })
     }
 
     /// Messages that the ledger does not have yet.
@@ -97,7 +110,11 @@ impl Intake {
                     // What was read but not acknowledged is read again.
                     after = RowId::START;
                     let wait = backoff.failed(&mut SystemRandom);
-                    if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                    if cancel
+                        .run_until_cancelled(tokio::time::sleep(wait))
+                        .await
+                        .is_none()
+                    {
                         return;
                     }
                 }
@@ -109,7 +126,9 @@ impl Intake {
     async fn step(&self, after: RowId, now: &(impl Fn() -> u64 + Send)) -> Result<RowId, Fault> {
         self.consumer.ready(after).await;
         let rows = self.consumer.read(after, self.batch).await?;
-        let Some(last) = rows.last().map(|row| row.id) else { return Ok(after) };
+        let Some(last) = rows.last().map(|row| row.id) else {
+            return Ok(after);
+        };
         let messages = rows.iter().map(|row| self.message(row)).collect();
         self.ledger.record_all(messages, now()).await?;
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
@@ -121,7 +140,11 @@ impl Intake {
         let message = &row.message;
         let (source, epoch, seq) = match stamp(message) {
             Some((epoch, seq)) => (source(message.topic()), epoch, seq),
-            None => (self.unstamped.server.to_string(), self.unstamped.epoch, row.id.0),
+            None => (
+                self.unstamped.server.to_string(),
+                self.unstamped.epoch,
+                row.id.0,
+            ),
         };
         telemetry::Message {
             source: source.into(),

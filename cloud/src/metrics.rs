@@ -39,18 +39,30 @@ pub fn router(cps: &Cps, broker: &Broker, consumer: Consumer) -> Router {
         "Messages in the journal that the ledger does not have yet",
         waiting.clone(),
     );
-    let seen =
-        Seen { registry: Arc::new(Mutex::new(registry)), cps: cps.clone(), waiting, consumer };
-    Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(seen)
+    let seen = Seen {
+        registry: Arc::new(Mutex::new(registry)),
+        cps: cps.clone(),
+        waiting,
+        consumer,
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .with_state(seen)
 }
 
 async fn metrics(State(seen): State<Seen>) -> impl IntoResponse {
-    seen.waiting.set(i64::try_from(seen.consumer.waiting()).unwrap_or(i64::MAX));
+    seen.waiting
+        .set(i64::try_from(seen.consumer.waiting()).unwrap_or(i64::MAX));
     let mut text = String::new();
     let registry = seen.registry.lock().unwrap_or_else(PoisonError::into_inner);
     match encode(&mut text, &registry) {
         Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, EXPOSITION)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, EXPOSITION)], String::new()),
+        Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, EXPOSITION)],
+            String::new(),
+        ),
     }
 }
 

@@ -48,8 +48,10 @@ impl Seller {
     /// # Errors
     /// A file that cannot be read, written or understood.
     pub fn open(folder: &Path, now: u64) -> Result<Self, SellerError> {
-        secret_file::make_folder(folder)
-            .map_err(|cause| SellerError::File { path: folder.to_owned(), cause })?;
+        secret_file::make_folder(folder).map_err(|cause| SellerError::File {
+            path: folder.to_owned(),
+            cause,
+        })?;
         let factory = load_or_make(&folder.join("factory.key"))?;
         Ok(Self {
             vouchers: Arc::new(load_or_make(&folder.join("vouchers.key"))?),
@@ -59,7 +61,10 @@ impl Seller {
 }
 
 fn load_or_make(path: &Path) -> Result<SigningKey, SellerError> {
-    let fault = |cause| SellerError::File { path: path.to_owned(), cause };
+    let fault = |cause| SellerError::File {
+        path: path.to_owned(),
+        cause,
+    };
     match std::fs::read(path).map(Zeroizing::new) {
         Ok(der) => {
             SigningKey::from_pkcs8_der(&der).map_err(|_| SellerError::Content(path.to_owned()))
@@ -85,7 +90,10 @@ mod tests {
         assert_eq!(first.vouchers.public(), again.vouchers.public());
         let path = folder.path().join("vouchers.key");
         std::fs::write(&path, b"spoilt").expect("write");
-        assert!(matches!(Seller::open(folder.path(), 0), Err(SellerError::Content(_))));
+        assert!(matches!(
+            Seller::open(folder.path(), 0),
+            Err(SellerError::Content(_))
+        ));
         assert_eq!(std::fs::read(&path).expect("read"), b"spoilt");
     }
 }

@@ -35,7 +35,9 @@ pub enum StockError {
     #[error("no voucher {0} is kept here; `vouchers list` shows those that are")]
     Unknown(Guid),
     /// It was extended to someone else before.
-    #[error("voucher {0} was already extended to another owner; a second extension would make both worthless")]
+    #[error(
+        "voucher {0} was already extended to another owner; a second extension would make both worthless"
+    )]
     AlreadyGiven(Guid),
     /// Another voucher of the same device is kept.
     #[error("a different voucher of device {0} is kept here already; export that one")]
@@ -49,7 +51,9 @@ pub enum StockError {
         site: SiteId,
     },
     /// The voucher's last owner is neither this server nor the owner here.
-    #[error("the voucher is for another owner: have its present owner extend it to this server's key")]
+    #[error(
+        "the voucher is for another owner: have its present owner extend it to this server's key"
+    )]
     ForeignOwner,
     /// Its chain does not hold.
     #[error("the voucher is not good: {0}; ask for a new copy")]
@@ -100,7 +104,11 @@ impl Stock {
     ///
     /// # Errors
     /// The store cannot be opened. A damaged one is refused: vouchers must not vanish silently.
-    pub fn open(medium: Medium, options: Options, key: Arc<SigningKey>) -> Result<Self, StoreError> {
+    pub fn open(
+        medium: Medium,
+        options: Options,
+        key: Arc<SigningKey>,
+    ) -> Result<Self, StoreError> {
         let store = Store::open(medium, options, |tx| {
             tx.open_table(ISSUED)?;
             tx.open_table(GIVEN)?;
@@ -161,7 +169,9 @@ impl Stock {
             let Some(issued) = bytes_of(tx, ISSUED, guid)? else {
                 return refuse(StockError::Unknown(guid));
             };
-            let extended = parse(&issued)?.extend(&next, &key).map_err(|e| job(e.into()))?;
+            let extended = parse(&issued)?
+                .extend(&next, &key)
+                .map_err(|e| job(e.into()))?;
             let mut table = tx.open_table(GIVEN)?;
             table.insert(&guid.0, extended.as_bytes())?;
             Ok(extended)
@@ -178,7 +188,11 @@ impl Stock {
         self.write(move |tx| {
             let mut table = tx.open_table(SITES)?;
             let before = table.get(&guid.0)?.map(|text| text.value().to_owned());
-            match before.map(|text| text.parse::<SiteId>()).transpose().map_err(|e| job(e.into()))? {
+            match before
+                .map(|text| text.parse::<SiteId>())
+                .transpose()
+                .map_err(|e| job(e.into()))?
+            {
                 Some(other) if other != site => {
                     return refuse(StockError::Assigned { guid, site: other });
                 }

@@ -10,7 +10,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use holdfast_broker::Broker;
 use holdfast_cps::Cps;
-use holdfast_cps::http::admin::{AdminError, Answer, admin_router};
+use holdfast_cps::http::Failure;
+use holdfast_cps::http::admin::{Answer, admin_router};
 use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_link::tls::IdentitySlot;
 use serde_json::json;
@@ -56,16 +57,26 @@ impl Served {
 /// All verbs of the gateway.
 pub fn router(served: Served) -> Router {
     let shared = admin_router(served.cps.clone());
-    Router::new().route("/v1/status", get(status)).with_state(served).merge(shared)
+    Router::new()
+        .route("/v1/status", get(status))
+        .with_state(served)
+        .merge(shared)
 }
 
 async fn status(Of(served): Of<Served>) -> Answer {
     let uplink = served.uplink.borrow().clone();
     let config = served.cps.config();
-    let devices = served.cps.devices().list(None).map_err(AdminError::failed)?;
-    let chain = served.cps.authority().chain(config.role.site()).map_err(AdminError::failed)?;
+    let devices = served.cps.devices().list(None).map_err(Failure::failed)?;
+    let chain = served
+        .cps
+        .authority()
+        .chain(config.role.site())
+        .map_err(Failure::failed)?;
     let (now, figures) = (served.clock.now(), served.broker.metrics());
-    let own_ends = served.identity.get().and_then(|own| not_after(own.chain().first()?));
+    let own_ends = served
+        .identity
+        .get()
+        .and_then(|own| not_after(own.chain().first()?));
     let site_ends = chain.first().and_then(|der| not_after(der));
     Ok(Json(json!({
         "server": config.server.to_string(),

@@ -63,14 +63,23 @@ pub struct App {
 /// # Errors
 /// The first thing that cannot be opened, with what to do about it.
 pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
-    secret_file::make_folder(state)
-        .map_err(|cause| BuildError::Folder { path: state.to_owned(), cause })?;
+    secret_file::make_folder(state).map_err(|cause| BuildError::Folder {
+        path: state.to_owned(),
+        cause,
+    })?;
     let cloud = Cloud::read(&identity::keys_folder(state))?.ok_or(BuildError::NotEnrolled)?;
     let listeners = bind::all(&config.listen).await?;
     let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
     let addresses = identity::lan_addresses(&config).map_err(BuildError::Interfaces)?;
     let ports = listeners.ports();
-    let cps = open_cps(&config, &cloud, (&addresses, ports), state, Arc::clone(&clock)).await?;
+    let cps = open_cps(
+        &config,
+        &cloud,
+        (&addresses, ports),
+        state,
+        Arc::clone(&clock),
+    )
+    .await?;
     let certified = identity::private(addresses.clone());
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
@@ -99,8 +108,13 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         bridge: bridge.connection(),
         cloud: ways.probe,
     });
-    let announcer =
-        Announcer::start(&config.discovery, &cloud.gateway(), &cloud.site(), addresses, ports)?;
+    let announcer = Announcer::start(
+        &config.discovery,
+        &cloud.gateway(),
+        &cloud.site(),
+        addresses,
+        ports,
+    )?;
     Ok(App {
         config,
         state: state.to_owned(),
@@ -197,7 +211,10 @@ impl Ways {
         };
         let endpoint = |addresses| Endpoint {
             addresses,
-            security: Security::Tls { name: cloud.name(), config: Arc::clone(&tls) },
+            security: Security::Tls {
+                name: cloud.name(),
+                config: Arc::clone(&tls),
+            },
         };
         let api = endpoint(told(&config.cloud.https, &cloud.https));
         let rendezvous = match config.cloud.fdo.as_slice() {
@@ -233,12 +250,21 @@ async fn open_cps(
 ) -> Result<Cps, BuildError> {
     let role = Role::Gateway { site: cloud.site() };
     let mut wanted = CpsConfig::new(cloud.gateway(), cloud.domain(), role);
-    let at = |port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port).to_string());
+    let at = |port| {
+        addresses
+            .iter()
+            .map(move |ip| SocketAddr::new(*ip, port).to_string())
+    };
     wanted.advertise.mqtt = at(ports.mqtt).collect();
     wanted.advertise.https = at(ports.https).collect();
     wanted.advertise.fdo = addresses
         .iter()
-        .map(|ip| FdoAddress { ip: Some(*ip), dns: None, port: ports.fdo, tls: false })
+        .map(|ip| FdoAddress {
+            ip: Some(*ip),
+            dns: None,
+            port: ports.fdo,
+            tls: false,
+        })
         .collect();
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
@@ -250,7 +276,11 @@ async fn open_cps(
     let ledger = options("ledger", Damaged::Quarantine);
     let stores = Stores {
         registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
-        ledger: Store::open(file(state, "ledger"), ledger, holdfast_cps::telemetry::prepare)?,
+        ledger: Store::open(
+            file(state, "ledger"),
+            ledger,
+            holdfast_cps::telemetry::prepare,
+        )?,
     };
     Ok(Cps::open(wanted, stores, keys, clock).await?)
 }
@@ -281,5 +311,10 @@ fn file(state: &Path, name: &str) -> Medium {
 }
 
 fn options(name: &'static str, damaged: Damaged) -> Options {
-    Options { name, damaged, reserve_bytes: RESERVE, ..Options::default() }
+    Options {
+        name,
+        damaged,
+        reserve_bytes: RESERVE,
+        ..Options::default()
+    }
 }

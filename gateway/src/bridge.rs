@@ -37,7 +37,10 @@ const BUILT_IN: &str = "cloud";
 /// How long the cloud keeps commands for a gateway that is away.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Waits between attempts to connect: a flapping link costs less than a handshake in two seconds.
-const RETRY: Policy = Policy { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
+const RETRY: Policy = Policy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(5),
+};
 /// Rest before refused or faulty messages are tried again.
 const REFUSED_REST: Duration = Duration::from_secs(1);
 /// Places of the window for the gateway's own words, beside the journal's.
@@ -107,13 +110,22 @@ impl Bridge {
         ];
         let window = parts.window;
         let mut outlets = vec![Outlet::open(&parts.broker, BUILT_IN, &built_in, "", window).await?];
-        for rule in parts.rules.iter().filter(|rule| rule.direction == Direction::Out) {
+        for rule in parts
+            .rules
+            .iter()
+            .filter(|rule| rule.direction == Direction::Out)
+        {
             let (name, filters) = (format!("rule-{}", rule.name), [rule.filter.clone()]);
             outlets.push(Outlet::open(&parts.broker, &name, &filters, &rule.prefix, window).await?);
         }
         let inbound = inbound::Inbound::new(&parts.site, &parts.rules);
         let (connection, _) = watch::channel(None);
-        Ok(Self { parts, outlets, inbound, connection })
+        Ok(Self {
+            parts,
+            outlets,
+            inbound,
+            connection,
+        })
     }
 
     /// The connection of the moment, for the uplink's ping.
@@ -139,8 +151,9 @@ impl Bridge {
                     tracing::info!(peer = %granted.peer, "bridge connected");
                     backoff.worked();
                     self.connection.send_replace(Some(client.clone()));
-                    let why =
-                        self.carry(&client, inbox, &granted, &mut health, &stop).await;
+                    let why = self
+                        .carry(&client, inbox, &granted, &mut health, &stop)
+                        .await;
                     self.connection.send_replace(None);
                     self.outlets.iter_mut().for_each(Outlet::link_lost);
                     if stop.is_cancelled() {
@@ -182,13 +195,18 @@ impl Bridge {
         stop: &CancellationToken,
     ) -> String {
         let filters = self.inbound.subscriptions();
-        let filters: Vec<_> = filters.iter().map(|(text, qos)| (text.as_str(), *qos)).collect();
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|(text, qos)| (text.as_str(), *qos))
+            .collect();
         let inbound = self.inbound.run(inbox, self.parts.broker.clone());
         let outbound = Outbound {
             client,
             outlets: &mut self.outlets,
             parts: &self.parts,
-            window: usize::from(granted.window).saturating_sub(OWN_PLACES).max(1),
+            window: usize::from(granted.window)
+                .saturating_sub(OWN_PLACES)
+                .max(1),
             turn: 0,
         };
         let subscribe = async {
@@ -269,12 +287,17 @@ impl Outbound<'_> {
         let (count, mut more) = (self.outlets.len(), false);
         self.turn = (self.turn + 1) % count;
         for index in (self.turn..count).chain(0..self.turn) {
-            more |= self.outlets[index].fill().await.map_err(|error| error.to_string())?;
+            more |= self.outlets[index]
+                .fill()
+                .await
+                .map_err(|error| error.to_string())?;
             loop {
                 if self.outlets.iter().map(Outlet::under_way).sum::<usize>() >= self.window {
                     return Ok(false);
                 }
-                let Some((id, publish)) = self.outlets[index].next(&self.parts.stamp) else { break };
+                let Some((id, publish)) = self.outlets[index].next(&self.parts.stamp) else {
+                    break;
+                };
                 self.publish(index, id, publish).await?;
             }
         }
@@ -287,7 +310,10 @@ impl Outbound<'_> {
         id: drain::RowId,
         publish: Publish,
     ) -> Result<(), String> {
-        let publish = Publish { tag: tag(index, id), ..publish };
+        let publish = Publish {
+            tag: tag(index, id),
+            ..publish
+        };
         match self.client.publish(publish).await {
             Ok(()) => Ok(()),
             Err(mqtt::PublishError::Closed) => Err("the connection is over".to_owned()),
@@ -295,7 +321,10 @@ impl Outbound<'_> {
                 let outlet = &mut self.outlets[index];
                 let dead = outlet.refused(id, drain::Refusal::Never);
                 self.parts.dead_letters.keep(dead, &never).await;
-                outlet.acknowledge(&[id]).await.map_err(|error| error.to_string())
+                outlet
+                    .acknowledge(&[id])
+                    .await
+                    .map_err(|error| error.to_string())
             }
         }
     }
@@ -321,15 +350,24 @@ impl Outbound<'_> {
             }
         }
         for (outlet, ids) in self.outlets.iter().zip(&done) {
-            outlet.acknowledge(ids).await.map_err(|error| error.to_string())?;
+            outlet
+                .acknowledge(ids)
+                .await
+                .map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
     /// Tells the cloud how the link is, over the link: its broker keeps the last word.
     async fn say(&self, state: String) -> Result<(), String> {
-        let word = Publish { tag: OWN_TAG, ..retained(&self.parts.site, state) };
-        self.client.publish(word).await.map_err(|error| error.to_string())
+        let word = Publish {
+            tag: OWN_TAG,
+            ..retained(&self.parts.site, state)
+        };
+        self.client
+            .publish(word)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -114,7 +114,9 @@ impl Cli {
 
     async fn in_runtime(self) -> anyhow::Result<()> {
         let state = self.common.state_or_default(PROGRAM);
-        let ask = Ask { socket: state.join("admin.sock") };
+        let ask = Ask {
+            socket: state.join("admin.sock"),
+        };
         let text = match self.command {
             Command::Extra(_) => String::new(),
             Command::Run => return run(&self.common, &state).await,
@@ -128,7 +130,9 @@ impl Cli {
             }
             Command::Clients(issue) => ask.client(issue).await?,
         };
-        std::io::stdout().write_all(text.as_bytes()).context("cannot write the answer")
+        std::io::stdout()
+            .write_all(text.as_bytes())
+            .context("cannot write the answer")
     }
 }
 
@@ -137,7 +141,10 @@ fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),
     };
-    builder.enable_all().build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
@@ -176,10 +183,14 @@ fn read_token(file: &Path) -> anyhow::Result<Token> {
     let mut text = String::new();
     let read = match file.to_str() {
         Some("-") => std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text),
-        _ => std::fs::File::open(file).and_then(|it| it.take(TOKEN_BYTES).read_to_string(&mut text)),
+        _ => {
+            std::fs::File::open(file).and_then(|it| it.take(TOKEN_BYTES).read_to_string(&mut text))
+        }
     };
     read.map_err(|error| Misuse(format!("cannot read the token {}: {error}", file.display())))?;
-    Ok(text.parse().map_err(|bad: holdfast_cps::enrol::BadToken| Misuse(bad.to_string()))?)
+    Ok(text
+        .parse()
+        .map_err(|bad: holdfast_cps::enrol::BadToken| Misuse(bad.to_string()))?)
 }
 
 /// Asks the running daemon.
@@ -194,24 +205,40 @@ impl Ask {
 
     async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
         let rows = self.get(path).await?;
-        Ok(if json { format!("{rows:#}\n") } else { show::table(&rows, columns) })
+        Ok(if json {
+            format!("{rows:#}\n")
+        } else {
+            show::table(&rows, columns)
+        })
     }
 
     async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
         let value = self.get(path).await?;
-        Ok(if json { format!("{value:#}\n") } else { show::facts(&value) })
+        Ok(if json {
+            format!("{value:#}\n")
+        } else {
+            show::facts(&value)
+        })
     }
 
     async fn client(
         &self,
-        Clients::Issue { name, publish, subscribe, out }: Clients,
+        Clients::Issue {
+            name,
+            publish,
+            subscribe,
+            out,
+        }: Clients,
     ) -> anyhow::Result<String> {
-        let wanted =
-            json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
-        let answer = ask::post(&self.socket, "/v1/clients", &wanted).await.map_err(classify)?;
+        let wanted = json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
+        let answer = ask::post(&self.socket, "/v1/clients", &wanted)
+            .await
+            .map_err(classify)?;
         let keep = |file: &str, field: &str, secret: bool| -> anyhow::Result<()> {
             let path = out.join(file);
-            let text = answer[field].as_str().with_context(|| format!("the answer has no {field}"))?;
+            let text = answer[field]
+                .as_str()
+                .with_context(|| format!("the answer has no {field}"))?;
             let kept = match secret {
                 true => secret_file::write(&path, text.as_bytes()),
                 false => secret_file::write_public(&path, text.as_bytes()),
@@ -222,7 +249,10 @@ impl Ask {
         keep("key.pem", "key", true)?;
         keep("cert.pem", "cert", false)?;
         keep("ca.pem", "ca", false)?;
-        Ok(format!("client {name}: ca.pem, cert.pem and key.pem are in {}\n", out.display()))
+        Ok(format!(
+            "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
+            out.display()
+        ))
     }
 }
 

@@ -147,19 +147,28 @@ impl Default for Listen {
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self { enabled: true, interfaces: Vec::new(), host: "holdfast-rv.local".to_owned() }
+        Self {
+            enabled: true,
+            interfaces: Vec::new(),
+            host: "holdfast-rv.local".to_owned(),
+        }
     }
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { max_bytes: ByteSize(4 << 30) }
+        Self {
+            max_bytes: ByteSize(4 << 30),
+        }
     }
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { keep: false, batch: 512 }
+        Self {
+            keep: false,
+            batch: 512,
+        }
     }
 }
 
@@ -191,7 +200,11 @@ impl Settings for Config {
         let mut names: Vec<_> = config.bridge.iter().map(|rule| &rule.name).collect();
         names.sort();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            section.fault("bridge", "has two rules of one name", "give each rule its own name");
+            section.fault(
+                "bridge",
+                "has two rules of one name",
+                "give each rule its own name",
+            );
         }
         config
     }
@@ -209,7 +222,10 @@ impl Settings for Listen {
                     return Ok(());
                 }
                 let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
-                Err((format!("{address} can be read by everyone who reaches it"), remedy.to_owned()))
+                Err((
+                    format!("{address} can be read by everyone who reaches it"),
+                    remedy.to_owned(),
+                ))
             }),
         }
     }
@@ -217,14 +233,17 @@ impl Settings for Listen {
 
 impl Settings for Advertise {
     fn read(section: &mut Section<'_>) -> Self {
-        let usable = |list: &Vec<IpAddr>| match list.iter().find(|address| address.is_unspecified()) {
+        let usable = |list: &Vec<IpAddr>| match list.iter().find(|address| address.is_unspecified())
+        {
             Some(address) => Err((
                 format!("{address} is no address that a device can dial"),
                 "write the gateway's addresses on the LAN".to_owned(),
             )),
             None => Ok(()),
         };
-        Self { addresses: section.get_checked("addresses", Vec::new(), usable) }
+        Self {
+            addresses: section.get_checked("addresses", Vec::new(), usable),
+        }
     }
 }
 
@@ -281,7 +300,11 @@ impl Settings for Uplink {
             notice_limit: base.notice_limit,
         };
         for fault in settings.check() {
-            section.fault("probe_interval", &format!("does not fit: {fault}"), "change these values");
+            section.fault(
+                "probe_interval",
+                &format!("does not fit: {fault}"),
+                "change these values",
+            );
         }
         Self(settings)
     }
@@ -305,7 +328,11 @@ impl Settings for Rule {
         };
         let filter: String = section.required("filter", "#".to_owned());
         if filter.parse::<holdfast_protocol::topic::Filter>().is_err() {
-            section.fault("filter", "is no MQTT topic filter", "see MQTT 5.0, section 4.7");
+            section.fault(
+                "filter",
+                "is no MQTT topic filter",
+                "see MQTT 5.0, section 4.7",
+            );
         }
         let prefix = section.get_checked("prefix", String::new(), |prefix: &String| {
             if prefix.contains(['+', '#', '\0']) || !(prefix.is_empty() || prefix.ends_with('/')) {
@@ -314,7 +341,12 @@ impl Settings for Rule {
             }
             Ok(())
         });
-        Self { name, direction, filter, prefix }
+        Self {
+            name,
+            direction,
+            filter,
+            prefix,
+        }
     }
 }
 
@@ -335,7 +367,10 @@ impl Settings for Telemetry {
             keep: section.get("keep", default.keep),
             batch: section.get_checked("batch", default.batch, |rows| match *rows {
                 1..=10_000 => Ok(()),
-                _ => Err((format!("{rows} rows"), "write a number from 1 to 10000".to_owned())),
+                _ => Err((
+                    format!("{rows} rows"),
+                    "write a number from 1 to 10000".to_owned(),
+                )),
             }),
         }
     }
@@ -347,8 +382,9 @@ impl Settings for Limits {
         let some = |count: &usize| at_least(*count as u64, 1, "1");
         Self {
             connections: section.get_checked("connections", default.connections, some),
-            packet: section
-                .get_checked("packet", default.packet, |size| at_least(size.0, 1 << 10, "1KiB")),
+            packet: section.get_checked("packet", default.packet, |size| {
+                at_least(size.0, 1 << 10, "1KiB")
+            }),
             fdo_runs: section.get_checked("fdo_runs", default.fdo_runs, some),
             handshake: section.get_checked("handshake", default.handshake, |time| {
                 between(*time, Duration::from_secs(1), Duration::from_secs(120))
@@ -367,14 +403,20 @@ fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)>
     if value >= least {
         return Ok(());
     }
-    Err((format!("{value} is too small to work with"), format!("write {shown} or more")))
+    Err((
+        format!("{value} is too small to work with"),
+        format!("write {shown} or more"),
+    ))
 }
 
 fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err((format!("{value:?} is out of range"), format!("write a time from {least:?} to {most:?}")))
+    Err((
+        format!("{value:?} is out of range"),
+        format!("write a time from {least:?} to {most:?}"),
+    ))
 }
 
 #[cfg(test)]
@@ -390,7 +432,10 @@ mod tests {
 
     #[test]
     fn an_empty_file_means_the_defaults() {
-        assert_eq!(holdfast_config::parse(Path::new("x"), ""), Ok(Config::default()));
+        assert_eq!(
+            holdfast_config::parse(Path::new("x"), ""),
+            Ok(Config::default())
+        );
     }
 
     #[test]
@@ -403,8 +448,12 @@ mod tests {
     /// otherwise live on in the sample for ever.
     #[test]
     fn the_sample_with_all_comments_removed_is_valid() {
-        let open: String = sample().lines().map(|line| uncommented(line) + "\n").collect();
-        let config: Config = holdfast_config::parse(Path::new("gateway.toml"), &open).expect("valid");
+        let open: String = sample()
+            .lines()
+            .map(|line| uncommented(line) + "\n")
+            .collect();
+        let config: Config =
+            holdfast_config::parse(Path::new("gateway.toml"), &open).expect("valid");
         assert_eq!(config.bridge.len(), 1);
         assert!(!config.cloud.mqtt.is_empty() && !config.advertise.addresses.is_empty());
     }
@@ -424,7 +473,11 @@ mod tests {
                     [uplink]\nfailures = 0\n[[bridge]]\nname = \"a\"\ndirection = \"up\"\nfilter = \"#\"\n\
                     [[bridge]]\nname = \"a\"\ndirection = \"out\"\nfilter = \"a#\"\nprefix = \"x\"\n";
         let faults = holdfast_config::parse::<Config>(Path::new("c"), text).expect_err("faulty");
-        let keys: Vec<_> = faults.list().iter().map(|fault| fault.key.as_str()).collect();
+        let keys: Vec<_> = faults
+            .list()
+            .iter()
+            .map(|fault| fault.key.as_str())
+            .collect();
         assert_eq!(
             keys,
             [

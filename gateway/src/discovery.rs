@@ -62,7 +62,10 @@ impl Announcer {
             ],
         };
         responder.announce(&announcement)?;
-        Ok(Some(Self { responder, announcement }))
+        Ok(Some(Self {
+            responder,
+            announcement,
+        }))
     }
 
     /// Watches for rivals until cancelled, then tells the LAN goodbye.

@@ -20,7 +20,10 @@ impl Before {
     /// Looks at the journal's file and at the damaged ones moved away so far.
     #[must_use]
     pub fn look(journal: &Path) -> Self {
-        Self { existed: journal.exists(), damaged: damaged(journal).len() }
+        Self {
+            existed: journal.exists(),
+            damaged: damaged(journal).len(),
+        }
     }
 
     /// The epoch now that the journal is open: one higher if it began anew, and kept in `file`
@@ -30,7 +33,9 @@ impl Before {
     /// The file cannot be read or written.
     pub fn after_opening(self, journal: &Path, file: &Path) -> Result<u64, StoreError> {
         let mut kept = Twice::open(file)?;
-        let epoch = std::str::from_utf8(kept.content()).ok().and_then(|text| text.parse().ok());
+        let epoch = std::str::from_utf8(kept.content())
+            .ok()
+            .and_then(|text| text.parse().ok());
         let epoch: u64 = epoch.unwrap_or(0);
         let anew = !self.existed || damaged(journal).len() > self.damaged;
         if !anew && epoch > 0 {
@@ -42,13 +47,24 @@ impl Before {
 }
 
 fn damaged(journal: &Path) -> Vec<PathBuf> {
-    let name = journal.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = journal
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mark = format!("{name}.damaged-");
-    let folder = journal.parent().and_then(|folder| std::fs::read_dir(folder).ok());
-    let files = folder.into_iter().flatten().flatten().map(|entry| entry.path());
+    let folder = journal
+        .parent()
+        .and_then(|folder| std::fs::read_dir(folder).ok());
+    let files = folder
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     files
         .filter(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&mark))
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&mark))
         })
         .collect()
 }

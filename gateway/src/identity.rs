@@ -75,7 +75,10 @@ impl EnrolFault {
         match self {
             Self::Already { .. } => true,
             Self::Enrol(error) => {
-                matches!(error, EnrolError::OtherGateway { .. } | EnrolError::Refused { .. })
+                matches!(
+                    error,
+                    EnrolError::OtherGateway { .. } | EnrolError::Refused { .. }
+                )
             }
             _ => false,
         }
@@ -93,15 +96,22 @@ pub async fn enrol(
     token: &Token,
 ) -> Result<Cloud, EnrolFault> {
     let keys = keys_folder(state);
-    secret_file::make_folder(state)
-        .map_err(|cause| EnrolFault::Folder { path: state.to_owned(), cause })?;
+    secret_file::make_folder(state).map_err(|cause| EnrolFault::Folder {
+        path: state.to_owned(),
+        cause,
+    })?;
     if let Some(cloud) = Cloud::read(&keys).map_err(EnrolError::from)? {
         let (gateway, site) = (cloud.gateway().to_string(), cloud.site().to_string());
         return Err(EnrolFault::Already { gateway, site });
     }
     let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
     let addresses = lan_addresses(config).map_err(EnrolFault::Interfaces)?;
-    let at = |port: u16| addresses.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+    let at = |port: u16| {
+        addresses
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, port).to_string())
+            .collect()
+    };
     let enrolling = Enrolling {
         gateway: None,
         cloud: vec![cloud.to_string()],

@@ -52,9 +52,17 @@ impl Seen {
         app.broker.register_metrics(&mut registry);
         let gauges = Gauges::default();
         let ours = registry.sub_registry_with_prefix("holdfast_gateway");
-        ours.register("backlog", "Messages that wait for the cloud", gauges.backlog.clone());
+        ours.register(
+            "backlog",
+            "Messages that wait for the cloud",
+            gauges.backlog.clone(),
+        );
         let dead = gauges.dead_letters.clone();
-        ours.register("dead_letters", "Messages that the cloud will never take", dead);
+        ours.register(
+            "dead_letters",
+            "Messages that the cloud will never take",
+            dead,
+        );
         let uplink = gauges.uplink.clone();
         ours.register("uplink_up", "1 unless the uplink's mode is outage", uplink);
         Self {
@@ -70,19 +78,30 @@ impl Seen {
 
 /// The router for the loopback listener.
 pub fn router(seen: Seen) -> Router {
-    Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(seen)
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .with_state(seen)
 }
 
 async fn metrics(Of(seen): Of<Seen>) -> impl IntoResponse {
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     seen.gauges.backlog.set(gauge(seen.backlog.waiting()));
-    seen.gauges.dead_letters.set(gauge(seen.dead_letters.count()));
-    seen.gauges.uplink.set(i64::from(seen.uplink.borrow().is_up()));
+    seen.gauges
+        .dead_letters
+        .set(gauge(seen.dead_letters.count()));
+    seen.gauges
+        .uplink
+        .set(i64::from(seen.uplink.borrow().is_up()));
     let mut text = String::new();
     let registry = seen.registry.lock().unwrap_or_else(PoisonError::into_inner);
     match encode(&mut text, &registry) {
         Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, EXPOSITION)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, EXPOSITION)], String::new()),
+        Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, EXPOSITION)],
+            String::new(),
+        ),
     }
 }
 

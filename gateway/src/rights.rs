@@ -27,7 +27,9 @@ impl CertificateRights {
 
     /// The rights of a session's subject now: none once its certificate is revoked.
     fn of(&self, who: &Identity) -> rights::Rights {
-        let Some((serial, dns)) = parse(&who.subject) else { return rights::Rights::none() };
+        let Some((serial, dns)) = parse(&who.subject) else {
+            return rights::Rights::none();
+        };
         if self.roster.is_revoked(&serial) {
             return rights::Rights::none();
         }
@@ -56,7 +58,10 @@ impl Rights for CertificateRights {
             return Err(Refusal::ClientId);
         }
         let subject = format!("{} {}", known.serial, known.subject);
-        Ok(Identity { client_id: client_id.into(), subject: subject.into() })
+        Ok(Identity {
+            client_id: client_id.into(),
+            subject: subject.into(),
+        })
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> bool {
@@ -81,7 +86,9 @@ pub fn is_revoked(roster: &Roster, who: &Identity) -> bool {
 /// The id a session runs under: the certificate's name without the domain, which no other party
 /// has at any broker of this owner.
 fn client_id<'a>(dns: &'a str, domain: &Domain) -> &'a str {
-    dns.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.')).unwrap_or(dns)
+    dns.strip_suffix(domain.as_str())
+        .and_then(|rest| rest.strip_suffix('.'))
+        .unwrap_or(dns)
 }
 
 /// A client may leave its id open, say it in full, or say the first label alone, which is all that
@@ -110,7 +117,13 @@ mod tests {
         for good in ["", "thermo", "thermo.clients.bern"] {
             assert!(agrees(good, id), "{good}");
         }
-        for bad in ["thermo.clients", "other", "thermo.clients.basel", "THERMO", " "] {
+        for bad in [
+            "thermo.clients",
+            "other",
+            "thermo.clients.basel",
+            "THERMO",
+            " ",
+        ] {
             assert!(!agrees(bad, id), "{bad}");
         }
     }

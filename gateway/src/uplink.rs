@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_broker::{Broker, Message, Qos};
+use holdfast_link::https;
 use holdfast_link::mqtt;
 use holdfast_link::time::Clock;
-use holdfast_link::https;
 use holdfast_protocol::id::SiteId;
 use holdfast_protocol::time::Time;
 use holdfast_protocol::topic::Topic;
-use holdfast_protocol::uplink::{Mode, Outcome, Poll, Probe, ProbeResult, Settings, Transition, Uplink};
+use holdfast_protocol::uplink::{
+    Mode, Outcome, Poll, Probe, ProbeResult, Settings, Transition, Uplink,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -60,7 +62,11 @@ impl State {
     /// What the cloud's broker says when the gateway's connection to it ends without goodbye.
     #[must_use]
     pub fn last_will(at: Time) -> Self {
-        Self::new(Mode::Outage, "the gateway's connection to the cloud broke", at)
+        Self::new(
+            Mode::Outage,
+            "the gateway's connection to the cloud broke",
+            at,
+        )
     }
 
     /// What the gateway tells the cloud when it is stopped.
@@ -117,7 +123,16 @@ impl Watch {
         let state = State::new(uplink.mode(), uplink.reason(), parts.clock.now());
         let (state, seen) = watch::channel(state);
         let running = JoinSet::new();
-        (Self { parts, state, uplink, start: Instant::now(), running }, seen)
+        (
+            Self {
+                parts,
+                state,
+                uplink,
+                start: Instant::now(),
+                running,
+            },
+            seen,
+        )
     }
 
     /// Probes and tells until cancelled. `backlog` gives the messages that wait for the cloud.
@@ -128,7 +143,11 @@ impl Watch {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = self.start.elapsed();
-            let Poll { probes, transition, wake } = self.uplink.poll(now);
+            let Poll {
+                probes,
+                transition,
+                wake,
+            } = self.uplink.poll(now);
             self.tell(transition).await;
             probes.into_iter().for_each(|probe| self.send(probe));
             let transition = tokio::select! {
@@ -156,9 +175,13 @@ impl Watch {
                     Probe::EndToEnd => request(&cloud).await,
                 }
             };
-            let answered = tokio::time::timeout(patience, answer).await.unwrap_or(false);
+            let answered = tokio::time::timeout(patience, answer)
+                .await
+                .unwrap_or(false);
             let outcome = match answered {
-                true => Outcome::Answered { rtt: sent.elapsed() },
+                true => Outcome::Answered {
+                    rtt: sent.elapsed(),
+                },
                 false => Outcome::Failed,
             };
             ProbeResult { probe, outcome }
@@ -167,9 +190,12 @@ impl Watch {
 
     async fn tell(&mut self, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
-        let Transition { from, to, reason, .. } = transition;
+        let Transition {
+            from, to, reason, ..
+        } = transition;
         tracing::info!(%from, %to, %reason, "uplink");
-        self.state.send_replace(State::new(to, reason, self.parts.clock.now()));
+        self.state
+            .send_replace(State::new(to, reason, self.parts.clock.now()));
         self.publish().await;
     }
 

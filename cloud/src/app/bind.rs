@@ -35,7 +35,11 @@ pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
 }
 
 async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BuildError> {
-    let fault = |cause| BuildError::Bind { key, address, cause };
+    let fault = |cause| BuildError::Bind {
+        key,
+        address,
+        cause,
+    };
     let listener = TcpListener::bind(address).await.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     Ok((listener, bound))
@@ -54,5 +58,11 @@ pub(super) fn reached(
         _ => local_addresses(&Interfaces::Lan).map_err(BuildError::Interfaces)?,
     };
     let port = listening.port();
-    Ok(addresses.into_iter().map(|ip| HostPort { host: ip.to_string(), port }).collect())
+    Ok(addresses
+        .into_iter()
+        .map(|ip| HostPort {
+            host: ip.to_string(),
+            port,
+        })
+        .collect())
 }

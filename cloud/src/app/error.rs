@@ -38,7 +38,9 @@ pub enum BuildError {
         wanted: String,
     },
     /// A socket.
-    #[error("cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port")]
+    #[error(
+        "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
+    )]
     Bind {
         /// Configuration key.
         key: &'static str,
@@ -86,6 +88,9 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self, Self::OtherInstallation { .. } | Self::Bind { .. } | Self::Directives)
+        matches!(
+            self,
+            Self::OtherInstallation { .. } | Self::Bind { .. } | Self::Directives
+        )
     }
 }

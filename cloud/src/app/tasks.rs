@@ -41,7 +41,9 @@ impl App {
         let served = admin::Served::of(&self);
         let ready = format!(
             "serving: mqtt {}, https {}, fdo {}",
-            self.mqtt(), self.https(), self.fdo()
+            self.mqtt(),
+            self.https(),
+            self.fdo()
         );
         self.spawn_doors(&mut stages, served, &cps_limits)?;
         tracing::info!("{ready}");
@@ -90,7 +92,11 @@ impl App {
             let api = tls::server_config(self.identity.clone(), optional, Arc::clone(&clock))?;
             let router = http::api_router(self.cps.clone()).merge(fdo.clone());
             let https = http::serve_tls(
-                self.listeners.https.0, api, router, limits.clone(), doors.clone(),
+                self.listeners.https.0,
+                api,
+                router,
+                limits.clone(),
+                doors.clone(),
             );
             stages.spawn_quiet(DOORS, "https listener", https);
             let required = ClientAuth::Required(self.anchors.clone());
@@ -98,7 +104,9 @@ impl App {
             let (broker, stop) = (self.broker.clone(), doors.clone());
             let listener = self.listeners.mqtt.0;
             stages.spawn(DOORS, "mqtt listener", async move {
-                broker.serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop).await
+                broker
+                    .serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop)
+                    .await
             });
             let now = move || self.clock.now().secs;
             let intake = self.intake.run(now, stages.token(MOVERS));
@@ -109,11 +117,13 @@ impl App {
                 to0.run(client, stop).await;
             });
         }
-        let plain =
-            http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
+        let plain = http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
         stages.spawn_quiet(DOORS, "fdo listener", plain);
         let plain = http::serve_plain(
-            self.listeners.metrics.0, metrics, limits.clone(), doors.clone(),
+            self.listeners.metrics.0,
+            metrics,
+            limits.clone(),
+            doors.clone(),
         );
         stages.spawn_quiet(DOORS, "metrics listener", plain);
         let (socket, limits) = (self.state.join("admin.sock"), limits.clone());
@@ -164,7 +174,10 @@ fn rendezvous_client(config: &Config, own_port: u16) -> fdo::Client {
         true => vec![own],
         false => configured.iter().map(ToString::to_string).collect(),
     };
-    let endpoint = Endpoint { addresses, security: Security::Plain };
+    let endpoint = Endpoint {
+        addresses,
+        security: Security::Plain,
+    };
     fdo::Client::new(endpoint, "", https::Limits::default())
 }
 

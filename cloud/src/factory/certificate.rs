@@ -101,7 +101,11 @@ fn common(name: &str, now: u64, life: u64) -> CertificateParams {
     params.not_before = epoch + Duration::from_secs(now.saturating_sub(BACKDATED).min(LAST_MOMENT));
     params.not_after = epoch + Duration::from_secs(until);
     params.distinguished_name = DistinguishedName::new();
-    let name: String = name.chars().filter(|c| !c.is_control()).take(COMMON_NAME).collect();
+    let name: String = name
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(COMMON_NAME)
+        .collect();
     params.distinguished_name.push(DnType::CommonName, name);
     params
 }
@@ -164,10 +168,18 @@ mod tests {
         assert_eq!(factory.root, again.root, "made once");
         let device = SigningKey::generate(&mut SystemRandom).public();
         let chain = factory
-            .certify(&device.to_spki_der(), "t-1\n", 1_800_000_000, Duration::from_secs(3600))
+            .certify(
+                &device.to_spki_der(),
+                "t-1\n",
+                1_800_000_000,
+                Duration::from_secs(3600),
+            )
             .expect("certified");
         assert_eq!(chain.len(), 2);
-        assert_eq!(certificate_key(&chain[0]).expect("parses").to_spki_der(), device.to_spki_der());
+        assert_eq!(
+            certificate_key(&chain[0]).expect("parses").to_spki_der(),
+            device.to_spki_der()
+        );
     }
 
     #[test]

@@ -23,10 +23,17 @@ pub fn rendezvous_info(
     let delay = u32::try_from(terms.delay.as_secs()).unwrap_or(u32::MAX);
     let mut directives = vec![on_the_lan(&terms.gateway, delay)];
     if let Some(address) = terms.installer {
-        let installer = HostPort { host: address.ip().to_string(), port: address.port() };
+        let installer = HostPort {
+            host: address.ip().to_string(),
+            port: address.port(),
+        };
         directives.push(on_the_lan(&installer, delay));
     }
-    let internet = if terms.rendezvous.is_empty() { internet } else { &terms.rendezvous };
+    let internet = if terms.rendezvous.is_empty() {
+        internet
+    } else {
+        &terms.rendezvous
+    };
     directives.extend(internet.iter().map(|server| {
         let mut directive = common(server, delay);
         directive.push(Instruction::OwnerPort(server.port));
@@ -73,11 +80,26 @@ mod tests {
             .map(|contact| contact.dns.or(contact.ip.map(|ip| ip.to_string())))
             .map(Option::unwrap_or_default)
             .collect();
-        assert_eq!(hosts, ["holdfast-rv.local", "192.168.49.1", "rv.example.com"]);
+        assert_eq!(
+            hosts,
+            ["holdfast-rv.local", "192.168.49.1", "rv.example.com"]
+        );
         let contacts = info.device_contacts();
-        assert!(contacts.iter().all(|c| c.delay_secs == Some(2) && c.protocol == RvProtocol::Http));
-        let owner: Vec<_> = info.owner_contacts().into_iter().map(|c| (c.dns, c.port)).collect();
-        assert_eq!(owner, [(Some("rv.example.com".to_owned()), 80)], "the LAN is not the owner's");
+        assert!(
+            contacts
+                .iter()
+                .all(|c| c.delay_secs == Some(2) && c.protocol == RvProtocol::Http)
+        );
+        let owner: Vec<_> = info
+            .owner_contacts()
+            .into_iter()
+            .map(|c| (c.dns, c.port))
+            .collect();
+        assert_eq!(
+            owner,
+            [(Some("rv.example.com".to_owned()), 80)],
+            "the LAN is not the owner's"
+        );
     }
 
     #[test]
@@ -87,7 +109,10 @@ mod tests {
             ..Manufacturing::default()
         };
         let info = rendezvous_info(&terms, &["own:1".parse().expect("host")]).expect("fits");
-        assert_eq!(info.owner_contacts()[0].ip, Some("10.0.0.9".parse().expect("ip")));
+        assert_eq!(
+            info.owner_contacts()[0].ip,
+            Some("10.0.0.9".parse().expect("ip"))
+        );
         assert_eq!(info.owner_contacts().len(), 1);
     }
 }

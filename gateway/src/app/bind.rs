@@ -27,8 +27,14 @@ pub struct Listeners {
 impl Listeners {
     /// The ports that others dial.
     pub(super) fn ports(&self) -> Ports {
-        let Self { mqtt, https, fdo, .. } = self;
-        Ports { fdo: fdo.1.port(), https: https.1.port(), mqtt: mqtt.1.port() }
+        let Self {
+            mqtt, https, fdo, ..
+        } = self;
+        Ports {
+            fdo: fdo.1.port(),
+            https: https.1.port(),
+            mqtt: mqtt.1.port(),
+        }
     }
 }
 
@@ -42,7 +48,11 @@ pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
 }
 
 async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BuildError> {
-    let fault = |cause| BuildError::Bind { key, address, cause };
+    let fault = |cause| BuildError::Bind {
+        key,
+        address,
+        cause,
+    };
     let listener = TcpListener::bind(address).await.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     Ok((listener, bound))

@@ -31,7 +31,9 @@ pub enum BuildError {
         cause: io::Error,
     },
     /// A socket.
-    #[error("cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port")]
+    #[error(
+        "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
+    )]
     Bind {
         /// Configuration key.
         key: &'static str,
@@ -79,7 +81,10 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self, Self::NotEnrolled | Self::Bind { .. } | Self::Discovery(_))
+        matches!(
+            self,
+            Self::NotEnrolled | Self::Bind { .. } | Self::Discovery(_)
+        )
     }
 }
 

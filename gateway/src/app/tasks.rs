@@ -10,8 +10,8 @@ use holdfast_broker::{Broker, CutReason, Door, FixedTls};
 use holdfast_config::life;
 use holdfast_config::stages::Stages;
 use holdfast_cps::fdo::FdoParty;
-use holdfast_cps::rendezvous::OnlyTo0;
 use holdfast_cps::relay::Relay;
+use holdfast_cps::rendezvous::OnlyTo0;
 use holdfast_cps::{Cps, Limits, http, sync};
 use holdfast_link::time::{Clock, SystemClock};
 use holdfast_link::tls::{self, ClientAuth};
@@ -81,27 +81,41 @@ impl App {
         let (doors, movers) = (stages.token(DOORS), stages.token(MOVERS));
         let backlog = self.bridge.backlog();
         let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&self.clock);
-        let fdo = http::fdo_router(parties(&self.cps), limits.fdo_body, self.cps.metrics().clone());
+        let fdo = http::fdo_router(
+            parties(&self.cps),
+            limits.fdo_body,
+            self.cps.metrics().clone(),
+        );
         let seen = metrics::Seen::of(&self);
 
         let required = ClientAuth::Required(self.anchors.clone());
         let mqtt = tls::server_config(self.identity.clone(), required, Arc::clone(&clock))?;
-        let (broker, stop, listener) =
-            (self.broker.clone(), doors.clone(), self.listeners.mqtt.0);
+        let (broker, stop, listener) = (self.broker.clone(), doors.clone(), self.listeners.mqtt.0);
         stages.spawn(DOORS, "mqtt listener", async move {
-            broker.serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop).await
+            broker
+                .serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop)
+                .await
         });
         let optional = ClientAuth::Optional(self.anchors.clone());
         let api = tls::server_config(self.identity.clone(), optional, clock)?;
         let router = http::api_router(self.cps.clone()).merge(fdo.clone());
-        let serve =
-            http::serve_tls(self.listeners.https.0, api, router, limits.clone(), doors.clone());
+        let serve = http::serve_tls(
+            self.listeners.https.0,
+            api,
+            router,
+            limits.clone(),
+            doors.clone(),
+        );
         stages.spawn_quiet(DOORS, "https listener", serve);
         let serve = http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
         stages.spawn_quiet(DOORS, "fdo listener", serve);
         let router = metrics::router(seen);
-        let serve =
-            http::serve_plain(self.listeners.metrics.0, router, limits.clone(), doors.clone());
+        let serve = http::serve_plain(
+            self.listeners.metrics.0,
+            router,
+            limits.clone(),
+            doors.clone(),
+        );
         stages.spawn_quiet(DOORS, "metrics listener", serve);
         let (socket, limits) = (self.state.join("admin.sock"), limits.clone());
         let (router, stop) = (admin::router(served), doors.clone());
@@ -112,12 +126,20 @@ impl App {
             stages.spawn_quiet(DOORS, "discovery", announcer.run(doors));
         }
 
-        stages.spawn_quiet(MOVERS, "bridge", self.bridge.run(self.uplink, movers.clone()));
+        stages.spawn_quiet(
+            MOVERS,
+            "bridge",
+            self.bridge.run(self.uplink, movers.clone()),
+        );
         let waiting = move || backlog.waiting();
         stages.spawn_quiet(MOVERS, "uplink", self.watch.run(waiting, movers.clone()));
         let (client, stop) = (sync::Client::new(&self.cps, self.cloud), movers.clone());
         stages.spawn_quiet(MOVERS, "sync", async move { client.run(stop).await });
-        stages.spawn_quiet(MOVERS, "local registration", register_here(self.cps, movers));
+        stages.spawn_quiet(
+            MOVERS,
+            "local registration",
+            register_here(self.cps, movers),
+        );
         Ok(())
     }
 }

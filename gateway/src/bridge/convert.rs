@@ -20,22 +20,40 @@ pub struct Stamp {
 pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp) -> Publish {
     let mut user: Vec<UserProperty> = message
         .user_properties()
-        .map(|(name, value)| UserProperty { name: name.to_owned(), value: value.to_owned() })
+        .map(|(name, value)| UserProperty {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
         .collect();
-    let number = |name| message.user_value(name).is_some_and(|text| text.parse::<u64>().is_ok());
+    let number = |name| {
+        message
+            .user_value(name)
+            .is_some_and(|text| text.parse::<u64>().is_ok())
+    };
     if !(number(EPOCH) && number(SEQ)) {
         user.retain(|property| property.name != EPOCH && property.name != SEQ);
-        user.push(UserProperty { name: EPOCH.to_owned(), value: stamp.epoch.to_string() });
-        user.push(UserProperty { name: SEQ.to_owned(), value: row.to_string() });
+        user.push(UserProperty {
+            name: EPOCH.to_owned(),
+            value: stamp.epoch.to_string(),
+        });
+        user.push(UserProperty {
+            name: SEQ.to_owned(),
+            value: row.to_string(),
+        });
     }
     Publish {
         retain: message.is_retained(),
         user,
-        expiry: message.expiry_seconds().map(|secs| std::time::Duration::from_secs(secs.into())),
+        expiry: message
+            .expiry_seconds()
+            .map(|secs| std::time::Duration::from_secs(secs.into())),
         content_type: message.content_type_text().map(str::to_owned),
         response_topic: message.response_topic().map(str::to_owned),
         correlation: message.correlation_data().map(|data| data.to_vec().into()),
-        ..Publish::new(format!("{prefix}{}", message.topic()), message.payload().clone())
+        ..Publish::new(
+            format!("{prefix}{}", message.topic()),
+            message.payload().clone(),
+        )
     }
 }
 
@@ -51,7 +69,9 @@ pub(super) fn incoming(message: &Incoming, topic: &str) -> Message {
         local = local.content_type(kind);
     }
     let user = message.user.iter();
-    user.fold(local, |local, property| local.user_property(&property.name, &property.value))
+    user.fold(local, |local, property| {
+        local.user_property(&property.name, &property.value)
+    })
 }
 
 /// What a refusal by the cloud means: what is wrong with the message itself stays wrong.
@@ -68,7 +88,11 @@ mod tests {
     use super::*;
 
     fn stamps(publish: &Publish) -> Vec<(&str, &str)> {
-        publish.user.iter().map(|p| (p.name.as_str(), p.value.as_str())).collect()
+        publish
+            .user
+            .iter()
+            .map(|p| (p.name.as_str(), p.value.as_str()))
+            .collect()
     }
 
     #[test]
@@ -78,13 +102,20 @@ mod tests {
         let sent = outgoing(&bare, 17, "p/", &stamp);
         assert_eq!(sent.topic, "p/a/b");
         assert_eq!(stamps(&sent), [("k", "v"), (EPOCH, "3"), (SEQ, "17")]);
-        let half = Message::new("a", "x").user_property(EPOCH, "9").user_property(SEQ, "x");
-        assert_eq!(stamps(&outgoing(&half, 1, "", &stamp)), [(EPOCH, "3"), (SEQ, "1")]);
+        let half = Message::new("a", "x")
+            .user_property(EPOCH, "9")
+            .user_property(SEQ, "x");
+        assert_eq!(
+            stamps(&outgoing(&half, 1, "", &stamp)),
+            [(EPOCH, "3"), (SEQ, "1")]
+        );
     }
 
     #[test]
     fn a_senders_stamp_stays() {
-        let own = Message::new("a", "x").user_property(EPOCH, "9").user_property(SEQ, "5");
+        let own = Message::new("a", "x")
+            .user_property(EPOCH, "9")
+            .user_property(SEQ, "5");
         let sent = outgoing(&own, 1, "", &Stamp { epoch: 3 });
         assert_eq!(stamps(&sent), [(EPOCH, "9"), (SEQ, "5")]);
     }

@@ -28,7 +28,10 @@ impl DeadLetters {
     /// A file at `path`, made when it is first needed: one JSON object a line.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
-        Self { path: Arc::new(path), count: Arc::default() }
+        Self {
+            path: Arc::new(path),
+            count: Arc::default(),
+        }
     }
 
     /// How many since the start.
@@ -55,7 +58,9 @@ impl DeadLetters {
         match kept {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => tracing::error!("the file of messages put aside is full; one is lost"),
-            Ok(Err(error)) => tracing::error!(%error, "a message could not be put aside; it is lost"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a message could not be put aside; it is lost")
+            }
             Err(error) => tracing::error!(%error, "a message could not be put aside; it is lost"),
         }
     }
@@ -63,8 +68,11 @@ impl DeadLetters {
 
 /// False when the file is full.
 fn append(path: &PathBuf, line: &str) -> std::io::Result<bool> {
-    let mut file =
-        std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     if file.metadata()?.len() + line.len() as u64 > MAX_BYTES {
         return Ok(false);
     }
@@ -82,7 +90,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("dead");
         let letters = DeadLetters::at(path.clone());
-        letters.keep(Some(Arc::new(Message::new("a/b", "x"))), &"0x87").await;
+        letters
+            .keep(Some(Arc::new(Message::new("a/b", "x"))), &"0x87")
+            .await;
         letters.keep(None, &"nothing").await;
         let text = std::fs::read_to_string(path).expect("written");
         let line: serde_json::Value = serde_json::from_str(text.trim()).expect("JSON");

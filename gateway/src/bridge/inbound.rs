@@ -16,8 +16,10 @@ use super::convert;
 use crate::config::{Direction, Rule};
 
 /// Waits while the LAN's journal cannot take a message.
-const RETRY: Policy =
-    Policy { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
+const RETRY: Policy = Policy {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(5),
+};
 
 /// The incoming rules: filter at the cloud, prefix on the LAN.
 #[derive(Debug)]
@@ -27,24 +29,35 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(site: &SiteId, rules: &[Rule]) -> Self {
-        let built_in = [format!("hf/v1/{site}/+/down/#"), format!("svc/v1/{site}/+/+/command")];
+        let built_in = [
+            format!("hf/v1/{site}/+/down/#"),
+            format!("svc/v1/{site}/+/+/command"),
+        ];
         let built_in = built_in.into_iter().map(|filter| (filter, String::new()));
         let told = rules.iter().filter(|rule| rule.direction == Direction::In);
         let told = told.map(|rule| (rule.filter.clone(), rule.prefix.clone()));
         let all = built_in.chain(told);
         let rules = all.filter_map(|(filter, prefix)| Some((Filter::new(&filter).ok()?, prefix)));
-        Self { rules: rules.collect() }
+        Self {
+            rules: rules.collect(),
+        }
     }
 
     /// What to subscribe to at the cloud.
     pub(super) fn subscriptions(&self) -> Vec<(String, Qos)> {
-        let filters = self.rules.iter().map(|(filter, _)| filter.as_str().to_owned());
+        let filters = self
+            .rules
+            .iter()
+            .map(|(filter, _)| filter.as_str().to_owned());
         filters.map(|filter| (filter, Qos::AtLeastOnce)).collect()
     }
 
     /// Where a message of the cloud belongs on the LAN.
     fn local_topic(&self, topic: &str) -> Option<String> {
-        let (_, prefix) = self.rules.iter().find(|(filter, _)| filter.matches(topic))?;
+        let (_, prefix) = self
+            .rules
+            .iter()
+            .find(|(filter, _)| filter.matches(topic))?;
         Some(format!("{prefix}{topic}"))
     }
 
@@ -101,7 +114,12 @@ mod tests {
             topic("hf/v1/bern/0123/down/set").as_deref(),
             Some("hf/v1/bern/0123/down/set")
         );
-        for foreign in ["hf/v1/basel/0123/down/set", "hf/v1/bern/0123/up/t", "orders/7/x", "$SYS/a"] {
+        for foreign in [
+            "hf/v1/basel/0123/down/set",
+            "hf/v1/bern/0123/up/t",
+            "orders/7/x",
+            "$SYS/a",
+        ] {
             assert_eq!(topic(foreign), None, "{foreign}");
         }
     }

@@ -44,11 +44,18 @@ impl Outlet {
         };
         let filters = filters.iter().map(parse).collect::<Result<_, _>>()?;
         // The journal as a whole is bounded; the bridge may have all of it.
-        let options =
-            ConsumerOptions { max_rows: u64::MAX, max_bytes: u64::MAX, ..ConsumerOptions::default() };
+        let options = ConsumerOptions {
+            max_rows: u64::MAX,
+            max_bytes: u64::MAX,
+            ..ConsumerOptions::default()
+        };
         let consumer = broker.consumer(name, filters, options).await?;
         let urgent_reserve = (window / 8).min(window.saturating_sub(1));
-        let settings = Settings { window, urgent_reserve, ..Settings::default() };
+        let settings = Settings {
+            window,
+            urgent_reserve,
+            ..Settings::default()
+        };
         Ok(Self {
             consumer,
             drain: Drain::new(settings),
@@ -67,7 +74,9 @@ impl Outlet {
     /// Reads ahead as far as the drain wants, a few pages at a time; whether it wants more.
     pub(super) async fn fill(&mut self) -> Result<bool, ConsumerError> {
         for _ in 0..PAGES {
-            let Some(want) = self.drain.wants() else { return Ok(false) };
+            let Some(want) = self.drain.wants() else {
+                return Ok(false);
+            };
             let rows = self.consumer.read(RowId(want.after.0), want.max).await?;
             let exhausted = rows.len() < want.max;
             if let Some(last) = rows.last() {
@@ -149,5 +158,9 @@ impl Outlet {
 
 /// What a device says of its service overtakes its measurements.
 fn class(topic: &str) -> Class {
-    if topic.ends_with("/service/reported") { Class::Urgent } else { Class::Normal }
+    if topic.ends_with("/service/reported") {
+        Class::Urgent
+    } else {
+        Class::Normal
+    }
 }
