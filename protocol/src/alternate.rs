@@ -88,8 +88,12 @@ impl Alternate {
     /// A choice among `servers`, the preferred first; repeated ones count once.
     #[must_use]
     pub fn new(settings: Settings, servers: &[ServerId]) -> Self {
-        let mut choice =
-            Self { settings, candidates: Vec::new(), stand: Stand::Idle, checking: None };
+        let mut choice = Self {
+            settings,
+            candidates: Vec::new(),
+            stand: Stand::Idle,
+            checking: None,
+        };
         choice.set_servers(servers);
         choice
     }
@@ -103,13 +107,20 @@ impl Alternate {
         for server in servers {
             if next.iter().all(|known| known.server != *server) {
                 let known = self.candidates.iter().find(|known| known.server == *server);
-                next.push(known.cloned().unwrap_or_else(|| Candidate::new(server.clone())));
+                next.push(
+                    known
+                        .cloned()
+                        .unwrap_or_else(|| Candidate::new(server.clone())),
+                );
             }
         }
         self.candidates = next;
         self.checking = None;
         let Some(server) = present else { return false };
-        let place = self.candidates.iter().position(|candidate| candidate.server == server);
+        let place = self
+            .candidates
+            .iter()
+            .position(|candidate| candidate.server == server);
         self.stand = match (place, self.stand) {
             (Some(at), Stand::Dialling(_)) => Stand::Dialling(at),
             (Some(at), Stand::Connected(_, since)) => Stand::Connected(at, since),
@@ -144,32 +155,52 @@ impl Alternate {
     }
 
     fn pick(&mut self, now: Duration) -> Step {
-        let rested = self.candidates.iter().position(|candidate| candidate.rests_until <= now);
+        let rested = self
+            .candidates
+            .iter()
+            .position(|candidate| candidate.rests_until <= now);
         if let Some(at) = rested {
             self.stand = Stand::Dialling(at);
             return Step::Dial(self.candidates[at].server.clone());
         }
-        let earliest = self.candidates.iter().map(|candidate| candidate.rests_until).min();
+        let earliest = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.rests_until)
+            .min();
         Step::Wait(earliest.unwrap_or(now + self.settings.longest_wait))
     }
 
     /// While connected: is a better one worth a check, or steady enough to go back to?
     fn look_up(&mut self, at: usize, since: Duration, now: Duration) -> Step {
-        let Settings { steady, settled, longest_wait, .. } = self.settings;
+        let Settings {
+            steady,
+            settled,
+            longest_wait,
+            ..
+        } = self.settings;
         let better = &self.candidates[..at];
         let ready = |candidate: &Candidate| {
-            candidate.reachable_since.is_some_and(|since| now >= since + steady)
+            candidate
+                .reachable_since
+                .is_some_and(|since| now >= since + steady)
         };
         if better.iter().any(ready) && now >= since + settled {
             return Step::Leave;
         }
         if self.checking.is_none()
-            && let Some(due) = better.iter().position(|candidate| candidate.rests_until <= now)
+            && let Some(due) = better
+                .iter()
+                .position(|candidate| candidate.rests_until <= now)
         {
             self.checking = Some(due);
             return Step::Check(self.candidates[due].server.clone());
         }
-        let next = better.iter().map(|candidate| candidate.rests_until).filter(|at| *at > now).min();
+        let next = better
+            .iter()
+            .map(|candidate| candidate.rests_until)
+            .filter(|at| *at > now)
+            .min();
         Step::Wait(next.unwrap_or(now + longest_wait))
     }
 
@@ -214,7 +245,9 @@ impl Alternate {
 
     /// A better server was checked.
     pub fn checked(&mut self, reachable: bool, now: Duration, rng: &mut dyn CryptoRng) {
-        let Some(at) = self.checking.take() else { return };
+        let Some(at) = self.checking.take() else {
+            return;
+        };
         let candidate = &mut self.candidates[at];
         if reachable {
             candidate.failures = 0;
@@ -229,9 +262,15 @@ impl Alternate {
     /// Leaves a candidate alone: a doubling time, of which the second half is drawn by lot so that
     /// many devices do not come back at one moment.
     fn rest(&mut self, at: usize, now: Duration, rng: &mut dyn CryptoRng) {
-        let Settings { first_wait, longest_wait, .. } = self.settings;
+        let Settings {
+            first_wait,
+            longest_wait,
+            ..
+        } = self.settings;
         let candidate = &mut self.candidates[at];
-        let whole = first_wait.saturating_mul(1 << candidate.failures.min(30)).min(longest_wait);
+        let whole = first_wait
+            .saturating_mul(1 << candidate.failures.min(30))
+            .min(longest_wait);
         candidate.failures = candidate.failures.saturating_add(1);
         candidate.reachable_since = None;
         candidate.rests_until = now + whole / 2 + fraction(whole / 2, rng);
@@ -240,13 +279,18 @@ impl Alternate {
 
 impl Candidate {
     fn new(server: ServerId) -> Self {
-        Self { server, failures: 0, rests_until: Duration::ZERO, reachable_since: None }
+        Self {
+            server,
+            failures: 0,
+            rests_until: Duration::ZERO,
+            reachable_since: None,
+        }
     }
 }
 
 /// A time from zero up to `whole`, drawn evenly.
 fn fraction(whole: Duration, rng: &mut dyn CryptoRng) -> Duration {
-    let nanos = u128::from(rng.next_u32()) * whole.as_nanos() >> 32;
+    let nanos = (u128::from(rng.next_u32()) * whole.as_nanos()) >> 32;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 

@@ -133,7 +133,9 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateFault> {
 }
 
 fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), CertificateFault> {
-    certificate.extensions_map().map_err(|_| CertificateFault::RepeatedExtension)?;
+    certificate
+        .extensions_map()
+        .map_err(|_| CertificateFault::RepeatedExtension)?;
     for extension in certificate.extensions() {
         let processed = PROCESSED.contains(&extension.oid);
         match extension.parsed_extension() {
@@ -152,12 +154,12 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Certificate
     Ok(())
 }
 
-fn check_use(
-    certificate: &X509Certificate<'_>,
-    purpose: Purpose,
-) -> Result<(), CertificateFault> {
+fn check_use(certificate: &X509Certificate<'_>, purpose: Purpose) -> Result<(), CertificateFault> {
     let malformed = |_| CertificateFault::Malformed;
-    let usage = certificate.key_usage().map_err(malformed)?.ok_or(CertificateFault::KeyUsage)?;
+    let usage = certificate
+        .key_usage()
+        .map_err(malformed)?
+        .ok_or(CertificateFault::KeyUsage)?;
     if !usage.value.digital_signature() {
         return Err(CertificateFault::KeyUsage);
     }
@@ -190,7 +192,9 @@ fn check_algorithm(certificate: &X509Certificate<'_>) -> Result<(), CertificateF
 fn read_names(
     certificate: &X509Certificate<'_>,
 ) -> Result<(String, Vec<IpAddr>), CertificateFault> {
-    let names = certificate.subject_alternative_name().map_err(|_| CertificateFault::Malformed)?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| CertificateFault::Malformed)?;
     let (mut dns, mut addresses) = (None, Vec::new());
     for name in &names.ok_or(CertificateFault::Names)?.value.general_names {
         match name {
@@ -228,7 +232,11 @@ fn read_validity(certificate: &X509Certificate<'_>) -> Result<(u64, u64), Certif
     let secs = |at: i64| u64::try_from(at).map_err(|_| CertificateFault::Validity);
     let not_before = secs(validity.not_before.timestamp())?;
     let not_after = secs(validity.not_after.timestamp())?;
-    if not_before > not_after { Err(CertificateFault::Validity) } else { Ok((not_before, not_after)) }
+    if not_before > not_after {
+        Err(CertificateFault::Validity)
+    } else {
+        Ok((not_before, not_after))
+    }
 }
 
 fn read_serial(certificate: &X509Certificate<'_>) -> Result<Serial, CertificateFault> {

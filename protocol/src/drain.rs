@@ -321,6 +321,10 @@ impl<T> Drain<T> {
     }
 
     /// The next row to send, if the window has a place; it is under way from now on.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "what it gives is borrowed from it"
+    )]
     pub fn next(&mut self) -> Option<Sending<'_, T>> {
         let normal = self.under_way.len() - self.urgent_under_way;
         let for_normal = self

@@ -153,7 +153,11 @@ impl SiteId {
     /// # Errors
     /// As [`FromStr`], but `servers` passes.
     pub fn from_record(text: &str) -> Result<Self, InvalidId> {
-        if text == "servers" { Ok(Self::of_cloud()) } else { text.parse() }
+        if text == "servers" {
+            Ok(Self::of_cloud())
+        } else {
+            text.parse()
+        }
     }
 }
 
@@ -191,15 +195,27 @@ impl FromStr for Guid {
 
     /// 32 hexadecimal digits; hyphens as in a UUID are taken too, upper case as well.
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let wrong = InvalidId { kind: "GUID", fault: LabelFault::NotHex };
+        let wrong = InvalidId {
+            kind: "GUID",
+            fault: LabelFault::NotHex,
+        };
         let mut guid = [0u8; 16];
         let mut digits = text.chars().filter(|c| *c != '-');
         for byte in &mut guid {
-            let mut digit = || digits.next().and_then(|c| c.to_digit(16)).ok_or(wrong.clone());
+            let mut digit = || {
+                digits
+                    .next()
+                    .and_then(|c| c.to_digit(16))
+                    .ok_or(wrong.clone())
+            };
             let value = digit()? << 4 | digit()?;
             *byte = u8::try_from(value).expect("two hex digits fit a byte");
         }
-        if digits.next().is_some() { Err(wrong) } else { Ok(Self(guid)) }
+        if digits.next().is_some() {
+            Err(wrong)
+        } else {
+            Ok(Self(guid))
+        }
     }
 }
 
@@ -224,7 +240,9 @@ impl DeviceId {
     /// The GUID that the id was made from (not the device's present one).
     #[must_use]
     pub fn guid(&self) -> Guid {
-        self.as_str().parse().expect("a device id is 32 hex digits by construction")
+        self.as_str()
+            .parse()
+            .expect("a device id is 32 hex digits by construction")
     }
 
     /// The 32 digits.
@@ -259,7 +277,10 @@ impl FromStr for DeviceId {
         let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
         match <[u8; 32]>::try_from(text.as_bytes()) {
             Ok(bytes) if bytes.iter().all(hex) => Ok(Self(bytes)),
-            _ => Err(InvalidId { kind: "device id", fault: LabelFault::NotHex }),
+            _ => Err(InvalidId {
+                kind: "device id",
+                fault: LabelFault::NotHex,
+            }),
         }
     }
 }
@@ -298,7 +319,10 @@ impl FromStr for Domain {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let fault = |fault| InvalidId { kind: "domain", fault };
+        let fault = |fault| InvalidId {
+            kind: "domain",
+            fault,
+        };
         if text.len() > MAX_DOMAIN {
             return Err(fault(LabelFault::TooLong(MAX_DOMAIN)));
         }
@@ -318,7 +342,9 @@ mod tests {
             assert_eq!(good.parse::<ServiceId>().unwrap().as_str(), good);
         }
         let long = "x".repeat(64);
-        for bad in ["", "-", "a-", "-a", "A", "a.b", "a_b", "ä", "a/b", "+", "#", "$a", " a", &long] {
+        for bad in [
+            "", "-", "a-", "-a", "A", "a.b", "a_b", "ä", "a/b", "+", "#", "$a", " a", &long,
+        ] {
             assert!(bad.parse::<ServiceId>().is_err(), "{bad}");
         }
     }
@@ -326,7 +352,10 @@ mod tests {
     #[test]
     fn two_sites_are_reserved() {
         for bad in RESERVED_SITES {
-            assert_eq!(bad.parse::<SiteId>().unwrap_err().fault, LabelFault::Reserved);
+            assert_eq!(
+                bad.parse::<SiteId>().unwrap_err().fault,
+                LabelFault::Reserved
+            );
             assert!(bad.parse::<ServerId>().is_ok());
         }
         assert!(SiteId::from_record("servers").unwrap().is_cloud());
@@ -336,17 +365,34 @@ mod tests {
     #[test]
     fn guids_come_in_both_written_forms() {
         let plain: Guid = "00112233445566778899aabbccddeeff".parse().unwrap();
-        assert_eq!("00112233-4455-6677-8899-AABBCCDDEEFF".parse::<Guid>().unwrap(), plain);
+        assert_eq!(
+            "00112233-4455-6677-8899-AABBCCDDEEFF"
+                .parse::<Guid>()
+                .unwrap(),
+            plain
+        );
         assert!("00112233445566778899aabbccddeef".parse::<Guid>().is_err());
         assert!("00112233445566778899aabbccddeeff0".parse::<Guid>().is_err());
         // A device id has one form only: it is compared as text in topics and certificates.
-        assert!("00112233445566778899AABBCCDDEEFF".parse::<DeviceId>().is_err());
+        assert!(
+            "00112233445566778899AABBCCDDEEFF"
+                .parse::<DeviceId>()
+                .is_err()
+        );
     }
 
     #[test]
     fn domains_are_bounded() {
         assert!("holdfast.internal".parse::<Domain>().is_ok());
-        for bad in ["", ".", "a.", ".a", "a..b", &"abc.".repeat(20), &"a".repeat(81)] {
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            &"abc.".repeat(20),
+            &"a".repeat(81),
+        ] {
             assert!(bad.parse::<Domain>().is_err(), "{bad}");
         }
     }

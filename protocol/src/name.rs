@@ -62,11 +62,18 @@ impl Party {
     pub fn dns(&self, domain: &Domain) -> String {
         match self {
             Self::Device { device, site } => format!("{device}.devices.{site}.{domain}"),
-            Self::Service { device, service, site } => {
+            Self::Service {
+                device,
+                service,
+                site,
+            } => {
                 format!("{device}.{service}.services.{site}.{domain}")
             }
             Self::Gateway { server, site } => format!("{server}.gateways.{site}.{domain}"),
-            Self::Client { name, site: Some(site) } => format!("{name}.clients.{site}.{domain}"),
+            Self::Client {
+                name,
+                site: Some(site),
+            } => format!("{name}.clients.{site}.{domain}"),
             Self::Client { name, site: None } => format!("{name}.clients.{domain}"),
             Self::Cloud { server } => format!("{server}.servers.{domain}"),
         }
@@ -81,20 +88,30 @@ impl Party {
         let inside = dns
             .strip_suffix(domain.as_str())
             .and_then(|rest| rest.strip_suffix('.'))
-            .ok_or_else(|| InvalidName::Foreign { domain: domain.clone() })?;
+            .ok_or_else(|| InvalidName::Foreign {
+                domain: domain.clone(),
+            })?;
         let labels: Vec<&str> = inside.split('.').take(MAX_LABELS + 1).collect();
         Ok(match labels[..] {
-            [server, "servers"] => Self::Cloud { server: server.parse()? },
-            [name, "clients"] => Self::Client { name: name.parse()?, site: None },
-            [device, "devices", site] => {
-                Self::Device { device: device.parse()?, site: site.parse()? }
-            }
-            [server, "gateways", site] => {
-                Self::Gateway { server: server.parse()?, site: site.parse()? }
-            }
-            [name, "clients", site] => {
-                Self::Client { name: name.parse()?, site: Some(site.parse()?) }
-            }
+            [server, "servers"] => Self::Cloud {
+                server: server.parse()?,
+            },
+            [name, "clients"] => Self::Client {
+                name: name.parse()?,
+                site: None,
+            },
+            [device, "devices", site] => Self::Device {
+                device: device.parse()?,
+                site: site.parse()?,
+            },
+            [server, "gateways", site] => Self::Gateway {
+                server: server.parse()?,
+                site: site.parse()?,
+            },
+            [name, "clients", site] => Self::Client {
+                name: name.parse()?,
+                site: Some(site.parse()?),
+            },
             [device, service, "services", site] => Self::Service {
                 device: device.parse()?,
                 service: service.parse()?,
@@ -140,11 +157,18 @@ impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device { device, site } => write!(f, "device {device} of {site}"),
-            Self::Service { device, service, site } => {
+            Self::Service {
+                device,
+                service,
+                site,
+            } => {
                 write!(f, "device {device} of {site} for service {service}")
             }
             Self::Gateway { server, site } => write!(f, "gateway {server} of {site}"),
-            Self::Client { name, site: Some(site) } => write!(f, "client {name} of {site}"),
+            Self::Client {
+                name,
+                site: Some(site),
+            } => write!(f, "client {name} of {site}"),
             Self::Client { name, site: None } => write!(f, "client {name}"),
             Self::Cloud { server } => write!(f, "cloud server {server}"),
         }
@@ -206,7 +230,9 @@ mod tests {
                 name: name.parse().unwrap(),
                 site
             }),
-            label().prop_map(|server| Party::Cloud { server: server.parse().unwrap() }),
+            label().prop_map(|server| Party::Cloud {
+                server: server.parse().unwrap()
+            }),
         ]
     }
 
@@ -251,8 +277,9 @@ mod tests {
     #[test]
     fn the_longest_name_fits_dns() {
         let long = "x".repeat(63);
-        let domain: Domain =
-            format!("{}.{}", "d".repeat(63), "d".repeat(MAX_DOMAIN - 64)).parse().unwrap();
+        let domain: Domain = format!("{}.{}", "d".repeat(63), "d".repeat(MAX_DOMAIN - 64))
+            .parse()
+            .unwrap();
         let party = Party::Service {
             device: DeviceId::from_guid(Guid([0xff; 16])),
             service: long.parse().unwrap(),

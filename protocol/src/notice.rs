@@ -89,8 +89,13 @@ impl Notice {
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
         let payload = cbor::encode(|w| {
-            w.array(8).text(NOTICE_TYPE).text(self.issuer.as_str()).text(self.site.as_str());
-            w.bytes(&self.device.guid().0).uint(self.stamp.epoch.into()).uint(self.stamp.seq);
+            w.array(8)
+                .text(NOTICE_TYPE)
+                .text(self.issuer.as_str())
+                .text(self.site.as_str());
+            w.bytes(&self.device.guid().0)
+                .uint(self.stamp.epoch.into())
+                .uint(self.stamp.seq);
             w.uint(self.body.kind());
             match &self.body {
                 Body::Alternate(server) => server.encode(w),
@@ -140,7 +145,10 @@ impl Notice {
         }
         let (issuer, site) = (r.text(MAX_ID)?.parse()?, r.text(MAX_ID)?.parse()?);
         let device = DeviceId::from_guid(Guid(r.bytes_exact()?));
-        let stamp = Stamp { epoch: r.small()?, seq: r.uint()? };
+        let stamp = Stamp {
+            epoch: r.small()?,
+            seq: r.uint()?,
+        };
         let body = match r.uint()? {
             ALTERNATE => Body::Alternate(ServerAddress::decode(&mut r)?),
             SERVICE => {
@@ -158,7 +166,13 @@ impl Notice {
             }
         };
         r.end()?;
-        Ok(Self { issuer, site, device, stamp, body })
+        Ok(Self {
+            issuer,
+            site,
+            device,
+            stamp,
+            body,
+        })
     }
 }
 
@@ -224,7 +238,13 @@ impl Marks {
         for _ in 0..r.array_len(MAX_MARKS)? {
             r.array(4)?;
             let key = (r.text(MAX_ID)?.parse()?, r.uint()?);
-            highest.insert(key, Stamp { epoch: r.small()?, seq: r.uint()? });
+            highest.insert(
+                key,
+                Stamp {
+                    epoch: r.small()?,
+                    seq: r.uint()?,
+                },
+            );
         }
         r.end()?;
         Ok(Self { highest })

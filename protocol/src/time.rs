@@ -60,7 +60,10 @@ pub struct Time {
 
 impl Time {
     /// A time that is nobody's: second 0, quality none.
-    pub const UNKNOWN: Self = Self { secs: 0, quality: TimeQuality::None };
+    pub const UNKNOWN: Self = Self {
+        secs: 0,
+        quality: TimeQuality::None,
+    };
 
     /// `secs` with that quality.
     #[must_use]
@@ -71,7 +74,10 @@ impl Time {
     /// The same quality, `later` on (whole seconds; stops at the end of time).
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
-        Self { secs: self.secs.saturating_add(later.as_secs()), ..self }
+        Self {
+            secs: self.secs.saturating_add(later.as_secs()),
+            ..self
+        }
     }
 
     /// The effective time: never before the durable `floor` (seconds). A clock behind the floor
@@ -79,7 +85,11 @@ impl Time {
     /// is not behind.
     #[must_use]
     pub fn not_before(self, floor: u64) -> Self {
-        if self.secs < floor { Self::new(floor, TimeQuality::Floor) } else { self }
+        if self.secs < floor {
+            Self::new(floor, TimeQuality::Floor)
+        } else {
+            self
+        }
     }
 
     /// Whether destructive acts may follow from this time (delete, lock out, rotate, revoke).
@@ -95,7 +105,13 @@ impl fmt::Display for Time {
         let (days, rest) = (self.secs / 86_400, self.secs % 86_400);
         let (year, month, day) = civil(days);
         write!(f, "{year:04}-{month:02}-{day:02}T")?;
-        write!(f, "{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)?;
+        write!(
+            f,
+            "{:02}:{:02}:{:02}Z",
+            rest / 3600,
+            rest / 60 % 60,
+            rest % 60
+        )?;
         match self.quality {
             TimeQuality::Authenticated => Ok(()),
             poorer => write!(f, " ({poorer})"),
@@ -114,7 +130,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 

@@ -435,11 +435,12 @@ fn a_live_message_passes_a_long_backlog_of_another_topic() {
 fn judge_order_only(world: &World) {
     let mut sent: Vec<RowId> = Vec::new();
     for event in &world.history {
-        if let Event::Sent(id) = event {
-            if world.all[id].topic.as_ref() == "old" && world.all[id].class == Class::Normal {
-                assert!(sent.last().is_none_or(|last| last < id));
-                sent.push(*id);
-            }
+        if let Event::Sent(id) = event
+            && world.all[id].topic.as_ref() == "old"
+            && world.all[id].class == Class::Normal
+        {
+            assert!(sent.last().is_none_or(|last| last < id));
+            sent.push(*id);
         }
     }
     assert_eq!(sent.len(), 72_000);

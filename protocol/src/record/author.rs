@@ -26,7 +26,13 @@ impl Author {
     /// An author that has seen nothing yet.
     #[must_use]
     pub fn new(origin: ServerId, epoch: u32, site: SiteId) -> Self {
-        Self { origin, epoch, site, last_seq: 0, last_rank: 0 }
+        Self {
+            origin,
+            epoch,
+            site,
+            last_seq: 0,
+            last_rank: 0,
+        }
     }
 
     /// Takes note of an entry of this site, its own or another's; entries of other sites are
@@ -53,7 +59,11 @@ impl Author {
         key: &SigningKey,
     ) -> Result<SignedEntry, RecordFault> {
         let entry = Entry {
-            id: EntryId { origin: self.origin.clone(), epoch: self.epoch, seq: self.last_seq + 1 },
+            id: EntryId {
+                origin: self.origin.clone(),
+                epoch: self.epoch,
+                seq: self.last_seq + 1,
+            },
             // A peer may have pushed ranks to the end; order then falls back on the id.
             rank: self.last_rank.saturating_add(1),
             site: self.site.clone(),

@@ -177,28 +177,48 @@ impl Change {
 
     pub(super) fn encode(&self, w: &mut Writer) {
         let (kind, body) = match self {
-            Self::VoucherAccepted { guid, voucher } => {
-                (VOUCHER_ACCEPTED, cbor::encode(|w| _ = w.array(2).bytes(&guid.0).bytes(voucher)))
-            }
+            Self::VoucherAccepted { guid, voucher } => (
+                VOUCHER_ACCEPTED,
+                cbor::encode(|w| _ = w.array(2).bytes(&guid.0).bytes(voucher)),
+            ),
             Self::Onboarded(onboarded) => (ONBOARDED, cbor::encode(|w| onboarded.encode(w))),
-            Self::CertificateIssued { serial, subject, not_before, not_after, key } => {
+            Self::CertificateIssued {
+                serial,
+                subject,
+                not_before,
+                not_after,
+                key,
+            } => {
                 let body = cbor::encode(|w| {
                     w.array(5).bytes(serial.as_bytes()).text(subject);
-                    w.uint(*not_before).uint(*not_after).bytes(&key.to_spki_der());
+                    w.uint(*not_before)
+                        .uint(*not_after)
+                        .bytes(&key.to_spki_der());
                 });
                 (CERTIFICATE_ISSUED, body)
             }
-            Self::CertificateRevoked { serial } => {
-                (CERTIFICATE_REVOKED, cbor::encode(|w| _ = w.array(1).bytes(serial.as_bytes())))
-            }
-            Self::GatewayEnrolled { gateway, epoch, record_key, owner_key } => {
+            Self::CertificateRevoked { serial } => (
+                CERTIFICATE_REVOKED,
+                cbor::encode(|w| _ = w.array(1).bytes(serial.as_bytes())),
+            ),
+            Self::GatewayEnrolled {
+                gateway,
+                epoch,
+                record_key,
+                owner_key,
+            } => {
                 let body = cbor::encode(|w| {
                     w.array(4).text(gateway.as_str()).uint((*epoch).into());
-                    w.bytes(&record_key.to_spki_der()).bytes(&owner_key.to_spki_der());
+                    w.bytes(&record_key.to_spki_der())
+                        .bytes(&owner_key.to_spki_der());
                 });
                 (GATEWAY_ENROLLED, body)
             }
-            Self::ClientAdmitted { name, publish, subscribe } => {
+            Self::ClientAdmitted {
+                name,
+                publish,
+                subscribe,
+            } => {
                 let body = cbor::encode(|w| {
                     w.array(3).text(name.as_str());
                     for list in [publish, subscribe] {
@@ -208,9 +228,10 @@ impl Change {
                 });
                 (CLIENT_ADMITTED, body)
             }
-            Self::AlternateTold { server } => {
-                (ALTERNATE_TOLD, cbor::encode(|w| _ = w.array(1).text(server.as_str())))
-            }
+            Self::AlternateTold { server } => (
+                ALTERNATE_TOLD,
+                cbor::encode(|w| _ = w.array(1).text(server.as_str())),
+            ),
             Self::Unknown { kind, body } => (*kind, body.clone()),
         };
         w.array(2).uint(kind).raw(&body);
@@ -225,7 +246,10 @@ impl Change {
             VOUCHER_ACCEPTED => {
                 at_least(body, 2)?;
                 let guid = Guid(body.bytes_exact()?);
-                Self::VoucherAccepted { guid, voucher: body.bytes(MAX_VOUCHER)?.to_vec() }
+                Self::VoucherAccepted {
+                    guid,
+                    voucher: body.bytes(MAX_VOUCHER)?.to_vec(),
+                }
             }
             ONBOARDED => Self::Onboarded(Box::new(Onboarded::decode(body)?)),
             CERTIFICATE_ISSUED => {
@@ -240,7 +264,9 @@ impl Change {
             }
             CERTIFICATE_REVOKED => {
                 at_least(body, 1)?;
-                Self::CertificateRevoked { serial: read_serial(body)? }
+                Self::CertificateRevoked {
+                    serial: read_serial(body)?,
+                }
             }
             GATEWAY_ENROLLED => {
                 at_least(body, 4)?;
@@ -261,17 +287,26 @@ impl Change {
             }
             ALTERNATE_TOLD => {
                 at_least(body, 1)?;
-                Self::AlternateTold { server: body.text(MAX_ID)?.parse()? }
+                Self::AlternateTold {
+                    server: body.text(MAX_ID)?.parse()?,
+                }
             }
-            kind => Self::Unknown { kind, body: raw.to_vec() },
+            kind => Self::Unknown {
+                kind,
+                body: raw.to_vec(),
+            },
         })
     }
 }
 
 impl Onboarded {
     fn encode(&self, w: &mut Writer) {
-        w.array(6).bytes(&self.old_guid.0).bytes(&self.new_guid.0).bytes(&self.voucher);
-        w.bytes(&self.cps_key.to_spki_der()).bytes(&self.evidence.voucher);
+        w.array(6)
+            .bytes(&self.old_guid.0)
+            .bytes(&self.new_guid.0)
+            .bytes(&self.voucher);
+        w.bytes(&self.cps_key.to_spki_der())
+            .bytes(&self.evidence.voucher);
         match &self.evidence.statement {
             Some(statement) => w.bytes(statement),
             None => w.null(),

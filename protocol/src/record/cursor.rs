@@ -50,7 +50,10 @@ impl Cursor {
     /// The highest number here of that origin and epoch, 0 for none.
     #[must_use]
     pub fn after(&self, origin: &ServerId, epoch: u32) -> u64 {
-        self.seen.get(&(origin.clone(), epoch)).copied().unwrap_or(0)
+        self.seen
+            .get(&(origin.clone(), epoch))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Whether an entry of that number is the next, known, or too far ahead.
@@ -87,7 +90,9 @@ impl Cursor {
 
     /// All pairs of origin and epoch with their highest number.
     pub fn iter(&self) -> impl Iterator<Item = (&ServerId, u32, u64)> {
-        self.seen.iter().map(|((origin, epoch), seq)| (origin, *epoch, *seq))
+        self.seen
+            .iter()
+            .map(|((origin, epoch), seq)| (origin, *epoch, *seq))
     }
 
     /// The CBOR text: `[[origin, epoch, seq], ...]`.
@@ -96,7 +101,10 @@ impl Cursor {
         cbor::encode(|w| {
             w.array(self.seen.len());
             for ((origin, epoch), seq) in &self.seen {
-                w.array(3).text(origin.as_str()).uint((*epoch).into()).uint(*seq);
+                w.array(3)
+                    .text(origin.as_str())
+                    .uint((*epoch).into())
+                    .uint(*seq);
             }
         })
     }
@@ -124,6 +132,11 @@ impl Cursor {
 /// A cursor as a store keeps it: (origin, epoch, highest number without a gap).
 impl FromIterator<(ServerId, u32, u64)> for Cursor {
     fn from_iter<I: IntoIterator<Item = (ServerId, u32, u64)>>(heads: I) -> Self {
-        Self { seen: heads.into_iter().map(|(origin, epoch, seq)| ((origin, epoch), seq)).collect() }
+        Self {
+            seen: heads
+                .into_iter()
+                .map(|(origin, epoch, seq)| ((origin, epoch), seq))
+                .collect(),
+        }
     }
 }

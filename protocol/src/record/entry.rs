@@ -44,7 +44,9 @@ pub struct Order {
 
 impl Ord for Order {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.rank.cmp(&other.rank).then_with(|| self.id.cmp(&other.id))
+        self.rank
+            .cmp(&other.rank)
+            .then_with(|| self.id.cmp(&other.id))
     }
 }
 
@@ -75,15 +77,22 @@ impl Entry {
     /// Its place in the total order.
     #[must_use]
     pub fn order(&self) -> Order {
-        Order { rank: self.rank, id: self.id.clone() }
+        Order {
+            rank: self.rank,
+            id: self.id.clone(),
+        }
     }
 
     fn to_cbor(&self) -> Vec<u8> {
         cbor::encode(|w| {
             w.array(9).text(ENTRY_TYPE);
-            w.text(self.id.origin.as_str()).uint(self.id.epoch.into()).uint(self.id.seq);
+            w.text(self.id.origin.as_str())
+                .uint(self.id.epoch.into())
+                .uint(self.id.seq);
             w.uint(self.rank).text(self.site.as_str());
-            w.array(2).uint(self.at.secs).uint(self.at.quality.code().into());
+            w.array(2)
+                .uint(self.at.secs)
+                .uint(self.at.quality.code().into());
             match &self.device {
                 Some(device) => w.bytes(&device.guid().0),
                 None => w.null(),
@@ -112,7 +121,11 @@ impl Entry {
             change: Change::decode(&mut r)?,
         };
         r.end()?;
-        if entry.id.seq == 0 { Err(RecordFault::Unnumbered) } else { Ok(entry) }
+        if entry.id.seq == 0 {
+            Err(RecordFault::Unnumbered)
+        } else {
+            Ok(entry)
+        }
     }
 }
 

@@ -91,7 +91,9 @@ pub fn verify_evidence(
 ) -> Result<Standing, EvidenceFault> {
     let presented = check_presented(onboarded, expected)?;
     check_replacement(onboarded, &presented, expected)?;
-    let Some(statement) = &onboarded.evidence.statement else { return Ok(Standing::Attested) };
+    let Some(statement) = &onboarded.evidence.statement else {
+        return Ok(Standing::Attested);
+    };
     let device_key = presented.device_key().ok_or(EvidenceFault::NoDeviceKey)?;
     let said = Statement::verify(statement, device_key).map_err(EvidenceFault::Statement)?;
     // The nonce was checked by the server that drew it. A statement replayed by that server says
@@ -99,7 +101,11 @@ pub fn verify_evidence(
     let agrees = said.guid == onboarded.old_guid
         && said.cps_key == onboarded.cps_key
         && said.server == *expected.origin;
-    if agrees { Ok(Standing::Proved) } else { Err(EvidenceFault::StatementDiffers) }
+    if agrees {
+        Ok(Standing::Proved)
+    } else {
+        Err(EvidenceFault::StatementDiffers)
+    }
 }
 
 fn check_presented(
@@ -107,11 +113,17 @@ fn check_presented(
     expected: &Expected<'_>,
 ) -> Result<Voucher, EvidenceFault> {
     let voucher = Voucher::parse(&onboarded.evidence.voucher).map_err(EvidenceFault::Voucher)?;
-    voucher.verify(&expected.policy).map_err(EvidenceFault::Voucher)?;
+    voucher
+        .verify(&expected.policy)
+        .map_err(EvidenceFault::Voucher)?;
     if voucher.guid() != onboarded.old_guid {
         return Err(EvidenceFault::Guid);
     }
-    if !expected.owner_keys.iter().any(|key| voucher.is_owned_by(key)) {
+    if !expected
+        .owner_keys
+        .iter()
+        .any(|key| voucher.is_owned_by(key))
+    {
         return Err(EvidenceFault::NotOwner);
     }
     match expected.known.map(|known| voucher.relation_to(known)) {
@@ -129,10 +141,18 @@ fn check_replacement(
         return Err(EvidenceFault::GuidKept);
     }
     let replacement = Voucher::parse(&onboarded.voucher).map_err(EvidenceFault::Replacement)?;
-    replacement.verify(&expected.policy).map_err(EvidenceFault::Replacement)?;
+    replacement
+        .verify(&expected.policy)
+        .map_err(EvidenceFault::Replacement)?;
     let same_device = replacement.guid() == onboarded.new_guid
         && replacement.device_chain() == presented.device_chain();
     // The reporting server made it, so its chain begins there, wherever it was extended to since.
-    let made_here = expected.owner_keys.contains(replacement.manufacturer().key());
-    if same_device && made_here { Ok(()) } else { Err(EvidenceFault::ReplacementDiffers) }
+    let made_here = expected
+        .owner_keys
+        .contains(replacement.manufacturer().key());
+    if same_device && made_here {
+        Ok(())
+    } else {
+        Err(EvidenceFault::ReplacementDiffers)
+    }
 }

@@ -153,10 +153,14 @@ impl DeviceRecord {
         // Claims in a ring replace one another; only a forger makes one, and it is contested.
         let ring = open_count == 0;
         let candidates = depths.iter().filter(|claim| ring || open(claim));
-        let (_, claim) = candidates
-            .max_by_key(|(depth, claim)| (self.standing(claim), *depth, *claim))?;
+        let (_, claim) =
+            candidates.max_by_key(|(depth, claim)| (self.standing(claim), *depth, *claim))?;
         let contested = ring || open_count > 1;
-        Some(Ownership { claim, standing: self.standing(claim), contested })
+        Some(Ownership {
+            claim,
+            standing: self.standing(claim),
+            contested,
+        })
     }
 
     /// Length of the chain that ends with each claim.
@@ -189,14 +193,21 @@ impl DeviceRecord {
     /// The GUID that the device bears now, as far as we know.
     #[must_use]
     pub fn guid(&self) -> Guid {
-        self.owner().map_or(self.device.guid(), |owner| owner.claim.new_guid)
+        self.owner()
+            .map_or(self.device.guid(), |owner| owner.claim.new_guid)
     }
 
     /// Every GUID that it has had or may have, its first included.
     #[must_use]
     pub fn guids(&self) -> BTreeSet<Guid> {
-        let claimed = self.claims.iter().flat_map(|claim| [claim.old_guid, claim.new_guid]);
-        claimed.chain(self.vouchers.iter().copied()).chain([self.device.guid()]).collect()
+        let claimed = self
+            .claims
+            .iter()
+            .flat_map(|claim| [claim.old_guid, claim.new_guid]);
+        claimed
+            .chain(self.vouchers.iter().copied())
+            .chain([self.device.guid()])
+            .collect()
     }
 
     /// All claims, in order.
@@ -265,12 +276,19 @@ impl SiteRecord {
     pub fn apply(&mut self, entry: &Entry, standing: Standing) {
         if let Some(device) = entry.device {
             let record = self.devices.entry(device);
-            record.or_insert_with(|| DeviceRecord::new(device)).apply(entry, standing);
+            record
+                .or_insert_with(|| DeviceRecord::new(device))
+                .apply(entry, standing);
         }
         match &entry.change {
             Change::CertificateIssued { .. } => self.certificates.extend(issued(entry)),
             Change::CertificateRevoked { serial } => _ = self.revoked.insert(serial.clone()),
-            Change::GatewayEnrolled { gateway, epoch, record_key, owner_key } => {
+            Change::GatewayEnrolled {
+                gateway,
+                epoch,
+                record_key,
+                owner_key,
+            } => {
                 let enrolment = Enrolment {
                     epoch: *epoch,
                     order: entry.order(),
@@ -279,7 +297,11 @@ impl SiteRecord {
                 };
                 keep_highest(&mut self.gateways, gateway, enrolment);
             }
-            Change::ClientAdmitted { name, publish, subscribe } => {
+            Change::ClientAdmitted {
+                name,
+                publish,
+                subscribe,
+            } => {
                 let grant = ClientGrant {
                     order: entry.order(),
                     publish: publish.clone(),
@@ -297,7 +319,10 @@ impl SiteRecord {
     /// Joins what another side knows of the same site. Commutative, associative, idempotent.
     pub fn merge(&mut self, other: &Self) {
         for (device, theirs) in &other.devices {
-            self.devices.entry(*device).or_insert_with(|| DeviceRecord::new(*device)).merge(theirs);
+            self.devices
+                .entry(*device)
+                .or_insert_with(|| DeviceRecord::new(*device))
+                .merge(theirs);
         }
         for (name, grant) in &other.clients {
             keep_highest(&mut self.clients, name, grant.clone());
@@ -365,7 +390,13 @@ fn keep_highest<K: Ord + Clone, V: Ord>(map: &mut BTreeMap<K, V>, key: &K, value
 }
 
 fn issued(entry: &Entry) -> Option<Certificate> {
-    let Change::CertificateIssued { serial, subject, not_before, not_after, key } = &entry.change
+    let Change::CertificateIssued {
+        serial,
+        subject,
+        not_before,
+        not_after,
+        key,
+    } = &entry.change
     else {
         return None;
     };

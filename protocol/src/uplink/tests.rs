@@ -184,15 +184,14 @@ fn the_metered_profile_notices_within_a_minute_and_stays_cheap() {
     let mut world = online(settings, 1);
     world.sent = 0;
     world.run(3_600 * SEC);
-    // 90 pings of 170 bytes and 11 or 12 requests of 1,500 bytes an hour.
+    // 90 pings of 170 bytes and 12 requests of 1,500 bytes an hour: 555 bytes a minute.
     assert!(world.sent <= 90 + 12, "{} probes", world.sent);
-    assert!((90 * 170 + 12 * 1_500) / 60 < 1_000);
 }
 
 /// Runs a random pattern of cuts and returns the relapses; checks notice on the way.
 fn flap(settings: &Settings, seed: u64, shortest: Duration, spread: u64, time: Duration) -> World {
     let mut world = World::new(settings.clone(), seed);
-    world.loud = seed % 3 == 0;
+    world.loud = seed.is_multiple_of(3);
     world.loss = [0, 0, 5, 20][usize::try_from(seed % 4).unwrap()];
     while world.now < time {
         let down = shortest + MS * u32::try_from(world.dice.below(spread)).unwrap();
