@@ -19,9 +19,15 @@ mod config;
 mod consumer;
 mod door;
 mod events;
+mod exchange;
+mod housekeeping;
+mod journal;
 mod message;
 mod metrics;
 mod rights;
+mod session;
+mod shared;
+mod socket;
 mod topic;
 
 pub use broker::{Broker, OpenError, PublishError, SessionView};

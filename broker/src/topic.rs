@@ -88,14 +88,6 @@ impl Asked {
             filter: Filter::new(filter).ok()?,
         })
     }
-
-    /// The text as the client sent it.
-    pub(crate) fn text(&self) -> String {
-        match &self.group {
-            None => self.filter.to_string(),
-            Some(group) => format!("$share/{group}/{}", self.filter),
-        }
-    }
 }
 
 /// Whether the text may be the topic of a PUBLISH: at least one character, no wildcard, no NUL
@@ -207,7 +199,6 @@ mod tests {
         let asked = Asked::parse("$share/group/a/+").unwrap();
         assert_eq!(asked.group.as_deref(), Some("group"));
         assert_eq!(asked.filter.as_str(), "a/+");
-        assert_eq!(asked.text(), "$share/group/a/+");
         for bad in ["$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/g#/a"] {
             assert_eq!(Asked::parse(bad), None, "{bad}");
         }

@@ -12,6 +12,7 @@ pub(crate) mod id {
     pub(crate) const RESPONSE_TOPIC: u8 = 0x08;
     pub(crate) const CORRELATION_DATA: u8 = 0x09;
     pub(crate) const SUBSCRIPTION_ID: u8 = 0x0B;
+    pub(crate) const REASON_STRING: u8 = 0x1F;
     pub(crate) const TOPIC_ALIAS: u8 = 0x23;
     pub(crate) const USER_PROPERTY: u8 = 0x26;
 }
@@ -128,6 +129,60 @@ impl<'a> Properties<'a> {
     pub(crate) fn correlation_data(self) -> Option<&'a [u8]> {
         self.first(id::CORRELATION_DATA)?.get(2..)
     }
+}
+
+/// Appends a payload format indicator.
+pub(crate) fn put_format(out: &mut BytesMut, format: u8) {
+    out.put_slice(&[id::PAYLOAD_FORMAT, format]);
+}
+
+/// Appends a response topic.
+pub(crate) fn put_response_topic(out: &mut BytesMut, value: &str) {
+    out.put_u8(id::RESPONSE_TOPIC);
+    put_text(out, value);
+}
+
+/// Appends correlation data (at most 65,535 bytes; it came from a packet).
+pub(crate) fn put_correlation(out: &mut BytesMut, value: &[u8]) {
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    out.put_u8(id::CORRELATION_DATA);
+    out.put_u16(length);
+    out.put_slice(&value[..usize::from(length)]);
+}
+
+/// Reads a variable byte integer in its shortest form: value and bytes used [MQTT-1.5.5-1].
+pub(crate) fn variable(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut value = 0usize;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return (*byte != 0 || index == 0).then_some((value, index + 1));
+        }
+    }
+    None
+}
+
+/// Checks the properties of an acknowledgement: one reason string, any user properties.
+pub(crate) fn check_ack(mut rest: &[u8]) -> Result<(), Wrong> {
+    let mut reason = false;
+    while let Some((&kind, after)) = rest.split_first() {
+        let length = match kind {
+            id::REASON_STRING if !reason => {
+                reason = true;
+                let length = prefixed(after)?;
+                text(after.get(..length).ok_or(Wrong::Malformed)?).ok_or(Wrong::Malformed)?;
+                length
+            }
+            id::USER_PROPERTY => {
+                let length = value_length(kind, after)?;
+                pair(&after[..length]).ok_or(Wrong::Malformed)?;
+                length
+            }
+            _ => return Err(Wrong::Protocol),
+        };
+        rest = &after[length..];
+    }
+    Ok(())
 }
 
 /// Appends a user property; over-long parts are cut at a character boundary.

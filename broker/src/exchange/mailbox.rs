@@ -1,0 +1,384 @@
+//! What waits for one receiver: live deliveries, fresh rows of the journal, and the journal's answers.
+//!
+//! Filled by publishing connections and by the journal's thread, emptied by the receiver's own task.
+//! Bounded by messages and bytes; what does not fit is refused here and counted by the caller, or, for
+//! rows, read from the journal later. The lock is never held over anything but this bookkeeping.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::{Delivery, Options};
+use crate::{Identity, Message, Qos};
+
+/// A durable consumer's number in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConsumerId(pub(crate) u32);
+
+/// A row that was committed just now, kept in memory for its reader.
+#[derive(Debug, Clone)]
+pub(crate) struct TailRow {
+    pub(crate) id: u64,
+    pub(crate) message: Arc<Message>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) retained: bool,
+}
+
+/// What the journal says to a connection about what it handed in, in that order.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// One code per PUBACK or PUBREC that waits.
+    Codes(Vec<u8>),
+    /// One code per PUBCOMP that waits.
+    Completed(Vec<u8>),
+    /// So many PUBACKs and PUBRECs fail.
+    Failed(usize),
+    /// PUBCOMPs or PUBRELs fail.
+    NotCompleted,
+    /// These outgoing QoS 2 rows are released (PUBREL may go).
+    Released(Vec<u64>),
+}
+
+/// Where a delivery went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Messages taken.
+    pub(crate) taken: usize,
+    /// Messages refused: the queue is full.
+    pub(crate) refused: usize,
+    /// The queue is more than half full: the sender should let others run.
+    pub(crate) crowded: bool,
+}
+
+/// One receiver.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// Unique in this run.
+    pub(crate) key: u64,
+    pub(crate) identity: Identity,
+    pub(crate) bounds: Bounds,
+    /// An in-process consumer rather than a session: everything it takes is a row.
+    pub(crate) bridge: bool,
+    take_qos0: AtomicBool,
+    /// Its rows in the journal, as of the last batch.
+    rows: AtomicU64,
+    consumer: AtomicU64,
+    connected: AtomicBool,
+    inner: Mutex<Inner>,
+    wake: Notify,
+}
+
+/// Bounds of the memory queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// QoS 0: goes out whenever the socket takes it.
+    fast: VecDeque<Delivery>,
+    /// QoS 1 and 2 of a session without journal: waits for the window.
+    careful: VecDeque<Delivery>,
+    messages: usize,
+    bytes: usize,
+    tail: VecDeque<TailRow>,
+    tail_bytes: usize,
+    /// Rows are in the journal that are not in `tail`.
+    behind: bool,
+    /// A reader is taking a snapshot: what it will see is not known yet.
+    reading: bool,
+    /// The highest row handed to the reader.
+    taken: u64,
+    outcomes: VecDeque<Outcome>,
+}
+
+/// What the reader got.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// These rows, from memory.
+    Rows(Vec<TailRow>),
+    /// Read the journal after this row, then say so with [`Mailbox::read_done`].
+    Behind(u64),
+}
+
+impl Mailbox {
+    pub(crate) fn new(key: u64, identity: Identity, bounds: Bounds) -> Self {
+        Self {
+            key,
+            identity,
+            bounds,
+            bridge: false,
+            take_qos0: AtomicBool::new(false),
+            rows: AtomicU64::new(0),
+            consumer: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            inner: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(crate) fn for_bridge(key: u64, name: &Arc<str>, bounds: Bounds, take_qos0: bool) -> Self {
+        let identity = Identity {
+            client_id: (&**name).into(),
+            subject: Arc::clone(name),
+        };
+        Self {
+            bridge: true,
+            take_qos0: AtomicBool::new(take_qos0),
+            ..Self::new(key, identity, bounds)
+        }
+    }
+
+    /// Its number in the journal, when it is durable.
+    pub(crate) fn consumer(&self) -> Option<ConsumerId> {
+        u32::try_from(self.consumer.load(Ordering::Acquire))
+            .ok()
+            .filter(|id| *id != 0)
+            .map(ConsumerId)
+    }
+
+    pub(crate) fn set_consumer(&self, consumer: Option<ConsumerId>) {
+        self.consumer
+            .store(consumer.map_or(0, |id| u64::from(id.0)), Ordering::Release);
+    }
+
+    pub(crate) fn set_take_qos0(&self, take: bool) {
+        self.take_qos0.store(take, Ordering::Relaxed);
+    }
+
+    /// Rows in the journal.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_rows(&self, rows: u64) {
+        self.rows.store(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// Marks the session connected or not; when not, live deliveries are refused, and those waiting
+    /// are handed back by number so that they are counted.
+    pub(crate) fn set_connected(&self, connected: bool) -> usize {
+        let mut inner = self.lock();
+        self.connected.store(connected, Ordering::Release);
+        if connected {
+            return 0;
+        }
+        let dropped = inner.messages;
+        inner.fast = VecDeque::new();
+        inner.careful = VecDeque::new();
+        inner.messages = 0;
+        inner.bytes = 0;
+        inner.outcomes = VecDeque::new();
+        dropped
+    }
+
+    /// Puts a live delivery in; the part that does not fit is refused.
+    pub(crate) fn deliver(&self, mut delivery: Delivery, careful: bool) -> Place {
+        let offered = delivery.messages().len();
+        let mut inner = self.lock();
+        if !self.connected() {
+            return Place {
+                taken: 0,
+                refused: offered,
+                crowded: false,
+            };
+        }
+        let mut taken = 0;
+        for message in delivery.messages() {
+            let weight = message.weight();
+            if inner.messages >= self.bounds.messages || inner.bytes + weight > self.bounds.bytes {
+                break;
+            }
+            inner.messages += 1;
+            inner.bytes += weight;
+            taken += 1;
+        }
+        delivery.to = delivery.from + taken;
+        if taken > 0 {
+            if careful {
+                inner.careful.push_back(delivery);
+            } else {
+                inner.fast.push_back(delivery);
+            }
+        }
+        let crowded = inner.messages * 2 > self.bounds.messages
+            || inner.bytes * 2 > self.bounds.bytes;
+        drop(inner);
+        if taken > 0 {
+            self.wake.notify_one();
+        }
+        Place {
+            taken,
+            refused: offered - taken,
+            crowded,
+        }
+    }
+
+    /// Takes a QoS 0 delivery out.
+    pub(crate) fn next_fast(&self) -> Option<Delivery> {
+        let mut inner = self.lock();
+        let delivery = inner.fast.pop_front()?;
+        inner.forget(delivery.messages());
+        Some(delivery)
+    }
+
+    /// Takes at most `max` messages of a QoS 1 or 2 delivery out.
+    pub(crate) fn next_careful(&self, max: usize) -> Option<Delivery> {
+        let mut inner = self.lock();
+        let mut delivery = inner.careful.pop_front()?;
+        if delivery.messages().len() > max {
+            let mut rest = delivery.clone();
+            delivery.to = delivery.from + max;
+            rest.from = delivery.to;
+            inner.careful.push_front(rest);
+        }
+        inner.forget(delivery.messages());
+        Some(delivery)
+    }
+
+    /// Hands a committed row over; when memory is full the reader will find it in the journal.
+    pub(crate) fn push_row(&self, row: TailRow) {
+        let mut inner = self.lock();
+        if row.id <= inner.taken {
+            return;
+        }
+        let weight = row.message.weight();
+        let full = inner.tail.len() >= self.bounds.messages
+            || inner.tail_bytes + weight > self.bounds.bytes;
+        let listening = self.bridge || self.connected();
+        if inner.behind || full || !listening {
+            inner.behind = true;
+        } else {
+            inner.tail_bytes += weight;
+            inner.tail.push_back(row);
+        }
+        drop(inner);
+        self.wake.notify_one();
+        if self.bridge {
+            self.wake.notify_waiters();
+        }
+    }
+
+    /// The next rows, at most `max`, for a reader that goes through them once.
+    pub(crate) fn take_rows(&self, max: usize) -> Taken {
+        let mut inner = self.lock();
+        let mut rows = Vec::new();
+        while rows.len() < max
+            && let Some(row) = inner.tail.pop_front()
+        {
+            inner.tail_bytes -= row.message.weight();
+            if row.id > inner.taken {
+                inner.taken = row.id;
+                rows.push(row);
+            }
+        }
+        if rows.is_empty() && inner.behind && max > 0 {
+            // Rows committed from here on go to memory; the snapshot to be taken may hold them too,
+            // and they are skipped then.
+            inner.behind = false;
+            inner.reading = true;
+            return Taken::Behind(inner.taken);
+        }
+        Taken::Rows(rows)
+    }
+
+    /// After [`Taken::Behind`]: the last row that was read, and whether there may be more.
+    pub(crate) fn read_done(&self, last: Option<u64>, more: bool) {
+        let mut inner = self.lock();
+        inner.reading = false;
+        if let Some(last) = last {
+            inner.taken = inner.taken.max(last);
+        }
+        if more {
+            inner.behind = true;
+            inner.tail = VecDeque::new();
+            inner.tail_bytes = 0;
+        }
+    }
+
+    /// The reader starts again after `row`: what is in memory is forgotten.
+    pub(crate) fn rewind(&self, row: u64) {
+        let mut inner = self.lock();
+        inner.tail = VecDeque::new();
+        inner.tail_bytes = 0;
+        inner.taken = row;
+        inner.behind = true;
+    }
+
+    /// The journal was opened again: whatever is in memory is read back from it.
+    pub(crate) fn reread(&self) {
+        let taken = self.taken();
+        self.rewind(taken);
+        self.wake.notify_one();
+        self.wake.notify_waiters();
+    }
+
+    /// Whether the rows up to and including `row` may still be dropped: the reader has not had it.
+    pub(crate) fn may_drop(&self, row: u64) -> bool {
+        let mut inner = self.lock();
+        if inner.reading || row <= inner.taken {
+            return false;
+        }
+        inner.tail.retain(|kept| kept.id != row);
+        inner.tail_bytes = inner.tail.iter().map(|kept| kept.message.weight()).sum();
+        true
+    }
+
+    /// The highest row the reader has had.
+    pub(crate) fn taken(&self) -> u64 {
+        self.lock().taken
+    }
+
+    /// Whether rows wait, in memory or in the journal.
+    pub(crate) fn has_rows(&self) -> bool {
+        let inner = self.lock();
+        inner.behind || !inner.tail.is_empty()
+    }
+
+    pub(crate) fn push_outcome(&self, outcome: Outcome) {
+        self.lock().outcomes.push_back(outcome);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn next_outcome(&self) -> Option<Outcome> {
+        self.lock().outcomes.pop_front()
+    }
+
+    /// Resolves at the next change; create it before looking.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.wake.notified()
+    }
+
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.messages, inner.bytes)
+    }
+
+    /// Whether a message of this quality is a row for it rather than a live delivery.
+    pub(crate) fn keeps(&self, message: Qos, subscribed: Qos) -> bool {
+        if self.bridge {
+            return message != Qos::AtMostOnce || self.take_qos0.load(Ordering::Relaxed);
+        }
+        message.min(subscribed) != Qos::AtMostOnce && self.consumer().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, messages: &[Arc<Message>]) {
+        self.messages -= messages.len();
+        self.bytes -= messages.iter().map(|message| message.weight()).sum::<usize>();
+    }
+}

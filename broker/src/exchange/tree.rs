@@ -1,0 +1,215 @@
+//! The subscription tree: filters by level, so that a publish costs depth and matches.
+//!
+//! Pure; used by `route` under its lock. Tested against the plain matcher of `topic`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Mailbox;
+use crate::Qos;
+
+/// One subscription of one receiver.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscription {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) qos: Qos,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+/// A shared subscription: one of its members gets each message.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Group {
+    pub(crate) name: Arc<str>,
+    pub(crate) members: Vec<Subscription>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    root: Node,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    any: Option<Box<Node>>,
+    here: Place,
+    rest: Place,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    single: Vec<Subscription>,
+    groups: Vec<Group>,
+}
+
+impl Tree {
+    /// How many subscriptions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds or replaces; true when it was not there before.
+    pub(crate) fn insert(
+        &mut self,
+        filter: &str,
+        group: Option<&str>,
+        subscription: Subscription,
+    ) -> bool {
+        let place = self.root.place(filter.split('/'));
+        let list = match group {
+            None => &mut place.single,
+            Some(name) => place.group(name),
+        };
+        let found = list
+            .iter_mut()
+            .find(|known| known.mailbox.key == subscription.mailbox.key);
+        if let Some(known) = found {
+            *known = subscription;
+            return false;
+        }
+        list.push(subscription);
+        self.count += 1;
+        true
+    }
+
+    /// True when it was there.
+    pub(crate) fn remove(&mut self, filter: &str, group: Option<&str>, key: u64) -> bool {
+        let removed = self.root.remove(filter, group, key);
+        if removed {
+            self.count -= 1;
+        }
+        removed
+    }
+
+    /// Calls `single` for every matching subscription and `group` for every matching group.
+    pub(crate) fn matching<'a>(
+        &'a self,
+        topic: &str,
+        mut single: impl FnMut(&'a Subscription),
+        mut group: impl FnMut(&'a Group),
+    ) {
+        let mut take = |place: &'a Place| {
+            place.single.iter().for_each(&mut single);
+            place.groups.iter().for_each(&mut group);
+        };
+        self.root
+            .visit(topic, !topic.starts_with('$'), &mut take);
+    }
+}
+
+impl Place {
+    fn group(&mut self, name: &str) -> &mut Vec<Subscription> {
+        let index = self
+            .groups
+            .iter()
+            .position(|group| &*group.name == name)
+            .unwrap_or_else(|| {
+                self.groups.push(Group {
+                    name: name.into(),
+                    members: Vec::new(),
+                });
+                self.groups.len() - 1
+            });
+        &mut self.groups[index].members
+    }
+
+    fn take(&mut self, group: Option<&str>, key: u64) -> bool {
+        let list = match group {
+            None => &mut self.single,
+            Some(name) => match self.groups.iter_mut().find(|group| &*group.name == name) {
+                Some(group) => &mut group.members,
+                None => return false,
+            },
+        };
+        let Some(index) = list.iter().position(|known| known.mailbox.key == key) else {
+            return false;
+        };
+        list.swap_remove(index);
+        self.groups.retain(|group| !group.members.is_empty());
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.single.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl Node {
+    fn place<'a>(&mut self, mut levels: impl Iterator<Item = &'a str>) -> &mut Place {
+        match levels.next() {
+            None => &mut self.here,
+            Some("#") => &mut self.rest,
+            Some("+") => self.any.get_or_insert_default().place(levels),
+            Some(level) => {
+                if !self.children.contains_key(level) {
+                    self.children.insert(level.into(), Self::default());
+                }
+                self.children
+                    .get_mut(level)
+                    .expect("inserted above")
+                    .place(levels)
+            }
+        }
+    }
+
+    /// Removes and prunes the path. `filter` is what is left of it.
+    fn remove(&mut self, filter: &str, group: Option<&str>, key: u64) -> bool {
+        let (level, after) = match filter.split_once('/') {
+            Some((level, after)) => (level, Some(after)),
+            None => (filter, None),
+        };
+        if level == "#" {
+            return self.rest.take(group, key);
+        }
+        let child = match level {
+            "+" => self.any.as_deref_mut(),
+            _ => self.children.get_mut(level),
+        };
+        let Some(child) = child else { return false };
+        let removed = match after {
+            None => child.here.take(group, key),
+            Some(after) => child.remove(after, group, key),
+        };
+        if removed && child.is_empty() {
+            if level == "+" {
+                self.any = None;
+            } else {
+                self.children.remove(level);
+            }
+        }
+        removed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty()
+            && self.any.is_none()
+            && self.here.is_empty()
+            && self.rest.is_empty()
+    }
+
+    /// `wild` is off at the first level of a `$` topic [MQTT-4.7.2-1].
+    fn visit<'a>(&'a self, topic: &str, wild: bool, take: &mut impl FnMut(&'a Place)) {
+        if wild {
+            take(&self.rest);
+        }
+        let (level, after) = match topic.split_once('/') {
+            Some((level, after)) => (level, Some(after)),
+            None => (topic, None),
+        };
+        let named = self.children.get(level);
+        let any = self.any.as_deref().filter(|_| wild);
+        for child in named.into_iter().chain(any) {
+            match after {
+                Some(after) => child.visit(after, true, take),
+                None => {
+                    take(&child.here);
+                    // `a/#` also matches `a`.
+                    take(&child.rest);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What must survive: messages, the rows of durable consumers, sessions and their subscriptions,
+//! retained messages, high-water marks of repeats, QoS 2 packet ids. One commit per batch.
+//!
+//! Connections hand in operations and hear of them after the commit, through their mailbox or a
+//! oneshot. Fresh rows go to their reader's memory at once; what does not fit is read back from a
+//! snapshot. Nothing is acknowledged here before the store says that it is on the disk.
+
+mod op;
+mod record;
+mod schema;
+mod tables;
+
+use std::sync::Arc;
+
+use holdfast_store::{Damaged, Medium, Options as StoreOptions, Reader, StoreError, Writer};
+use tokio::sync::oneshot;
+
+pub(crate) use op::{ConsumerRecord, Entry, Kind, Op, Reply, SubscriptionRecord, Verdict};
+pub(crate) use schema::{Ledger, Loaded};
+
+use crate::exchange::{ConsumerId, Options, TailRow};
+use crate::shared::Core;
+
+/// Operations that wait for the writer.
+const MAILBOX: usize = 1024;
+/// Operations in one commit; each holds what one read of one connection brought.
+const BATCH: usize = 256;
+
+/// The handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    writer: Writer<Ledger>,
+}
+
+/// A row read back, with what the row itself says.
+#[derive(Debug)]
+pub(crate) struct StoredRow {
+    pub(crate) row: TailRow,
+    /// Outgoing QoS 2, PUBREC seen: only PUBREL is to be sent.
+    pub(crate) released: bool,
+}
+
+impl Journal {
+    /// Opens the store and loads what is kept in memory.
+    pub(crate) fn open(
+        medium: Medium,
+        core: &Arc<Core>,
+    ) -> Result<(Self, Loaded), StoreError> {
+        let (ledger, loaded) = Ledger::new(Arc::clone(core));
+        let options = StoreOptions {
+            name: "journal",
+            mailbox: MAILBOX,
+            max_batch: BATCH,
+            reserve_bytes: core.config.reserve_bytes,
+            damaged: if core.config.quarantine {
+                Damaged::Quarantine
+            } else {
+                Damaged::Refuse
+            },
+            ..StoreOptions::default()
+        };
+        let writer = Writer::open(medium, options, ledger)?;
+        let loaded = loaded.recv().map_err(|_| StoreError::Closed)?;
+        Ok((Self { writer }, loaded))
+    }
+
+    /// Hands an operation in; waits while the journal's mailbox is full.
+    pub(crate) async fn send(&self, op: Op) -> Result<(), StoreError> {
+        self.writer
+            .send(op)
+            .await
+            .map_err(|_| StoreError::Closed)
+    }
+
+    /// Hands an operation in and waits for its commit.
+    pub(crate) async fn call<T>(
+        &self,
+        op: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Op,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(op(reply)).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Hands an operation in from outside the async world if there is room; it is lost otherwise.
+    pub(crate) fn offer(&self, op: Op) -> bool {
+        self.writer.try_send(op).is_ok()
+    }
+
+    /// At most `max` rows of a consumer after `after`, from a snapshot.
+    pub(crate) fn rows(
+        &self,
+        consumer: ConsumerId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<StoredRow>, StoreError> {
+        let reader: Reader = self.writer.reader();
+        reader.read(|tx| tables::rows_after(tx, consumer.0, after, max))
+    }
+
+    /// Operations that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.writer.waiting()
+    }
+
+    pub(crate) fn health(&self) -> tokio::sync::watch::Receiver<holdfast_store::Health> {
+        self.writer.health()
+    }
+}
+
+/// Options of a row as they were when it was written.
+pub(crate) fn row_options(qos: crate::Qos, retain_as_published: bool, ids: Vec<u32>) -> Arc<Options> {
+    Arc::new(Options {
+        qos,
+        retain_as_published,
+        ids,
+    })
+}

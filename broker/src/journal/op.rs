@@ -1,0 +1,174 @@
+//! The operations of the journal and who hears of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use holdfast_store::StoreError;
+use tokio::sync::oneshot;
+
+use crate::exchange::{ConsumerId, Mailbox, Options, Route};
+use crate::{ConsumerOptions, Identity, Message, Qos};
+
+/// A reply to a caller that waits.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What became of one accepted publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Committed for all who want it durably.
+    Taken,
+    /// Committed before: nothing was stored or delivered again.
+    Repeat,
+    /// No room: nothing was stored.
+    Full,
+}
+
+/// One publish on its way through the journal.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) message: Arc<Message>,
+    pub(crate) route: Arc<Route>,
+    /// The publishing session, for no-local.
+    pub(crate) publisher: Option<u64>,
+    /// A single receiver instead of the route's: a retained message for a new subscription.
+    pub(crate) only: Option<(Arc<Mailbox>, Arc<Options>)>,
+    /// (epoch, seq) of the repeat filter.
+    pub(crate) stamp: Option<(u64, u64)>,
+    /// An incoming QoS 2 packet id of a durable session, to be committed with the message.
+    pub(crate) received: Option<(ConsumerId, u16)>,
+    /// Filled by the journal.
+    pub(crate) verdict: Verdict,
+    /// Filled by the journal: the row's number, and who got a row.
+    pub(crate) row: u64,
+    pub(crate) rows_for: Vec<(Arc<Mailbox>, Arc<Options>)>,
+    /// Members of shared subscriptions picked for it that get it live.
+    pub(crate) live_picks: Vec<(Arc<Mailbox>, Arc<Options>)>,
+}
+
+impl Entry {
+    pub(crate) fn new(message: Arc<Message>, route: Arc<Route>, publisher: Option<u64>) -> Self {
+        Self {
+            message,
+            route,
+            publisher,
+            only: None,
+            stamp: None,
+            received: None,
+            verdict: Verdict::Taken,
+            row: 0,
+            rows_for: Vec::new(),
+            live_picks: Vec::new(),
+        }
+    }
+}
+
+/// Who hears of an [`Op::Accept`].
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Nobody (QoS 0).
+    None,
+    /// A connection: one code per entry with QoS above 0.
+    Mailbox(Arc<Mailbox>),
+    /// A waiting caller.
+    Caller(Answer<Vec<Verdict>>),
+}
+
+/// A session or a bridge rule as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct ConsumerRecord {
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Session {
+        identity: Identity,
+        /// Seconds; `u32::MAX` = for ever.
+        expiry: u32,
+        /// Broker seconds; `None` = connected when it was written.
+        left_at: Option<u64>,
+    },
+    Bridge {
+        name: Arc<str>,
+        options: ConsumerOptions,
+    },
+}
+
+/// A subscription as it is stored, beside its filter text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SubscriptionRecord {
+    pub(crate) qos: Qos,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+/// One operation.
+pub(crate) enum Op {
+    /// Publishes of one connection, in order.
+    Accept { entries: Vec<Entry>, reply: Reply },
+    /// Rows that are done with.
+    Settle {
+        consumer: ConsumerId,
+        rows: Vec<u64>,
+        answer: Option<Answer<()>>,
+    },
+    /// Outgoing QoS 2 rows whose PUBREC came.
+    Release {
+        consumer: ConsumerId,
+        rows: Vec<u64>,
+        mailbox: Arc<Mailbox>,
+    },
+    /// Incoming QoS 2 packet ids whose PUBREL came; answered by one code each.
+    Forget {
+        consumer: ConsumerId,
+        packet_ids: Vec<u16>,
+        /// Filled by the journal: one per id.
+        codes: Vec<u8>,
+        mailbox: Arc<Mailbox>,
+    },
+    /// Makes a consumer (no id) or changes its record.
+    Open {
+        id: Option<ConsumerId>,
+        record: ConsumerRecord,
+        mailbox: Arc<Mailbox>,
+        answer: Option<Answer<ConsumerId>>,
+    },
+    /// The session's connection has ended.
+    Left {
+        id: ConsumerId,
+        record: ConsumerRecord,
+    },
+    /// Removes a consumer and all that waits for it.
+    Drop {
+        id: ConsumerId,
+        answer: Option<Answer<()>>,
+    },
+    /// Changes subscriptions: `None` removes.
+    Subscriptions {
+        consumer: ConsumerId,
+        changes: Vec<(String, Option<SubscriptionRecord>)>,
+        answer: Answer<()>,
+    },
+    /// Retained messages whose time is over.
+    Unretain { topics: Vec<Arc<str>> },
+    /// Writes the broker's clock down.
+    Tick,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Accept { .. } => "Accept",
+            Self::Settle { .. } => "Settle",
+            Self::Release { .. } => "Release",
+            Self::Forget { .. } => "Forget",
+            Self::Open { .. } => "Open",
+            Self::Left { .. } => "Left",
+            Self::Drop { .. } => "Drop",
+            Self::Subscriptions { .. } => "Subscriptions",
+            Self::Unretain { .. } => "Unretain",
+            Self::Tick => "Tick",
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! The stored form of messages, rows, consumers and subscriptions: short, fixed, little.
+//!
+//! Every decoder gives `None` on anything it did not write; the caller calls that damage.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::op::{ConsumerRecord, Kind, SubscriptionRecord};
+use crate::{ConsumerOptions, Identity, Message, Qos, WhenFull};
+
+const RETAIN: u8 = 0b0000_0100;
+const EXPIRY: u8 = 0b0000_1000;
+
+/// flags, at, [expiry], topic, properties, payload.
+pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
+    out.clear();
+    let mut flags = message.qos as u8;
+    if message.retain {
+        flags |= RETAIN;
+    }
+    if message.expiry.is_some() {
+        flags |= EXPIRY;
+    }
+    out.put_u8(flags);
+    out.put_u64(message.at);
+    if let Some(seconds) = message.expiry {
+        out.put_u32(seconds);
+    }
+    put_bytes(out, message.topic.as_bytes());
+    put_bytes(out, &message.properties);
+    out.put_slice(&message.payload);
+}
+
+pub(super) fn message(mut bytes: &[u8]) -> Option<Message> {
+    let flags = bytes.try_get_u8().ok()?;
+    let at = bytes.try_get_u64().ok()?;
+    let expiry = if flags & EXPIRY != 0 {
+        Some(bytes.try_get_u32().ok()?)
+    } else {
+        None
+    };
+    let topic = Arc::from(text(&mut bytes)?);
+    let properties = Bytes::copy_from_slice(slice(&mut bytes)?);
+    Some(Message {
+        topic,
+        payload: Bytes::copy_from_slice(bytes),
+        qos: Qos::from_bits(flags & 3)?,
+        retain: flags & RETAIN != 0,
+        properties,
+        expiry,
+        at,
+    })
+}
+
+/// A consumer's claim on a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) qos: Qos,
+    pub(super) retain_as_published: bool,
+    /// Sent because of a new subscription.
+    pub(super) retained: bool,
+    pub(super) released: bool,
+    /// No other row has this message.
+    pub(super) sole: bool,
+    pub(super) weight: u32,
+    pub(super) ids: Vec<u32>,
+}
+
+impl Row {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        let flags = self.qos as u8
+            | u8::from(self.retain_as_published) << 2
+            | u8::from(self.retained) << 3
+            | u8::from(self.released) << 4
+            | u8::from(self.sole) << 5;
+        out.put_u8(flags);
+        out.put_u32(self.weight);
+        for id in &self.ids {
+            out.put_u32(*id);
+        }
+    }
+
+    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let flags = bytes.try_get_u8().ok()?;
+        let weight = bytes.try_get_u32().ok()?;
+        let mut ids = Vec::new();
+        while bytes.has_remaining() {
+            ids.push(bytes.try_get_u32().ok()?);
+        }
+        Some(Self {
+            qos: Qos::from_bits(flags & 3)?,
+            retain_as_published: flags & 4 != 0,
+            retained: flags & 8 != 0,
+            released: flags & 16 != 0,
+            sole: flags & 32 != 0,
+            weight,
+            ids,
+        })
+    }
+}
+
+const SESSION: u8 = 1;
+const BRIDGE: u8 = 2;
+
+pub(super) fn consumer_bytes(record: &ConsumerRecord) -> Vec<u8> {
+    let mut out = Vec::new();
+    match &record.kind {
+        Kind::Session {
+            identity,
+            expiry,
+            left_at,
+        } => {
+            out.put_u8(SESSION);
+            out.put_u32(*expiry);
+            out.put_u64(left_at.unwrap_or(u64::MAX));
+            put_bytes(&mut out, identity.client_id.as_bytes());
+            put_bytes(&mut out, identity.subject.as_bytes());
+        }
+        Kind::Bridge { name, options } => {
+            out.put_u8(BRIDGE);
+            out.put_u64(options.max_rows);
+            out.put_u64(options.max_bytes);
+            out.put_u8(match options.when_full {
+                WhenFull::Refuse => 0,
+                WhenFull::DropOldest => 1,
+                WhenFull::DropNewest => 2,
+            });
+            out.put_u8(u8::from(options.take_qos0));
+            put_bytes(&mut out, name.as_bytes());
+        }
+    }
+    out
+}
+
+pub(super) fn consumer(mut bytes: &[u8]) -> Option<ConsumerRecord> {
+    let kind = match bytes.try_get_u8().ok()? {
+        SESSION => {
+            let expiry = bytes.try_get_u32().ok()?;
+            let left_at = Some(bytes.try_get_u64().ok()?).filter(|at| *at != u64::MAX);
+            Kind::Session {
+                identity: Identity {
+                    client_id: text(&mut bytes)?.into(),
+                    subject: text(&mut bytes)?.into(),
+                },
+                expiry,
+                left_at,
+            }
+        }
+        BRIDGE => {
+            let max_rows = bytes.try_get_u64().ok()?;
+            let max_bytes = bytes.try_get_u64().ok()?;
+            let when_full = match bytes.try_get_u8().ok()? {
+                0 => WhenFull::Refuse,
+                1 => WhenFull::DropOldest,
+                2 => WhenFull::DropNewest,
+                _ => return None,
+            };
+            let take_qos0 = bytes.try_get_u8().ok()? != 0;
+            Kind::Bridge {
+                name: text(&mut bytes)?.into(),
+                options: ConsumerOptions {
+                    max_rows,
+                    max_bytes,
+                    when_full,
+                    take_qos0,
+                },
+            }
+        }
+        _ => return None,
+    };
+    Some(ConsumerRecord { kind })
+}
+
+pub(super) fn subscription_bytes(record: &SubscriptionRecord) -> [u8; 5] {
+    let flags = record.qos as u8
+        | u8::from(record.no_local) << 2
+        | u8::from(record.retain_as_published) << 3;
+    let [a, b, c, d] = record.id.unwrap_or(0).to_be_bytes();
+    [flags, a, b, c, d]
+}
+
+pub(super) fn subscription(bytes: &[u8]) -> Option<SubscriptionRecord> {
+    let [flags, id @ ..] = bytes else { return None };
+    let id = u32::from_be_bytes(id.try_into().ok()?);
+    Some(SubscriptionRecord {
+        qos: Qos::from_bits(flags & 3)?,
+        no_local: flags & 4 != 0,
+        retain_as_published: flags & 8 != 0,
+        id: (id != 0).then_some(id),
+    })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32(u32::try_from(bytes.len()).expect("bounded by the packet size"));
+    out.put_slice(bytes);
+}
+
+fn slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
+    if length > bytes.len() {
+        return None;
+    }
+    let (taken, rest) = bytes.split_at(length);
+    *bytes = rest;
+    Some(taken)
+}
+
+fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(slice(bytes)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_message_reads_back(
+            topic in "[a-z/]{1,40}",
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+            name in "[a-z]{0,8}",
+            expiry in proptest::option::of(any::<u32>()),
+            qos in 0u8..3,
+            retain: bool,
+            at: u64,
+        ) {
+            let mut sent = Message::new(&topic, payload)
+                .qos(Qos::from_bits(qos).unwrap())
+                .retain(retain)
+                .user_property(&name, "value");
+            sent.expiry = expiry;
+            sent.at = at;
+            let mut bytes = Vec::new();
+            put_message(&mut bytes, &sent);
+            prop_assert_eq!(message(&bytes), Some(sent));
+        }
+
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = message(&bytes);
+            let _ = Row::decode(&bytes);
+            let _ = consumer(&bytes);
+            let _ = subscription(&bytes);
+        }
+
+        #[test]
+        fn a_row_reads_back(flags in 0u8..16, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5)) {
+            let row = Row {
+                qos: Qos::from_bits(qos).unwrap(),
+                retain_as_published: flags & 1 != 0,
+                retained: flags & 2 != 0,
+                released: flags & 4 != 0,
+                sole: flags & 8 != 0,
+                weight,
+                ids,
+            };
+            let mut bytes = Vec::new();
+            row.encode(&mut bytes);
+            prop_assert_eq!(Row::decode(&bytes), Some(row));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What was sent to a client with QoS 1 or 2 and is not acknowledged yet, in order.
+//!
+//! Pure. A row of the journal determines its packet id, so that after a restart the same message goes
+//! out under the same id without the id having been stored; live messages count up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::exchange::Options;
+use crate::{Message, Qos};
+
+/// One message on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) packet_id: u16,
+    pub(crate) qos: Qos,
+    pub(crate) stage: Stage,
+    /// The journal's row, when it has one.
+    pub(crate) row: Option<u64>,
+    /// `None` once released: the content is not needed any more.
+    pub(crate) content: Option<Content>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Content {
+    pub(crate) message: Arc<Message>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) retained: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// PUBLISH is out: PUBACK or PUBREC is to come.
+    Published,
+    /// PUBREC came; the journal is writing it down.
+    Releasing,
+    /// PUBREL is out: PUBCOMP is to come.
+    Released,
+}
+
+/// What an acknowledgement of the client means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Done with; the row may go.
+    Done(Option<u64>),
+    /// PUBREC for a row: write it down, then PUBREL.
+    Release(u64),
+    /// PUBREC without a row, or again: PUBREL at once.
+    Pubrel,
+    /// PUBREC is being written down already.
+    Nothing,
+    /// No such packet id.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inflight {
+    sent: VecDeque<Sent>,
+    last_id: u16,
+}
+
+impl Inflight {
+    pub(crate) fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter()
+    }
+
+    /// The packet id of a row.
+    pub(crate) fn id_of_row(row: u64) -> u16 {
+        u16::try_from(row % u64::from(u16::MAX)).expect("a remainder of 65,535") + 1
+    }
+
+    pub(crate) fn uses(&self, packet_id: u16) -> bool {
+        self.sent.iter().any(|sent| sent.packet_id == packet_id)
+    }
+
+    /// The next free packet id for a message without a row.
+    pub(crate) fn free_id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.uses(self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    pub(crate) fn push(&mut self, sent: Sent) {
+        self.sent.push_back(sent);
+    }
+
+    /// PUBACK, or PUBREC with an error code: the message is done with.
+    pub(crate) fn acknowledged(&mut self, packet_id: u16, qos: Qos) -> Step {
+        let found = self
+            .position(packet_id)
+            .filter(|index| self.sent[*index].qos == qos && self.sent[*index].stage == Stage::Published);
+        self.take(found)
+    }
+
+    /// PUBREC with success.
+    pub(crate) fn received(&mut self, packet_id: u16) -> Step {
+        let Some(index) = self.position(packet_id) else {
+            return Step::Unknown;
+        };
+        let sent = &mut self.sent[index];
+        match (sent.qos, sent.stage, sent.row) {
+            (Qos::ExactlyOnce, Stage::Published, Some(row)) => {
+                sent.stage = Stage::Releasing;
+                Step::Release(row)
+            }
+            (Qos::ExactlyOnce, Stage::Published, None) => {
+                sent.stage = Stage::Released;
+                sent.content = None;
+                Step::Pubrel
+            }
+            (Qos::ExactlyOnce, Stage::Releasing, _) => Step::Nothing,
+            (Qos::ExactlyOnce, Stage::Released, _) => Step::Pubrel,
+            _ => Step::Unknown,
+        }
+    }
+
+    /// The journal has written a release down: the packet id for PUBREL.
+    pub(crate) fn released(&mut self, row: u64) -> Option<u16> {
+        let sent = self.sent.iter_mut().find(|sent| sent.row == Some(row))?;
+        sent.stage = Stage::Released;
+        sent.content = None;
+        Some(sent.packet_id)
+    }
+
+    /// PUBCOMP.
+    pub(crate) fn completed(&mut self, packet_id: u16) -> Step {
+        let found = self
+            .position(packet_id)
+            .filter(|index| self.sent[*index].stage == Stage::Released);
+        self.take(found)
+    }
+
+    /// A connection is gone in the middle of a release: the client will hear PUBLISH again.
+    pub(crate) fn disconnected(&mut self) {
+        for sent in &mut self.sent {
+            if sent.stage == Stage::Releasing {
+                sent.stage = Stage::Published;
+            }
+        }
+    }
+
+    fn position(&self, packet_id: u16) -> Option<usize> {
+        self.sent
+            .iter()
+            .position(|sent| sent.packet_id == packet_id)
+    }
+
+    fn take(&mut self, found: Option<usize>) -> Step {
+        match found.and_then(|index| self.sent.remove(index)) {
+            Some(sent) => Step::Done(sent.row),
+            None => Step::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(packet_id: u16, qos: Qos, row: Option<u64>) -> Sent {
+        Sent {
+            packet_id,
+            qos,
+            stage: Stage::Published,
+            row,
+            content: None,
+        }
+    }
+
+    #[test]
+    fn a_row_gives_the_same_id_for_ever_and_never_zero() {
+        assert_eq!(Inflight::id_of_row(0), 1);
+        assert_eq!(Inflight::id_of_row(65_534), 65_535);
+        assert_eq!(Inflight::id_of_row(65_535), 1);
+    }
+
+    #[test]
+    fn mqtt_2_2_1_4_a_free_id_is_one_that_is_not_in_use() {
+        let mut inflight = Inflight::default();
+        inflight.push(sent(1, Qos::AtLeastOnce, None));
+        inflight.last_id = u16::MAX;
+        assert_eq!(inflight.free_id(), 2);
+    }
+
+    #[test]
+    fn mqtt_4_3_3_a_qos_2_message_is_done_only_after_its_pubcomp() {
+        let mut inflight = Inflight::default();
+        inflight.push(sent(7, Qos::ExactlyOnce, Some(6)));
+        assert_eq!(inflight.completed(7), Step::Unknown);
+        assert_eq!(inflight.acknowledged(7, Qos::AtLeastOnce), Step::Unknown);
+        assert_eq!(inflight.received(7), Step::Release(6));
+        assert_eq!(inflight.received(7), Step::Nothing);
+        assert_eq!(inflight.released(6), Some(7));
+        assert_eq!(inflight.received(7), Step::Pubrel);
+        assert_eq!(inflight.completed(7), Step::Done(Some(6)));
+        assert_eq!(inflight.len(), 0);
+    }
+
+    #[test]
+    fn a_qos_1_message_is_done_with_its_puback() {
+        let mut inflight = Inflight::default();
+        inflight.push(sent(3, Qos::AtLeastOnce, None));
+        assert_eq!(inflight.received(3), Step::Unknown);
+        assert_eq!(inflight.acknowledged(3, Qos::AtLeastOnce), Step::Done(None));
+        assert_eq!(inflight.acknowledged(3, Qos::AtLeastOnce), Step::Unknown);
+    }
+}

@@ -1,0 +1,21 @@
+//! Clients: their sessions, and the task that serves each connection.
+//!
+//! Called by `door` with a secured socket. The parts: `inbound` (packets of the client become entries,
+//! answers and changes), `outbound` (what waits becomes bytes within the windows), `inflight` (what
+//! was sent and is not acknowledged), `registry` (who is here, takeover, expiry), `start` (CONNECT),
+//! `run` (the loop over socket, mailbox and timer). Everything but `start` and `run` is plain code
+//! without I/O.
+
+mod inbound;
+mod inflight;
+mod outbound;
+mod registry;
+mod run;
+mod start;
+mod subscriptions;
+mod wills;
+
+pub(crate) use registry::{Cell, Held, Sessions};
+pub(crate) use run::serve;
+pub(crate) use subscriptions::subscription;
+pub(crate) use wills::Wills;

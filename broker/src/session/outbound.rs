@@ -1,0 +1,297 @@
+//! What waits for a client, turned into bytes within its windows.
+//!
+//! Called by `run` whenever the mailbox changed or the socket took something. Checks at the last
+//! moment: right, expiry, size. Reads the journal's snapshot when memory does not hold the rows.
+
+use std::sync::Arc;
+
+use holdfast_store::StoreError;
+
+use super::inbound::Client;
+use super::inflight::{Content, Inflight, Sent, Stage};
+use crate::codec::{self, AckKind, Hop};
+use crate::exchange::{Delivery, TailRow, Taken};
+use crate::journal::{Journal, StoredRow};
+use crate::{DropReason, Message, Qos};
+
+/// Bytes of output above which nothing more is taken from the queues.
+pub(super) const OUT_SOFT: usize = 64 << 10;
+
+impl Client {
+    /// Resumes: everything unacknowledged goes out again, in its order [MQTT-4.4.0-1].
+    pub(super) fn resend(&mut self) {
+        self.held.inflight.disconnected();
+        let now = self.core.clock.now();
+        let held = &*self.held;
+        for sent in held.inflight.iter() {
+            match (&sent.content, sent.stage) {
+                (Some(content), Stage::Published) => {
+                    let hop = Hop {
+                        v5: self.v5,
+                        qos: sent.qos,
+                        retain: retain_flag(content),
+                        dup: true,
+                        packet_id: sent.packet_id,
+                        expiry: content.message.seconds_left(now),
+                        subscription_ids: &content.options.ids,
+                    };
+                    if codec::publish_size(&content.message, &hop) <= self.max_packet {
+                        codec::publish(&mut self.out, &content.message, &hop);
+                    }
+                }
+                _ => codec::ack(&mut self.out, AckKind::Pubrel, sent.packet_id, 0, self.v5),
+            }
+        }
+    }
+
+    /// Moves what waits to the output, as far as window and output bound allow.
+    pub(super) fn fill(&mut self, journal: &Journal) -> Result<(), StoreError> {
+        while self.out.len() < OUT_SOFT {
+            let mut moved = false;
+            if let Some(delivery) = self.mailbox.next_fast() {
+                self.send_fast(&delivery);
+                moved = true;
+            }
+            let room = self.window.saturating_sub(self.held.inflight.len());
+            if room > 0
+                && let Some(delivery) = self.mailbox.next_careful(room)
+            {
+                self.send_careful(&delivery);
+                moved = true;
+            }
+            if self.send_rows(journal)? {
+                moved = true;
+            }
+            if !moved {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_fast(&mut self, delivery: &Delivery) {
+        let messages = delivery.messages();
+        let Some(first) = messages.first() else { return };
+        if !self.may_receive(&first.topic) {
+            self.drop_live(DropReason::Rights, messages.len());
+            return;
+        }
+        if let Some(bytes) = delivery.shared(self.v5)
+            && bytes.len() <= self.max_packet
+        {
+            // One copy of what was encoded once for all receivers.
+            self.out.extend_from_slice(bytes);
+            self.core.counters.sent(messages.len() as u64);
+            return;
+        }
+        let now = self.core.clock.now();
+        for message in messages {
+            let hop = Hop {
+                v5: self.v5,
+                qos: Qos::AtMostOnce,
+                retain: delivery.retained
+                    || (delivery.options.retain_as_published && message.retain),
+                dup: false,
+                packet_id: 0,
+                expiry: message.seconds_left(now),
+                subscription_ids: &delivery.options.ids,
+            };
+            match self.fault_of(message, &hop, now) {
+                Some(reason) => self.drop_live(reason, 1),
+                None => {
+                    codec::publish(&mut self.out, message, &hop);
+                    self.core.counters.sent(1);
+                }
+            }
+        }
+    }
+
+    fn send_careful(&mut self, delivery: &Delivery) {
+        for message in delivery.messages() {
+            if !self.may_receive(&message.topic) {
+                self.drop_live(DropReason::Rights, 1);
+                continue;
+            }
+            let packet_id = self.held.inflight.free_id();
+            let content = Content {
+                message: Arc::clone(message),
+                options: Arc::clone(&delivery.options),
+                retained: delivery.retained,
+            };
+            if let Some(reason) = self.send_counted(content, packet_id, None) {
+                self.drop_live(reason, 1);
+            }
+        }
+    }
+
+    /// Sends rows of the journal; true when some were taken.
+    fn send_rows(&mut self, journal: &Journal) -> Result<bool, StoreError> {
+        let Some(consumer) = self.consumer() else {
+            return Ok(false);
+        };
+        if let Some(row) = self.stalled.take() {
+            self.send_row(row);
+        }
+        let room = self.window.saturating_sub(self.held.inflight.len());
+        if self.stalled.is_some() || room == 0 {
+            return Ok(false);
+        }
+        match self.mailbox.take_rows(room) {
+            Taken::Rows(rows) => {
+                let some = !rows.is_empty();
+                self.send_each(rows);
+                Ok(some)
+            }
+            Taken::Behind(after) => {
+                let stored = match journal.rows(consumer, after, room) {
+                    Ok(stored) => stored,
+                    Err(error) => {
+                        // Nothing was read: it is still behind.
+                        self.mailbox.read_done(None, true);
+                        return Err(error);
+                    }
+                };
+                let last = stored.last().map(|stored| stored.row.id);
+                self.mailbox.read_done(last, stored.len() == room);
+                let some = !stored.is_empty();
+                self.send_stored(stored);
+                Ok(some)
+            }
+        }
+    }
+
+    fn send_stored(&mut self, stored: Vec<StoredRow>) {
+        let mut rows = Vec::new();
+        for stored in stored {
+            if stored.released {
+                self.send_each(std::mem::take(&mut rows));
+                self.send_released(&stored.row);
+            } else {
+                rows.push(stored.row);
+            }
+        }
+        self.send_each(rows);
+    }
+
+    /// A QoS 2 row whose PUBREC was written down before a restart: only PUBREL goes out.
+    fn send_released(&mut self, row: &TailRow) {
+        let packet_id = Inflight::id_of_row(row.id);
+        self.held.inflight.push(Sent {
+            packet_id,
+            qos: Qos::ExactlyOnce,
+            stage: Stage::Released,
+            row: Some(row.id),
+            content: None,
+        });
+        codec::ack(&mut self.out, AckKind::Pubrel, packet_id, 0, self.v5);
+    }
+
+    fn send_each(&mut self, rows: Vec<TailRow>) {
+        let mut rows = rows.into_iter();
+        for row in rows.by_ref() {
+            let id = row.id;
+            self.send_row(row);
+            if self.stalled.is_some() {
+                // What follows is read back from the journal later.
+                self.mailbox.rewind(id);
+                return;
+            }
+        }
+    }
+
+    fn send_row(&mut self, row: TailRow) {
+        let packet_id = Inflight::id_of_row(row.id);
+        if self.held.inflight.uses(packet_id) {
+            // 65,535 rows later than one that is still open: wait for that one.
+            self.stalled = Some(row);
+            return;
+        }
+        let id = row.id;
+        let reason = if self.may_receive(&row.message.topic) {
+            let content = Content {
+                message: row.message,
+                options: row.options,
+                retained: row.retained,
+            };
+            self.send_counted(content, packet_id, Some(id))
+        } else {
+            Some(DropReason::Rights)
+        };
+        if let Some(reason) = reason {
+            self.drop_live(reason, 1);
+            self.settle(id);
+        }
+    }
+
+    /// Sends a QoS 1 or 2 message, or says why not.
+    fn send_counted(
+        &mut self,
+        content: Content,
+        packet_id: u16,
+        row: Option<u64>,
+    ) -> Option<DropReason> {
+        let now = self.core.clock.now();
+        let qos = content.message.qos.min(content.options.qos);
+        let hop = Hop {
+            v5: self.v5,
+            qos,
+            retain: retain_flag(&content),
+            dup: false,
+            packet_id,
+            expiry: content.message.seconds_left(now),
+            subscription_ids: &content.options.ids,
+        };
+        if let Some(reason) = self.fault_of(&content.message, &hop, now) {
+            return Some(reason);
+        }
+        codec::publish(&mut self.out, &content.message, &hop);
+        self.core.counters.sent(1);
+        self.held.inflight.push(Sent {
+            packet_id,
+            qos,
+            stage: Stage::Published,
+            row,
+            content: Some(content),
+        });
+        None
+    }
+
+    fn fault_of(&self, message: &Message, hop: &Hop<'_>, now: u64) -> Option<DropReason> {
+        if message.expired(now) {
+            // [MQTT-3.3.2-5]
+            Some(DropReason::Expired)
+        } else if codec::publish_size(message, hop) > self.max_packet {
+            // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
+            Some(DropReason::TooLarge)
+        } else {
+            None
+        }
+    }
+
+    /// Asked once per topic and change of rights.
+    fn may_receive(&mut self, topic: &Arc<str>) -> bool {
+        let generation = self.core.exchange.generation();
+        if self.receivable_of != generation || self.receivable.len() >= 64 {
+            self.receivable.clear();
+            self.receivable_of = generation;
+        }
+        if let Some(known) = self.receivable.get(topic) {
+            return *known;
+        }
+        let may = self
+            .core
+            .rights
+            .may_receive(&self.mailbox.identity, topic);
+        self.receivable.insert(Arc::clone(topic), may);
+        may
+    }
+
+    fn drop_live(&self, reason: DropReason, count: usize) {
+        self.core.dropped(self.client_id(), reason, count);
+    }
+}
+
+/// [MQTT-3.3.1-8], [MQTT-3.3.1-9], [MQTT-3.3.1-12], [MQTT-3.3.1-13].
+fn retain_flag(content: &Content) -> bool {
+    content.retained || (content.options.retain_as_published && content.message.retain)
+}

@@ -1,0 +1,529 @@
+//! The task of one connection: socket, mailbox, timer, journal.
+//!
+//! Spawned by `door` with a secured socket; owns it. Reads into a buffer of its thread, so that an
+//! idle connection holds none, and writes what `outbound` produced, in one go.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::inbound::{Client, OUTSTANDING, Slow};
+use super::outbound::OUT_SOFT;
+use super::registry::{Cell, Cut};
+use super::start::{self, Started, v3_code};
+use super::wills::Pending;
+use crate::broker::Shared;
+use crate::codec::{self, Connack, Connect, Disconnect, Fault, Flow, Frames, code};
+use crate::journal::Op;
+use crate::socket::Socket;
+use crate::{CutReason, Event, Message, Peer};
+
+/// Bytes read at once.
+const READ: usize = 64 << 10;
+/// Output above which the client's packets wait: it does not read our answers.
+const OUT_HARD: usize = 4 * OUT_SOFT;
+/// An output buffer of this size is kept between uses; a larger one is given back.
+const OUT_KEPT: usize = 4 << 10;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the journal has for the answers a closing connection still waits for.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+thread_local! {
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// Serves a connection from its CONNECT to its end.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    mut socket: Socket,
+    peer: Peer,
+    deadline: Instant,
+    stop: CancellationToken,
+    admitted: impl FnOnce(),
+) {
+    let mut frames = Frames::default();
+    let limit = shared.core.config.limits.connect_bytes;
+    let first = timeout_at(deadline, read_connect(&mut socket, &mut frames, limit));
+    let first = tokio::select! {
+        () = stop.cancelled() => return turned_away(&shared, &peer, CutReason::Shutdown),
+        first = first => first,
+    };
+    let connect = match first {
+        Ok(Ok(connect)) => connect,
+        Ok(Err((reason, fault))) => {
+            if let Some(fault) = fault {
+                tell_refusal(&mut socket, fault).await;
+            }
+            return turned_away(&shared, &peer, reason);
+        }
+        Err(_) => return turned_away(&shared, &peer, CutReason::ConnectDeadline),
+    };
+    let mut out = BytesMut::new();
+    let started = start::start(&shared, &peer, connect, &mut out).await;
+    admitted();
+    match started {
+        Ok(started) => {
+            let connection = Connection::new(shared, socket, frames, started, out);
+            connection.run(stop).await;
+        }
+        Err(refused) => {
+            goodbye(&mut socket, &mut out).await;
+            turned_away(&shared, &peer, refused.reason);
+        }
+    }
+}
+
+fn turned_away(shared: &Shared, peer: &Peer, reason: CutReason) {
+    debug!(address = %peer.address, ?reason, "connection ended before a session began");
+    shared.core.counters.ended(reason);
+    shared.core.tell(Event::TurnedAway {
+        address: peer.address,
+        reason,
+    });
+}
+
+/// Reads up to the end of the first packet; what follows it stays in `frames`.
+async fn read_connect(
+    socket: &mut Socket,
+    frames: &mut Frames,
+    limit: usize,
+) -> Result<Connect, (CutReason, Option<Fault>)> {
+    loop {
+        let mut found = None;
+        let step = std::future::poll_fn(|cx| {
+            poll_read(socket, cx, |bytes| {
+                frames.feed(bytes, limit, |first, body| {
+                    found = Some(codec::connect(first, body)?);
+                    Ok(Flow::Pause)
+                })
+            })
+        })
+        .await;
+        match step {
+            Ok(Some(Ok(_))) => {}
+            Ok(Some(Err(fault))) => return Err((fault.reason(), Some(fault))),
+            Ok(None) => return Err((CutReason::Closed, None)),
+            Err(_) => return Err((CutReason::Network, None)),
+        }
+        if let Some(connect) = found {
+            return Ok(connect);
+        }
+    }
+}
+
+/// Hands what is there to `take`; `None` at the end of the stream.
+fn poll_read<T>(
+    socket: &mut Socket,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<Option<T>>> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let length = ready!(socket.poll_read(cx, buffer))?;
+        Poll::Ready(Ok((length > 0).then(|| take(&buffer[..length]))))
+    })
+}
+
+/// A CONNECT that cannot be read is answered only when its version can be told [MQTT-3.1.4-1].
+async fn tell_refusal(socket: &mut Socket, fault: Fault) {
+    let mut out = BytesMut::new();
+    match fault {
+        Fault::Version => codec::connack(
+            &mut out,
+            &Connack {
+                code: v3_code(code::VERSION),
+                ..Connack::default()
+            },
+            false,
+        ),
+        Fault::AuthenticationMethod => codec::connack(
+            &mut out,
+            &Connack {
+                code: fault.code(),
+                ..Connack::default()
+            },
+            true,
+        ),
+        _ => return,
+    }
+    goodbye(socket, &mut out).await;
+}
+
+/// Writes the rest and closes, within a bound.
+async fn goodbye(socket: &mut Socket, out: &mut BytesMut) {
+    let last = async {
+        while out.has_remaining() {
+            let written = std::future::poll_fn(|cx| socket.poll_write(cx, out)).await?;
+            if written == 0 {
+                break;
+            }
+            out.advance(written);
+        }
+        std::future::poll_fn(|cx| socket.poll_flush(cx)).await?;
+        std::future::poll_fn(|cx| socket.poll_shutdown(cx)).await
+    };
+    // A peer that is gone cannot be told.
+    let _ = tokio::time::timeout(GOODBYE, last).await;
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    socket: Socket,
+    frames: Frames,
+    client: Client,
+    out: BytesMut,
+    flushing: bool,
+    paused: bool,
+    cut: tokio::sync::watch::Receiver<Cut>,
+    ticket: u64,
+    cell: Arc<Cell>,
+    will: Option<Message>,
+    will_delay: u32,
+    keep_alive: Option<Duration>,
+    last_heard: Instant,
+}
+
+/// What woke the task.
+enum Woken {
+    Read,
+    Wrote,
+    Mail,
+    Timer,
+    Cut,
+}
+
+/// Why the loop ends, and the code to tell an MQTT 5 client.
+#[derive(Debug)]
+struct End {
+    reason: CutReason,
+    code: Option<u8>,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self {
+            reason: fault.reason(),
+            code: Some(fault.code()),
+        }
+    }
+}
+
+fn end(reason: CutReason) -> End {
+    let code = match reason {
+        CutReason::KeepAlive => Some(code::KEEP_ALIVE),
+        CutReason::TakenOver => Some(code::TAKEN_OVER),
+        CutReason::Administrative => Some(code::ADMINISTRATIVE),
+        CutReason::NotAuthorized => Some(code::NOT_AUTHORIZED),
+        CutReason::Shutdown => Some(code::SHUTTING_DOWN),
+        CutReason::Journal => Some(code::UNSPECIFIED),
+        CutReason::Quota | CutReason::TooSlow => Some(code::QUOTA),
+        _ => None,
+    };
+    End { reason, code }
+}
+
+impl Connection {
+    fn new(
+        shared: Arc<Shared>,
+        socket: Socket,
+        frames: Frames,
+        started: Started,
+        out: BytesMut,
+    ) -> Self {
+        let mut client = started.client;
+        client.out = out;
+        Self {
+            shared,
+            socket,
+            paused: frames.held() > 0,
+            frames,
+            client,
+            out: BytesMut::new(),
+            flushing: false,
+            cut: started.cut,
+            ticket: started.ticket,
+            cell: started.cell,
+            will: started.will,
+            will_delay: started.will_delay,
+            keep_alive: started.keep_alive,
+            last_heard: Instant::now(),
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        let mailbox = Arc::clone(&self.client.mailbox);
+        let mut cut = self.cut.clone();
+        let ticket = self.ticket;
+        let ended = loop {
+            if let Err(end) = self.work().await {
+                break end;
+            }
+            let timer = self.keep_alive.map(|silent| self.last_heard + silent);
+            let changed = mailbox.changed();
+            let woken = tokio::select! {
+                biased;
+                _ = cut.wait_for(|cut| cut.before > ticket) => Ok(Woken::Cut),
+                () = stop.cancelled() => Err(end(CutReason::Shutdown)),
+                woken = std::future::poll_fn(|cx| self.poll_io(cx)) => woken,
+                () = changed => Ok(Woken::Mail),
+                () = sleep_until(timer) => Ok(Woken::Timer),
+            };
+            match woken {
+                Ok(Woken::Read) => self.last_heard = Instant::now(),
+                Ok(Woken::Wrote | Woken::Mail) => {}
+                Ok(Woken::Timer) => break end(CutReason::KeepAlive),
+                Ok(Woken::Cut) => break end(self.cut.borrow().reason),
+                Err(end) => break end,
+            }
+        };
+        self.finish(ended).await;
+    }
+
+    /// Everything that can be done without waiting for the peer.
+    async fn work(&mut self) -> Result<(), End> {
+        loop {
+            self.hand_over().await?;
+            if self.paused && self.client.outstanding < OUTSTANDING {
+                self.client.begin_read();
+                let limit = self.shared.core.config.limits.packet_bytes;
+                let client = &mut self.client;
+                self.paused = self
+                    .frames
+                    .feed(&[], limit, |first, body| client.take(first, body))?;
+                continue;
+            }
+            break;
+        }
+        self.client.outcomes().map_err(end)?;
+        if self.out.len() < OUT_SOFT
+            && let Err(error) = self.client.fill(&self.shared.journal)
+        {
+            debug!(client = self.client.client_id(), %error, "rows cannot be read now");
+            // The journal reopens by itself; the rows are asked for again then.
+        }
+        self.hand_over().await?;
+        if self.out.is_empty() {
+            self.out = std::mem::take(&mut self.client.out);
+        } else {
+            self.out.extend_from_slice(&self.client.out);
+            self.client.out.clear();
+        }
+        if std::mem::take(&mut self.client.crowded) {
+            // A receiver has much to do: let it have this thread before we bring more.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Gives the journal what the last frames brought, and does what they asked for.
+    async fn hand_over(&mut self) -> Result<(), End> {
+        for op in self.client.operations() {
+            self.shared
+                .journal
+                .send(op)
+                .await
+                .map_err(|_| end(CutReason::Journal))?;
+        }
+        match self.client.slow.take() {
+            None => Ok(()),
+            Some(Slow::Subscribe(subscribe)) => {
+                self.client.subscribe(&self.shared.journal, subscribe).await;
+                self.cell.show(&self.client.held);
+                Ok(())
+            }
+            Some(Slow::Unsubscribe(unsubscribe)) => {
+                self.client
+                    .unsubscribe(&self.shared.journal, unsubscribe)
+                    .await;
+                self.cell.show(&self.client.held);
+                Ok(())
+            }
+            Some(Slow::Disconnect(disconnect)) => Err(self.said_goodbye(disconnect)),
+        }
+    }
+
+    fn said_goodbye(&mut self, disconnect: Disconnect) -> End {
+        if let Some(expiry) = disconnect.session_expiry {
+            if self.client.held.expiry == 0 && expiry > 0 {
+                // [MQTT-3.14.2-2]
+                return Fault::Protocol.into();
+            }
+            let max = self.shared.core.config.session_expiry_max;
+            self.client.held.expiry = expiry.min(max);
+        }
+        let reason = if disconnect.code == 0 {
+            CutReason::Goodbye
+        } else {
+            // 0x04 and every error keep the will [MQTT-3.14.4-3].
+            CutReason::GoodbyeWithWill
+        };
+        End { reason, code: None }
+    }
+
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<Woken, End>> {
+        let mut wrote = false;
+        while self.out.has_remaining() {
+            match self.socket.poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(end(CutReason::Closed))),
+                Poll::Ready(Ok(written)) => {
+                    self.out.advance(written);
+                    self.flushing = true;
+                    wrote = true;
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(end(CutReason::Network))),
+                Poll::Pending => break,
+            }
+        }
+        if self.flushing
+            && let Poll::Ready(done) = self.socket.poll_flush(cx)
+        {
+            if done.is_err() {
+                return Poll::Ready(Err(end(CutReason::Network)));
+            }
+            self.flushing = false;
+        }
+        if self.out.is_empty() && self.out.capacity() > OUT_KEPT {
+            self.out = BytesMut::new();
+        }
+        if wrote && self.out.len() < OUT_SOFT {
+            return Poll::Ready(Ok(Woken::Wrote));
+        }
+        if self.may_read() {
+            return self.poll_frames(cx);
+        }
+        Poll::Pending
+    }
+
+    fn may_read(&self) -> bool {
+        !self.paused && self.client.outstanding < OUTSTANDING && self.out.len() < OUT_HARD
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<Woken, End>> {
+        let limit = self.shared.core.config.limits.packet_bytes;
+        let Self {
+            socket,
+            frames,
+            client,
+            ..
+        } = self;
+        let read = ready!(poll_read(socket, cx, |bytes| {
+            client.begin_read();
+            frames.feed(bytes, limit, |first, body| client.take(first, body))
+        }));
+        Poll::Ready(match read {
+            Ok(Some(Ok(paused))) => {
+                self.paused = paused;
+                Ok(Woken::Read)
+            }
+            Ok(Some(Err(fault))) => Err(fault.into()),
+            Ok(None) => Err(end(CutReason::Closed)),
+            Err(_) => Err(end(CutReason::Network)),
+        })
+    }
+
+    /// The end: last words, last answers, the will, and what becomes of the session.
+    async fn finish(mut self, ended: End) {
+        self.client.end_run();
+        for op in self.client.operations() {
+            // When the journal is gone, nobody was told otherwise.
+            let _ = self.shared.journal.send(op).await;
+        }
+        self.last_answers().await;
+        if ended.reason != CutReason::Network {
+            if let Some(code) = ended.code
+                && self.client.v5
+            {
+                codec::disconnect(&mut self.client.out, code);
+            }
+            let mut out = std::mem::take(&mut self.out);
+            out.extend_from_slice(&self.client.out);
+            goodbye(&mut self.socket, &mut out).await;
+        }
+        let identity = self.client.mailbox.identity.clone();
+        info!(client = %identity.client_id, reason = ?ended.reason, "connection ended");
+        self.shared.core.counters.leave();
+        self.shared.core.counters.ended(ended.reason);
+        let core = Arc::clone(&self.shared.core);
+        self.leave_session(ended.reason).await;
+        core.tell(Event::Disconnected {
+            identity,
+            reason: ended.reason,
+        });
+    }
+
+    /// Answers under way decide what the session holds: they are waited for.
+    async fn last_answers(&mut self) {
+        let deadline = Instant::now() + LAST_ANSWERS;
+        let mailbox = Arc::clone(&self.client.mailbox);
+        loop {
+            let changed = mailbox.changed();
+            // A failed commit is no reason to stop here: the connection ends anyway.
+            let _ = self.client.outcomes();
+            if self.client.outstanding == 0 || timeout_at(deadline, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn leave_session(self, reason: CutReason) {
+        let Self {
+            shared,
+            mut client,
+            will,
+            will_delay,
+            ..
+        } = self;
+        if let Some(row) = client.stalled.take() {
+            client.mailbox.rewind(row.id.saturating_sub(1));
+        }
+        let unsent = client.mailbox.set_connected(false);
+        shared
+            .core
+            .dropped(client.client_id(), crate::DropReason::Offline, unsent);
+        let identity = client.mailbox.identity.clone();
+        let expiry = client.held.expiry;
+        if expiry == 0 {
+            // Should the journal fail now, the next start finds a session whose time is over.
+            let _ = shared.end_session(&mut client.held).await;
+            shared.sessions.remove(&identity.client_id);
+        } else {
+            let now = shared.core.clock.now();
+            client.held.left_at = now;
+            let record = client.held.record(Some(now));
+            if let Some(id) = client.consumer() {
+                let _ = shared.journal.send(Op::Left { id, record }).await;
+            }
+            let deadline = client.held.deadline();
+            shared.sessions.expires(&identity.client_id, deadline);
+        }
+        if reason != CutReason::Goodbye
+            && let Some(message) = will
+        {
+            let delay = will_delay.min(expiry);
+            let pending = Pending {
+                identity,
+                message,
+                due: Instant::now() + Duration::from_secs(u64::from(delay)),
+            };
+            if delay == 0 {
+                shared.fire(pending).await;
+            } else {
+                shared.wills.put(pending);
+            }
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

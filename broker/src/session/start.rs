@@ -1,0 +1,364 @@
+//! CONNECT: who is it, may it, whose session goes on; then CONNACK.
+//!
+//! Called by `run` with the first packet. Takes the session over from an older connection, opens or
+//! changes its record in the journal, and only then answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tracing::info;
+
+use super::inbound::{Client, Terms};
+use super::registry::{Cell, Cut, Held};
+use super::wills::Pending;
+use crate::broker::Shared;
+use crate::codec::{self, Connack, Connect, Will, code};
+use crate::exchange::Mailbox;
+use crate::journal::Op;
+use crate::rights::Password;
+use crate::topic::Asked;
+use crate::{CutReason, Event, Identity, Message, Peer, Refusal};
+
+/// How long an old connection has to let its session go.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// A connection that has a session.
+pub(super) struct Started {
+    pub(super) client: Client,
+    pub(super) cut: watch::Receiver<Cut>,
+    pub(super) ticket: u64,
+    pub(super) cell: Arc<Cell>,
+    pub(super) will: Option<Message>,
+    pub(super) will_delay: u32,
+    pub(super) keep_alive: Option<Duration>,
+}
+
+/// A CONNECT that is refused: the answer is in `out` already.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reason: CutReason,
+}
+
+/// Turns a CONNECT into a session, writing the CONNACK to `out`.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    connect: Connect,
+    out: &mut BytesMut,
+) -> Result<Started, Refused> {
+    let v5 = connect.v5;
+    match begin(shared, peer, connect).await {
+        Ok((started, connack_bytes)) => {
+            out.extend_from_slice(&connack_bytes);
+            Ok(started)
+        }
+        Err((code, reason)) => {
+            let connack = Connack {
+                code: if v5 { code } else { v3_code(code) },
+                ..Connack::default()
+            };
+            codec::connack(out, &connack, v5);
+            Err(Refused { reason })
+        }
+    }
+}
+
+type Turned = (u8, CutReason);
+
+async fn begin(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    connect: Connect,
+) -> Result<(Started, BytesMut), Turned> {
+    let core = &shared.core;
+    let (identity, assigned) = identify(shared, peer, &connect)?;
+    let will = connect
+        .will
+        .as_ref()
+        .map(|will| check_will(shared, &identity, will))
+        .transpose()?;
+    let (cell, mut held, ticket, cut) = take_over(shared, &identity).await?;
+    let present = match resume(shared, &identity, &connect, &mut held).await {
+        Ok(present) => present,
+        Err(turned) => {
+            forget_if_new(shared, &held);
+            return Err(turned);
+        }
+    };
+    cell.show(&held);
+    core.counters.enter();
+    core.tell(Event::Connected {
+        identity: identity.clone(),
+        address: peer.address,
+        resumed: present,
+    });
+    let limits = &core.config.limits;
+    let (keep_alive, told) = keep_alive(core.config.keep_alive_max, &connect);
+    let connack = Connack {
+        session_present: present,
+        code: code::SUCCESS,
+        session_expiry: (held.expiry != connect.session_expiry).then_some(held.expiry),
+        receive_maximum: Some(limits.receive_maximum),
+        maximum_packet: u32::try_from(limits.packet_bytes).ok(),
+        assigned_client_id: assigned.then_some(&*identity.client_id),
+        topic_alias_maximum: Some(limits.topic_aliases),
+        server_keep_alive: told,
+    };
+    let mut bytes = BytesMut::new();
+    codec::connack(&mut bytes, &connack, connect.v5);
+    let terms = Terms {
+        v5: connect.v5,
+        window: usize::from(connect.receive_maximum.min(limits.inflight)),
+        max_packet: usize::try_from(connect.maximum_packet)
+            .unwrap_or(usize::MAX)
+            .min(limits.packet_bytes.max(limits.packet_bytes)),
+    };
+    held.mailbox.set_connected(true);
+    let mut client = Client::new(Arc::clone(core), held, terms);
+    client.out = bytes;
+    if present {
+        client.resend();
+    }
+    let bytes = std::mem::take(&mut client.out);
+    let started = Started {
+        client,
+        cut,
+        ticket,
+        cell,
+        will,
+        will_delay: connect.will.map_or(0, |will| will.delay),
+        keep_alive,
+    };
+    Ok((started, bytes))
+}
+
+/// Asks the rights; an empty client id gets one of ours if that is allowed.
+fn identify(
+    shared: &Shared,
+    peer: &Peer,
+    connect: &Connect,
+) -> Result<(Identity, bool), Turned> {
+    let core = &shared.core;
+    let asked = crate::Connect {
+        client_id: &connect.client_id,
+        user_name: connect.user_name.as_deref(),
+        password: connect.password.as_deref().map(Password),
+        v5: connect.v5,
+    };
+    let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
+        info!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused");
+        core.tell(Event::Refused {
+            address: peer.address,
+            client_id: connect.client_id.as_str().into(),
+            refusal,
+        });
+        (refusal_code(refusal), CutReason::Refused)
+    })?;
+    let mut assigned = false;
+    if identity.client_id.is_empty() {
+        // 3.1.1 may leave it out only with a clean session [MQTT-3.1.3-8].
+        if !core.config.assign_client_ids || (!connect.v5 && !connect.clean) {
+            return Err((code::CLIENT_ID, CutReason::Refused));
+        }
+        identity.client_id = shared.new_client_id().into();
+        assigned = true;
+    } else if *identity.client_id != *connect.client_id {
+        // The session's id is the rights' choice; MQTT 5 can be told of it.
+        assigned = true;
+    }
+    Ok((identity, assigned))
+}
+
+fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Message, Turned> {
+    let limits = &shared.core.config.limits;
+    if will.topic.len() > limits.topic_bytes
+        || crate::topic::levels(&will.topic) > limits.topic_levels
+    {
+        return Err((code::TOPIC, CutReason::Refused));
+    }
+    if !shared.core.rights.may_publish(identity, &will.topic) {
+        shared.core.counters.denied();
+        info!(client = %identity.client_id, topic = %will.topic, "CONNECT refused: no right to the topic of its will");
+        return Err((code::NOT_AUTHORIZED, CutReason::Refused));
+    }
+    let mut message = Message::new(&will.topic, will.payload.clone())
+        .qos(will.qos)
+        .retain(will.retain);
+    message.expiry = will.expiry;
+    message.properties = will.properties.clone();
+    Ok(message)
+}
+
+type Taken = (
+    Arc<Cell>,
+    OwnedMutexGuard<Held>,
+    u64,
+    watch::Receiver<Cut>,
+);
+
+/// Becomes the session's connection; the one before it is told to go.
+async fn take_over(shared: &Shared, identity: &Identity) -> Result<Taken, Turned> {
+    let core = &shared.core;
+    loop {
+        let cell = shared
+            .sessions
+            .cell(&identity.client_id, core.config.limits.sessions, || {
+                shared.new_held(identity)
+            })
+            .ok_or((code::QUOTA, CutReason::Quota))?;
+        let (ticket, cut) = cell.enter();
+        let lock = Arc::clone(&cell.held).lock_owned();
+        let held = tokio::time::timeout(TAKEOVER, lock)
+            .await
+            .map_err(|_| (code::BUSY, CutReason::Quota))?;
+        if !shared.sessions.holds(&identity.client_id, &cell) {
+            // It ended while we waited for it.
+            continue;
+        }
+        if cut.borrow().before > ticket {
+            forget_if_new(shared, &held);
+            return Err((code::TAKEN_OVER, CutReason::TakenOver));
+        }
+        return Ok((cell, held, ticket, cut));
+    }
+}
+
+/// Goes on with the session, or begins a new one; true when there was one.
+async fn resume(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    connect: &Connect,
+    held: &mut OwnedMutexGuard<Held>,
+) -> Result<bool, Turned> {
+    let core = &shared.core;
+    let same = held.identity() == identity;
+    let present = held.exists && same && !connect.clean;
+    let will = shared.wills.take(&identity.client_id);
+    if !present {
+        let existed = held.exists;
+        shared
+            .end_session(held)
+            .await
+            .map_err(|_| (code::UNSPECIFIED, CutReason::Journal))?;
+        **held = shared.new_held(identity);
+        if existed && let Some(will) = will {
+            // The session it belonged to has ended: now is its time [MQTT-3.1.3-9].
+            shared.fire(will).await;
+        }
+    }
+    held.expiry = connect.session_expiry.min(core.config.session_expiry_max);
+    if held.expiry > 0 || held.mailbox.consumer().is_some() {
+        let record = held.record(None);
+        let mailbox = Arc::clone(&held.mailbox);
+        let id = shared
+            .journal
+            .call(|answer| Op::Open {
+                id: mailbox.consumer(),
+                record,
+                mailbox: Arc::clone(&mailbox),
+                answer: Some(answer),
+            })
+            .await
+            .map_err(|_| (code::UNSPECIFIED, CutReason::Journal))?;
+        held.mailbox.set_consumer(Some(id));
+    }
+    held.exists = true;
+    Ok(present)
+}
+
+fn forget_if_new(shared: &Shared, held: &Held) {
+    if !held.exists {
+        shared.sessions.remove(&held.identity().client_id);
+    }
+}
+
+/// The time without a word after which the client is gone, and what MQTT 5 is told.
+fn keep_alive(max: u16, connect: &Connect) -> (Option<Duration>, Option<u16>) {
+    let asked = connect.keep_alive;
+    let (seconds, told) = if connect.v5 && max > 0 && (asked == 0 || asked > max) {
+        (max, Some(max))
+    } else {
+        (asked, None)
+    };
+    let silent = Duration::from_millis(u64::from(seconds) * 1500);
+    ((seconds > 0).then_some(silent), told)
+}
+
+fn refusal_code(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::BadCredentials => code::BAD_CREDENTIALS,
+        Refusal::NotAuthorized => code::NOT_AUTHORIZED,
+        Refusal::ClientId => code::CLIENT_ID,
+        Refusal::Banned => code::BANNED,
+        Refusal::Busy => code::BUSY,
+    }
+}
+
+/// MQTT 3.1.1, table 3.1.
+pub(super) fn v3_code(code: u8) -> u8 {
+    match code {
+        code::VERSION => 1,
+        code::CLIENT_ID => 2,
+        code::BAD_CREDENTIALS => 4,
+        code::NOT_AUTHORIZED | code::BANNED | code::TOPIC => 5,
+        _ => 3,
+    }
+}
+
+impl Shared {
+    /// A session's state that is not there yet.
+    pub(crate) fn new_held(&self, identity: &Identity) -> Held {
+        let mailbox = Mailbox::new(
+            self.core.next_key(),
+            identity.clone(),
+            self.core.queue_bounds(),
+        );
+        Held::new(Arc::new(mailbox))
+    }
+
+    /// Ends a session for good: subscriptions, rows, record.
+    pub(crate) async fn end_session(
+        &self,
+        held: &mut Held,
+    ) -> Result<(), holdfast_store::StoreError> {
+        for text in std::mem::take(&mut held.subscriptions).into_keys() {
+            if let Some(asked) = Asked::parse(&text) {
+                self.core.exchange.unsubscribe(
+                    asked.filter.as_str(),
+                    asked.group.as_deref(),
+                    held.mailbox.key,
+                );
+            }
+        }
+        held.exists = false;
+        if let Some(id) = held.mailbox.consumer() {
+            self.journal
+                .call(|answer| Op::Drop {
+                    id,
+                    answer: Some(answer),
+                })
+                .await?;
+            held.mailbox.set_consumer(None);
+        }
+        held.subscriptions = HashMap::new();
+        Ok(())
+    }
+
+    /// Publishes a will whose time has come, if its owner still may.
+    pub(crate) async fn fire(&self, pending: Pending) {
+        if !self
+            .core
+            .rights
+            .may_publish(&pending.identity, &pending.message.topic)
+        {
+            self.core.counters.denied();
+            return;
+        }
+        if let Err(error) = self.publish(pending.message).await {
+            tracing::warn!(client = %pending.identity.client_id, %error, "a will was not taken");
+        }
+    }
+}

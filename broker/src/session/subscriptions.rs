@@ -1,0 +1,225 @@
+//! SUBSCRIBE and UNSUBSCRIBE: rights, limits, the journal, the tree, retained messages.
+//!
+//! Called by `run` between frames, since a durable session's change is committed before it is
+//! answered.
+
+use std::sync::Arc;
+
+use super::inbound::Client;
+use crate::codec::{self, Entry as Asking, Subscribe, Unsubscribe, code};
+use crate::exchange::{Batch, Options, Subscription};
+use crate::journal::{Entry, Journal, Op, Reply, SubscriptionRecord};
+use crate::topic::{self, Asked};
+use crate::{Message, Qos};
+
+/// A filter that was granted.
+struct Granted {
+    asked: Asked,
+    text: String,
+    record: SubscriptionRecord,
+    /// Whether retained messages are to be sent.
+    retained: bool,
+}
+
+impl Client {
+    pub(super) async fn subscribe(&mut self, journal: &Journal, subscribe: Subscribe) {
+        let mut codes = Vec::with_capacity(subscribe.entries.len());
+        let mut granted = Vec::new();
+        for entry in &subscribe.entries {
+            match self.grant(entry, subscribe.id, granted.len()) {
+                Ok(grant) => {
+                    codes.push(grant.record.qos as u8);
+                    granted.push(grant);
+                }
+                Err(code) => codes.push(if self.v5 { code } else { 0x80 }),
+            }
+        }
+        if !self.write_down(journal, changes(&granted)).await {
+            for code in &mut codes {
+                *code = (*code).max(code::UNSPECIFIED);
+            }
+            codec::suback(&mut self.out, subscribe.packet_id, &codes, self.v5);
+            return;
+        }
+        for grant in &granted {
+            self.enter(grant);
+        }
+        codec::suback(&mut self.out, subscribe.packet_id, &codes, self.v5);
+        for grant in granted.iter().filter(|grant| grant.retained) {
+            self.send_retained(journal, grant).await;
+        }
+    }
+
+    pub(super) async fn unsubscribe(&mut self, journal: &Journal, unsubscribe: Unsubscribe) {
+        let known: Vec<bool> = unsubscribe
+            .filters
+            .iter()
+            .map(|filter| self.held.subscriptions.contains_key(filter))
+            .collect();
+        let changes = unsubscribe
+            .filters
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| **known)
+            .map(|(filter, _)| (filter.clone(), None))
+            .collect();
+        let written = self.write_down(journal, changes).await;
+        let codes: Vec<u8> = unsubscribe
+            .filters
+            .iter()
+            .zip(known)
+            .map(|(filter, known)| match (known, written) {
+                (false, _) => code::NO_SUBSCRIPTION_EXISTED,
+                (true, false) => code::UNSPECIFIED,
+                (true, true) => {
+                    self.leave(filter);
+                    code::SUCCESS
+                }
+            })
+            .collect();
+        codec::unsuback(&mut self.out, unsubscribe.packet_id, &codes, self.v5);
+    }
+
+    /// The code of a refusal, else what is granted.
+    fn grant(&self, entry: &Asking, id: Option<u32>, more: usize) -> Result<Granted, u8> {
+        let limits = &self.core.config.limits;
+        let text = &entry.filter;
+        if text.len() > limits.topic_bytes || topic::levels(text) > limits.topic_levels {
+            return Err(code::FILTER);
+        }
+        let asked = Asked::parse(text).ok_or(code::FILTER)?;
+        let filter = asked.filter.as_str();
+        if !self
+            .core
+            .rights
+            .may_subscribe(&self.mailbox.identity, filter)
+        {
+            self.core.counters.denied();
+            return Err(code::NOT_AUTHORIZED);
+        }
+        let new = !self.held.subscriptions.contains_key(text);
+        if new && self.held.subscriptions.len() + more >= limits.subscriptions {
+            return Err(code::QUOTA);
+        }
+        let retained = asked.group.is_none()
+            && match entry.retain_handling {
+                0 => true,
+                1 => new,
+                _ => false,
+            };
+        Ok(Granted {
+            asked,
+            text: text.clone(),
+            record: SubscriptionRecord {
+                qos: entry.qos,
+                no_local: entry.no_local,
+                retain_as_published: entry.retain_as_published,
+                id,
+            },
+            retained,
+        })
+    }
+
+    /// Commits changes of a durable session; true when all is well.
+    async fn write_down(
+        &self,
+        journal: &Journal,
+        changes: Vec<(String, Option<SubscriptionRecord>)>,
+    ) -> bool {
+        let Some(consumer) = self.consumer() else {
+            return true;
+        };
+        if changes.is_empty() {
+            return true;
+        }
+        let written = journal
+            .call(|answer| Op::Subscriptions {
+                consumer,
+                changes,
+                answer,
+            })
+            .await;
+        written.is_ok()
+    }
+
+    fn enter(&mut self, grant: &Granted) {
+        self.core.exchange.subscribe(
+            grant.asked.filter.as_str(),
+            grant.asked.group.as_deref(),
+            subscription(&self.mailbox, &grant.record),
+        );
+        self.held
+            .subscriptions
+            .insert(grant.text.clone(), grant.record);
+    }
+
+    fn leave(&mut self, text: &str) {
+        self.held.subscriptions.remove(text);
+        if let Some(asked) = Asked::parse(text) {
+            self.core.exchange.unsubscribe(
+                asked.filter.as_str(),
+                asked.group.as_deref(),
+                self.mailbox.key,
+            );
+        }
+    }
+
+    async fn send_retained(&mut self, journal: &Journal, grant: &Granted) {
+        let now = self.core.clock.now();
+        let found = self.core.retained.matching(&grant.asked.filter, now);
+        let identity = &self.mailbox.identity;
+        let options = Arc::new(Options {
+            qos: grant.record.qos,
+            retain_as_published: grant.record.retain_as_published,
+            ids: grant.record.id.into_iter().collect(),
+        });
+        let mut rows = Vec::new();
+        for message in found {
+            if !self.core.rights.may_receive(identity, &message.topic) {
+                continue;
+            }
+            if message.qos.min(options.qos) != Qos::AtMostOnce && self.consumer().is_some() {
+                rows.push(self.retained_row(message, &options));
+            } else {
+                let batch = Arc::new(Batch::new(vec![message]));
+                self.core.put(&self.mailbox, &options, &batch, 0..1, true);
+            }
+        }
+        if !rows.is_empty() {
+            let op = Op::Accept {
+                entries: rows,
+                reply: Reply::None,
+            };
+            // When the journal fails now, the next subscription brings them.
+            let _ = journal.send(op).await;
+        }
+    }
+
+    fn retained_row(&self, message: Arc<Message>, options: &Arc<Options>) -> Entry {
+        let route = self.core.route(&message.topic);
+        let mut entry = Entry::new(message, route, None);
+        entry.only = Some((Arc::clone(&self.mailbox), Arc::clone(options)));
+        entry
+    }
+}
+
+/// As it stands in the tree.
+pub(crate) fn subscription(
+    mailbox: &Arc<crate::exchange::Mailbox>,
+    record: &SubscriptionRecord,
+) -> Subscription {
+    Subscription {
+        mailbox: Arc::clone(mailbox),
+        qos: record.qos,
+        no_local: record.no_local,
+        retain_as_published: record.retain_as_published,
+        id: record.id,
+    }
+}
+
+fn changes(granted: &[Granted]) -> Vec<(String, Option<SubscriptionRecord>)> {
+    granted
+        .iter()
+        .map(|grant| (grant.text.clone(), Some(grant.record)))
+        .collect()
+}

@@ -1,0 +1,206 @@
+//! What all rooms share: settings, rights, the exchange, retained messages, counters, the clock.
+//!
+//! Built once by [`crate::Broker::open`]. Holds no task and no socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::codec::property::Properties;
+use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Options, Retained, Route};
+use crate::events::EVENTS_KEPT;
+use crate::metrics::Counters;
+use crate::{Config, DropReason, Event, Message, Qos, Rights};
+
+/// The shared parts.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) rights: Arc<dyn Rights>,
+    pub(crate) exchange: Exchange,
+    pub(crate) retained: Retained,
+    pub(crate) counters: Counters,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) clock: Ages,
+    keys: AtomicU64,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(crate) fn new(config: Config, rights: Arc<dyn Rights>) -> Self {
+        Self {
+            config,
+            rights,
+            exchange: Exchange::default(),
+            retained: Retained::default(),
+            counters: Counters::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            clock: Ages::new(),
+            keys: AtomicU64::new(1),
+        }
+    }
+
+    /// A mailbox key, unique in this run.
+    pub(crate) fn next_key(&self) -> u64 {
+        self.keys.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The bounds of a session's memory queue.
+    pub(crate) fn queue_bounds(&self) -> Bounds {
+        Bounds {
+            messages: self.config.limits.queue_messages,
+            bytes: self.config.limits.queue_bytes,
+        }
+    }
+
+    /// Tells whoever listens.
+    pub(crate) fn tell(&self, event: Event) {
+        // No listener is no fault.
+        let _ = self.events.send(event);
+    }
+
+    /// Counts drops and tells of them.
+    pub(crate) fn dropped(&self, name: &str, reason: DropReason, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let count = count as u64;
+        self.counters.dropped(reason, count);
+        self.tell(Event::Dropped {
+            name: name.into(),
+            reason,
+            count,
+        });
+    }
+
+    /// The receivers of a topic.
+    pub(crate) fn route(&self, topic: &str) -> Arc<Route> {
+        self.exchange.route(topic, &*self.rights)
+    }
+
+    /// The repeat filter's (epoch, seq), when both properties are there and are numbers.
+    pub(crate) fn stamp(&self, properties: &[u8]) -> Option<(u64, u64)> {
+        let names = &self.config.repeats;
+        let mut epoch = None;
+        let mut seq = None;
+        for (name, value) in Properties::trusted(properties).user() {
+            if name == &*names.epoch {
+                epoch = value.parse().ok();
+            } else if name == &*names.seq {
+                seq = value.parse().ok();
+            }
+        }
+        Some((epoch?, seq?))
+    }
+
+    /// Delivers messages of one topic and QoS to every receiver that takes them live; those that
+    /// have them as rows are left out. Shared subscriptions are served when `groups` says so (else
+    /// the journal has picked). True when a queue is getting full.
+    pub(crate) fn deliver(
+        &self,
+        route: &Route,
+        publisher: Option<u64>,
+        messages: Vec<Arc<Message>>,
+        groups: bool,
+    ) -> bool {
+        let Some(first) = messages.first() else {
+            return false;
+        };
+        let qos = first.qos;
+        if route.without_right > 0 {
+            let count = route.without_right * messages.len();
+            self.counters.dropped(DropReason::Rights, count as u64);
+        }
+        if route.is_empty() {
+            return false;
+        }
+        let batch = Arc::new(Batch::new(messages));
+        let all = batch.messages().len();
+        let mut crowded = false;
+        for target in &route.targets {
+            let Some(options) = target.options_for(publisher) else {
+                continue;
+            };
+            if !target.mailbox.keeps(qos, options.qos) {
+                crowded |= self.put(&target.mailbox, options, &batch, 0..all, false);
+            }
+        }
+        if groups {
+            for group in &route.groups {
+                for index in 0..all {
+                    if let Some(target) = group.pick()
+                        && !target.mailbox.keeps(qos, target.options.qos)
+                    {
+                        let options = &target.options;
+                        crowded |=
+                            self.put(&target.mailbox, options, &batch, index..index + 1, false);
+                    }
+                }
+            }
+        }
+        crowded
+    }
+
+    /// Delivers to one receiver's memory queue, counting what does not fit.
+    pub(crate) fn put(
+        &self,
+        mailbox: &Mailbox,
+        options: &Arc<Options>,
+        batch: &Arc<Batch>,
+        range: std::ops::Range<usize>,
+        retained: bool,
+    ) -> bool {
+        if mailbox.bridge {
+            return false;
+        }
+        let quality = batch.messages()[range.start].qos.min(options.qos);
+        let delivery = Delivery {
+            batch: Arc::clone(batch),
+            from: range.start,
+            to: range.end,
+            options: Arc::clone(options),
+            retained,
+        };
+        let place = mailbox.deliver(delivery, quality != Qos::AtMostOnce);
+        if place.refused > 0 {
+            let reason = if mailbox.connected() {
+                DropReason::QueueFull
+            } else {
+                DropReason::Offline
+            };
+            self.dropped(&mailbox.identity.client_id, reason, place.refused);
+        }
+        place.crowded
+    }
+}
+
+/// The broker's own seconds: they go on over restarts by what the wall clock says was missed, and
+/// never back. Ages of messages and sessions are measured in them.
+#[derive(Debug)]
+pub(crate) struct Ages {
+    start: Instant,
+    base: AtomicU64,
+}
+
+impl Ages {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            base: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn set_base(&self, seconds: u64) {
+        self.base.store(seconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.base.load(Ordering::Relaxed) + self.start.elapsed().as_secs()
+    }
+}
