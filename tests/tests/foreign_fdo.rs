@@ -38,9 +38,16 @@ async fn a_foreign_device_is_made_and_onboarded() {
         .ask(&["devices", "list", "--json"])
         .await
         .unwrap();
-    assert!(
-        known.contains(&guid),
-        "the cloud does not know the device: {known}"
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&known).unwrap();
+    let row = rows
+        .iter()
+        .find(|row| row["device"] == guid.as_str())
+        .expect("the cloud knows the device");
+    assert_eq!(row["onboarded"], true, "{row}");
+    assert_eq!(row["guid"], new.as_str(), "{row}");
+    assert_ne!(
+        row["standing"], "proved",
+        "a foreign device makes no statement of ours: {row}"
     );
     let page = fetch(world.cloud_doors.metrics, "/metrics").await.unwrap();
     assert!(
