@@ -167,3 +167,6 @@ impl FdoParty for Factory {
         self.runs.end(token);
     }
 }
+
+#[cfg(test)]
+mod tests;
