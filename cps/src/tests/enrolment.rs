@@ -21,8 +21,8 @@ fn refusal(error: EnrolError) -> String {
 async fn an_enrolled_gateway_opens_without_the_cloud_and_its_authority_holds() {
     let cloud = cloud().await;
     let gateway = gateway(&cloud, "north", "gw1").await;
-    let Served { cps, folder, .. } = gateway;
-    drop((cps, cloud));
+    drop(cloud);
+    let folder = gateway.stop().await;
     let config = CpsConfig::new(
         server("gw1"),
         "holdfast.internal".parse().unwrap(),
@@ -30,7 +30,6 @@ async fn an_enrolled_gateway_opens_without_the_cloud_and_its_authority_holds() {
             site: site("north"),
         },
     );
-    tokio::time::sleep(Duration::from_millis(200)).await;
     let again = serve(config, folder).await;
     let chain = again.cps.authority().chain(Some(&site("north"))).unwrap();
     assert_eq!(chain.len(), 2, "its own intermediate and the root");

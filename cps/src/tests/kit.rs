@@ -52,7 +52,24 @@ pub(crate) struct Served {
     pub(crate) folder: TempDir,
     pub(crate) fdo: SocketAddr,
     pub(crate) api: SocketAddr,
-    _stop: DropGuard,
+    stop: DropGuard,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Served {
+    /// Stops it; its folder, with nothing open in it.
+    pub(crate) async fn stop(self) -> TempDir {
+        let Self {
+            folder,
+            stop,
+            mut tasks,
+            cps,
+            ..
+        } = self;
+        drop((stop, cps));
+        while tasks.join_next().await.is_some() {}
+        folder
+    }
 }
 
 pub(crate) fn stores(folder: &std::path::Path) -> Stores {
@@ -119,8 +136,9 @@ pub(crate) async fn serve(mut config: CpsConfig, folder: TempDir) -> Served {
         ],
     };
     let router = fdo_router(parties, limits.fdo_body, cps.metrics().clone());
-    tokio::spawn(serve_plain(fdo, router, limits.clone(), cancel.clone()));
-    tokio::spawn(serve_tls(
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(serve_plain(fdo, router, limits.clone(), cancel.clone()));
+    tasks.spawn(serve_tls(
         api,
         tls,
         api_router(cps.clone()),
@@ -133,7 +151,8 @@ pub(crate) async fn serve(mut config: CpsConfig, folder: TempDir) -> Served {
         folder,
         fdo: fdo_at,
         api: api_at,
-        _stop: cancel.drop_guard(),
+        stop: cancel.drop_guard(),
+        tasks,
     }
 }
 
@@ -299,8 +318,9 @@ pub(crate) struct Device {
     pub(crate) done: bool,
 }
 
-/// How a run of the device ended.
+/// How a run of the device ended; read through `Debug` in assertions.
 #[derive(Debug)]
+#[allow(dead_code)]
 pub(crate) enum Ended {
     Well,
     Stopped,

@@ -214,9 +214,7 @@ async fn a_backend_lost_in_mid_run_is_an_error_and_never_switched() {
     let mut run = fdo_client(gateway.fdo).start();
     let (state, first) = holdfast_protocol::fdo::to1::hello(&device.credential);
     let (_, proof) = state.step(&run.exchange(&first).await.unwrap()).unwrap();
-    let Served { _stop, .. } = cloud;
-    drop(_stop);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    cloud.stop().await;
     let error = run.exchange(&proof).await.unwrap_err();
     assert_eq!(code(&error), Some(ErrorCode::Internal), "{error}");
     // The next run has the local one.
