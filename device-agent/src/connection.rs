@@ -36,6 +36,8 @@ const READ: usize = 128;
 const STORE_RETRY: Duration = Duration::from_millis(200);
 /// For what is on its way when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// For the outcomes in flight after a refusal.
+const LANDING: Duration = Duration::from_secs(5);
 /// How long a connection must have lived to count as a success.
 const SETTLED: Duration = Duration::from_secs(10);
 /// From one look at a better server to the next, while it can be reached.
@@ -191,7 +193,7 @@ impl Connection {
             end = self.look_up(choice) => end,
             () = stop.cancelled() => End::Stopping,
         };
-        self.finish(&client, flight, &end).await;
+        self.finish(&client, flight).await;
         match end {
             End::Better => choice.left(self.now()),
             _ => choice.lost(self.now(), &mut SystemRandom),
@@ -222,6 +224,10 @@ impl Connection {
                 return End::Store(StoreError::Closed);
             }
             for row in rows {
+                if lock(flight).refusal.is_some() {
+                    // What follows must not overtake it: `settle` ends this connection.
+                    return std::future::pending().await;
+                }
                 last = row.id;
                 // Before it is sent: its outcome may come at once.
                 lock(flight).sent(&row);
@@ -253,9 +259,25 @@ impl Connection {
         .with_user("hf-seq", row.seq.to_string())
     }
 
-    /// Removes from the outbox what the server has taken over.
+    /// Removes from the outbox what the server has taken over. After a refusal it waits for all that
+    /// is in flight, so that it is known what the server has.
     async fn settle(&self, client: &Client, flight: &Mutex<Flight>) -> End {
-        while let Some(settled) = client.settled().await {
+        loop {
+            let (refusal, landed, count) = {
+                let flight = lock(flight);
+                (flight.refusal, flight.is_landed(), flight.refusals())
+            };
+            let settled = match refusal {
+                None => client.settled().await,
+                Some(code) if landed => return End::Refused { count, code },
+                Some(code) => match tokio::time::timeout(LANDING, client.settled()).await {
+                    Ok(settled) => settled,
+                    Err(_) => return End::Refused { count, code },
+                },
+            };
+            let Some(settled) = settled else {
+                return End::Lost(client.ended().await);
+            };
             let acknowledged = lock(flight).settle(&settled);
             if !acknowledged.is_empty()
                 && let Err(error) = self.outbox.acknowledge(acknowledged).await
@@ -263,15 +285,7 @@ impl Connection {
                 // They are sent again, and the server knows them.
                 return End::Store(error);
             }
-            let (count, refusal) = {
-                let flight = lock(flight);
-                (flight.refusals(), flight.refusal)
-            };
-            if let Some(code) = refusal {
-                return End::Refused { count, code };
-            }
         }
-        End::Lost(client.ended().await)
     }
 
     /// Takes what is sent to the device. Nothing acts on it yet: it is counted and logged, and
@@ -330,7 +344,7 @@ impl Connection {
 
     /// Ends a connection in good order: takes the outcomes that are still there, and gives new numbers
     /// to refused rows that others have overtaken.
-    async fn finish(&self, client: &Client, flight: Mutex<Flight>, end: &End) {
+    async fn finish(&self, client: &Client, flight: Mutex<Flight>) {
         let last_words = async {
             client.disconnect().await;
             while let Some(settled) = client.settled().await {
@@ -343,10 +357,9 @@ impl Connection {
         if tokio::time::timeout(FAREWELL, last_words).await.is_err() {
             debug!("the server did not take leave in time");
         }
-        if let End::Refused { count, .. } = end {
-            self.board.tell(|status| status.refused += *count as u64);
-        }
         let flight = flight.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.board
+            .tell(|status| status.refused += flight.refusals() as u64);
         for id in flight.overtaken() {
             if let Err(error) = self.outbox.restamp(id).await {
                 warn!(%error, "a refused reading could not get a new number");

@@ -16,3 +16,6 @@ pub mod outbox;
 pub mod source;
 pub mod status;
 pub mod vault;
+
+#[cfg(test)]
+mod kit;

@@ -50,6 +50,11 @@ impl Flight {
         acknowledged
     }
 
+    /// Whether the outcome of everything sent is known.
+    pub(super) fn is_landed(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// How many were refused.
     pub(super) fn refusals(&self) -> usize {
         self.refused.len()

@@ -27,13 +27,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rand_core::Rng;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo,
-};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+
+use crate::kit::Authority;
 
 /// How the owner behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,35 +110,6 @@ struct Talk {
     answered: bool,
     stored: bool,
     outbox: Outbox,
-}
-
-#[derive(Debug)]
-struct Authority {
-    der: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().unwrap();
-        let der = params.self_signed(&key).unwrap().der().to_vec();
-        Self {
-            der,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn issue(&self, key: &VerifyingKey, dns: Option<String>) -> Vec<u8> {
-        let mut params = CertificateParams::new(dns.into_iter().collect::<Vec<_>>()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let key = SubjectPublicKeyInfo::from_der(&key.to_spki_der()).unwrap();
-        params.signed_by(&key, &self.issuer).unwrap().der().to_vec()
-    }
 }
 
 impl World {
@@ -366,7 +335,7 @@ impl Parties {
                 let start = di::AppStart::read(message)?;
                 let rendezvous = rendezvous(self.address);
                 let chain = vec![
-                    self.root.issue(start.csr().key(), None),
+                    self.root.client(start.csr().key(), None),
                     self.root.der.clone(),
                 ];
                 let terms = di::IssueTerms {
@@ -534,7 +503,7 @@ impl Parties {
             Owner::ForeignCertificate => SigningKey::generate(&mut SystemRandom).public(),
             _ => key,
         };
-        let leaf = csr_text(&self.root.issue(&certified, Some(name)));
+        let leaf = csr_text(&self.root.client(&certified, Some(name)));
         push(
             CSR_MODULE,
             "simpleenroll-res",
