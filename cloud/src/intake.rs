@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use holdfast_broker::{Broker, Consumer, ConsumerError, ConsumerOptions, Message, Row, RowId};
+use holdfast_broker::{
+    Broker, Consumer, ConsumerError, ConsumerOptions, Filter, Message, Row, RowId,
+};
 use holdfast_cps::telemetry::{self, Ledger};
 use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
@@ -58,13 +60,7 @@ impl Intake {
         unstamped: Unstamped,
         batch: usize,
     ) -> Result<Self, ConsumerError> {
-        let filters = FILTERS
-            .iter()
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| ConsumerError::Filter((*text).into()))
-            })
-            .collect::<Result<_, _>>()?;
+        let filters = FILTERS.iter().map(|text| Filter::new(text).expect("filters of ours")).collect();
         let options = ConsumerOptions {
             max_bytes: u64::MAX,
             ..ConsumerOptions::default()

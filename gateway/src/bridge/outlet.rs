@@ -14,6 +14,17 @@ use super::convert::{self, Stamp};
 /// Pages read in one turn; then the other outlets and the answers have theirs.
 const PAGES: usize = 4;
 
+/// Why a rule cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A filter is none. Blame: the configuration.
+    #[error("{0}; correct the filter of that [[bridge]] rule")]
+    Filter(#[from] holdfast_broker::NotAFilter),
+    /// The journal failed.
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
+}
+
 /// One outgoing rule.
 #[derive(Debug)]
 pub struct Outlet {
@@ -31,18 +42,16 @@ impl Outlet {
     /// Opens the consumer `name`; `window` rows may be under way.
     ///
     /// # Errors
-    /// The journal failed, or a filter is none.
+    /// The journal failed.
     pub async fn open(
         broker: &Broker,
         name: &str,
         filters: &[String],
         prefix: &str,
         window: usize,
-    ) -> Result<Self, ConsumerError> {
-        let parse = |text: &String| {
-            Filter::new(text).map_err(|_| ConsumerError::Filter(text.as_str().into()))
-        };
-        let filters = filters.iter().map(parse).collect::<Result<_, _>>()?;
+    ) -> Result<Self, OpenError> {
+        // Built-in filters are ours, those of rules were parsed by the configuration.
+        let filters = filters.iter().map(|text| Filter::new(text)).collect::<Result<_, _>>()?;
         // The journal as a whole is bounded; the bridge may have all of it.
         let options = ConsumerOptions {
             max_rows: u64::MAX,
@@ -78,9 +87,12 @@ impl Outlet {
                 return Ok(false);
             };
             let rows = self.consumer.read(RowId(want.after.0), want.max).await?;
-            let exhausted = rows.len() < want.max;
-            if let Some(last) = rows.last() {
-                self.seen = self.seen.max(last.id);
+            let last = rows.last().map_or(RowId(want.after.0), |row| row.id);
+            self.seen = self.seen.max(last);
+            // A short page alone proves nothing: expired rows are left out of pages.
+            let exhausted = rows.len() < want.max && self.is_end(last).await;
+            if exhausted {
+                self.told = None;
             }
             let offered = rows.into_iter().map(|row| Offered {
                 id: drain::RowId(row.id.0),
@@ -92,6 +104,15 @@ impl Outlet {
             self.drain.offer(want, offered, exhausted);
         }
         Ok(self.drain.wants().is_some())
+    }
+
+    /// Whether there is no row after `last` at this moment.
+    async fn is_end(&self, last: RowId) -> bool {
+        tokio::select! {
+            biased;
+            () = self.consumer.ready(last) => false,
+            () = std::future::ready(()) => true,
+        }
     }
 
     /// Waits for rows that were not seen yet.
@@ -145,7 +166,9 @@ impl Outlet {
         self.consumer.acknowledge(&rows).await
     }
 
+    /// Comes about once a second: refused topics try again, and the journal is asked again.
     pub(super) fn retry(&mut self) {
+        self.told = None;
         if self.drain.has_refused() {
             self.drain.retry();
         }
