@@ -36,12 +36,20 @@ impl Rights for AllowAll {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or("127.0.0.1:1883".into());
     let folder = tempfile::tempdir()?;
-    let file = arguments.next().map_or(folder.path().join("journal.redb"), Into::into);
-    let broker = Broker::open(Config::default(), JournalMedium::File(file), Arc::new(AllowAll))?;
+    let file = arguments
+        .next()
+        .map_or(folder.path().join("journal.redb"), Into::into);
+    let broker = Broker::open(
+        Config::default(),
+        JournalMedium::File(file),
+        Arc::new(AllowAll),
+    )?;
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
     let cancel = CancellationToken::new();

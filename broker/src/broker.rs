@@ -116,7 +116,14 @@ impl Broker {
         door: Door,
         cancel: CancellationToken,
     ) -> io::Result<()> {
-        door::serve(Arc::clone(&self.shared), name.into(), listener, door, cancel).await;
+        door::serve(
+            Arc::clone(&self.shared),
+            name.into(),
+            listener,
+            door,
+            cancel,
+        )
+        .await;
         Ok(())
     }
 

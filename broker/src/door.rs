@@ -113,7 +113,10 @@ async fn connection(
     };
     let mut permit = permit;
     let (handshake, _connection) = permit.split();
-    session::serve(shared, socket, peer, deadline, stop, move || drop(handshake)).await;
+    session::serve(shared, socket, peer, deadline, stop, move || {
+        drop(handshake)
+    })
+    .await;
 }
 
 async fn secure(

@@ -162,11 +162,27 @@ impl Collector for Exposition {
         let figures = self.0.metrics();
         let gauges = [
             ("connections", "Clients connected now", figures.connections),
-            ("sessions", "Sessions now, connected or not", figures.sessions),
+            (
+                "sessions",
+                "Sessions now, connected or not",
+                figures.sessions,
+            ),
             ("subscriptions", "Subscriptions now", figures.subscriptions),
-            ("retained_messages", "Retained messages now", figures.retained),
-            ("journal_rows", "Messages waiting in the journal", figures.journal_rows),
-            ("journal_bytes", "Bytes waiting in the journal", figures.journal_bytes),
+            (
+                "retained_messages",
+                "Retained messages now",
+                figures.retained,
+            ),
+            (
+                "journal_rows",
+                "Messages waiting in the journal",
+                figures.journal_rows,
+            ),
+            (
+                "journal_bytes",
+                "Bytes waiting in the journal",
+                figures.journal_bytes,
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -177,24 +193,44 @@ impl Collector for Exposition {
             ("received", "Publishes accepted", figures.received),
             ("sent", "Messages sent to clients", figures.sent),
             ("repeats", "Publishes dropped as repeats", figures.repeats),
-            ("denied", "Publishes refused for want of rights", figures.denied),
-            ("refused_full", "Publishes refused for want of room", figures.refused_full),
+            (
+                "denied",
+                "Publishes refused for want of rights",
+                figures.denied,
+            ),
+            (
+                "refused_full",
+                "Publishes refused for want of room",
+                figures.refused_full,
+            ),
             ("commits", "Commits of the journal", figures.commits),
-            ("failed_commits", "Failed commits of the journal", figures.failed_commits),
+            (
+                "failed_commits",
+                "Failed commits of the journal",
+                figures.failed_commits,
+            ),
         ];
         for (name, help, value) in counters {
             let name = format!("broker_{name}");
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(&name, help, None, MetricType::Counter)?)?;
         }
-        let mut family =
-            encoder.encode_descriptor("broker_dropped", "Messages dropped", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(
+            "broker_dropped",
+            "Messages dropped",
+            None,
+            MetricType::Counter,
+        )?;
         for (reason, count) in &figures.dropped {
             let labels = [("reason", format!("{reason:?}"))];
             ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
         }
-        let mut family =
-            encoder.encode_descriptor("broker_ended", "Connections ended", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(
+            "broker_ended",
+            "Connections ended",
+            None,
+            MetricType::Counter,
+        )?;
         for (reason, count) in &figures.ended {
             let labels = [("reason", format!("{reason:?}"))];
             ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;

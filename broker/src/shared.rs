@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::codec::property::Properties;
-use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Options, Retained, Route};
 use crate::events::EVENTS_KEPT;
+use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Options, Retained, Route};
 use crate::metrics::Counters;
 use crate::{Config, DropReason, Event, Message, Qos, Rights};
 

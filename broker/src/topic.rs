@@ -59,7 +59,9 @@ impl FromStr for Filter {
 
 /// The text is no topic filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a topic filter: {0:?}; use `/`-separated levels, `+` for one and a last `#` for the rest")]
+#[error(
+    "not a topic filter: {0:?}; use `/`-separated levels, `+` for one and a last `#` for the rest"
+)]
 pub struct NotAFilter(pub Box<str>);
 
 /// A SUBSCRIBE filter taken apart: plain, or `$share/<group>/<filter>`.
@@ -144,7 +146,9 @@ mod tests {
 
     #[test]
     fn mqtt_4_7_1_1_the_multi_level_wildcard_stands_last_and_alone() {
-        for good in ["#", "a/#", "/#", "a/+/#", "+", "+/+", "/+", "a/+/b", "a//b", "/", " "] {
+        for good in [
+            "#", "a/#", "/#", "a/+/#", "+", "+/+", "/+", "a/+/b", "a//b", "/", " ",
+        ] {
             assert!(Filter::new(good).is_ok(), "{good}");
         }
         for bad in ["", "a#", "a/#/b", "##", "+#", "a/#b", "a\0b"] {
@@ -163,7 +167,10 @@ mod tests {
     fn matching_follows_the_examples_of_the_standard() {
         let matching = [
             ("sport/tennis/player1/#", "sport/tennis/player1"),
-            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"),
+            (
+                "sport/tennis/player1/#",
+                "sport/tennis/player1/score/wimbledon",
+            ),
             ("sport/#", "sport"),
             ("#", "a/b/c"),
             ("sport/+", "sport/"),
@@ -199,7 +206,13 @@ mod tests {
         let asked = Asked::parse("$share/group/a/+").unwrap();
         assert_eq!(asked.group.as_deref(), Some("group"));
         assert_eq!(asked.filter.as_str(), "a/+");
-        for bad in ["$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/g#/a"] {
+        for bad in [
+            "$share//a",
+            "$share/g",
+            "$share/g/",
+            "$share/+/a",
+            "$share/g#/a",
+        ] {
             assert_eq!(Asked::parse(bad), None, "{bad}");
         }
     }

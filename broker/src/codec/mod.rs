@@ -15,8 +15,8 @@ pub(crate) mod property;
 mod tests;
 
 pub(crate) use decode::{
-    Ack, AckKind, Connect, Disconnect, Entry, Packet, Publish, Subscribe, Unsubscribe, Will, connect,
-    decode,
+    Ack, AckKind, Connect, Disconnect, Entry, Packet, Publish, Subscribe, Unsubscribe, Will,
+    connect, decode,
 };
 pub(crate) use encode::{
     Connack, Hop, ack, connack, disconnect, pingresp, publish, publish_size, suback, unsuback,

@@ -210,8 +210,8 @@ impl Mailbox {
                 inner.fast.push_back(delivery);
             }
         }
-        let crowded = inner.messages * 2 > self.bounds.messages
-            || inner.bytes * 2 > self.bounds.bytes;
+        let crowded =
+            inner.messages * 2 > self.bounds.messages || inner.bytes * 2 > self.bounds.bytes;
         drop(inner);
         if taken > 0 {
             self.wake.notify_one();
@@ -379,6 +379,9 @@ impl Mailbox {
 impl Inner {
     fn forget(&mut self, messages: &[Arc<Message>]) {
         self.messages -= messages.len();
-        self.bytes -= messages.iter().map(|message| message.weight()).sum::<usize>();
+        self.bytes -= messages
+            .iter()
+            .map(|message| message.weight())
+            .sum::<usize>();
     }
 }

@@ -76,7 +76,11 @@ impl Shared {
         order
             .clone()
             .find(has_room)
-            .or_else(|| order.clone().find(|target| target.mailbox.consumer().is_some()))
+            .or_else(|| {
+                order
+                    .clone()
+                    .find(|target| target.mailbox.consumer().is_some())
+            })
             .or_else(|| order.clone().find(|target| target.mailbox.connected()))
     }
 }
@@ -255,7 +259,9 @@ impl Merge {
     fn add(&mut self, subscription: &Subscription) {
         self.all.add(subscription);
         if !subscription.no_local {
-            self.own.get_or_insert_with(Options::lowest).add(subscription);
+            self.own
+                .get_or_insert_with(Options::lowest)
+                .add(subscription);
         }
     }
 

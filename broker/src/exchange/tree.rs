@@ -95,8 +95,7 @@ impl Tree {
             place.single.iter().for_each(&mut single);
             place.groups.iter().for_each(&mut group);
         };
-        self.root
-            .visit(topic, !topic.starts_with('$'), &mut take);
+        self.root.visit(topic, !topic.starts_with('$'), &mut take);
     }
 }
 

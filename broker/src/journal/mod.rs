@@ -42,10 +42,7 @@ pub(crate) struct StoredRow {
 
 impl Journal {
     /// Opens the store and loads what is kept in memory.
-    pub(crate) fn open(
-        medium: Medium,
-        core: &Arc<Core>,
-    ) -> Result<(Self, Loaded), StoreError> {
+    pub(crate) fn open(medium: Medium, core: &Arc<Core>) -> Result<(Self, Loaded), StoreError> {
         let (ledger, loaded) = Ledger::new(Arc::clone(core));
         let options = StoreOptions {
             name: "journal",
@@ -66,10 +63,7 @@ impl Journal {
 
     /// Hands an operation in; waits while the journal's mailbox is full.
     pub(crate) async fn send(&self, op: Op) -> Result<(), StoreError> {
-        self.writer
-            .send(op)
-            .await
-            .map_err(|_| StoreError::Closed)
+        self.writer.send(op).await.map_err(|_| StoreError::Closed)
     }
 
     /// Hands an operation in and waits for its commit.
@@ -109,7 +103,11 @@ impl Journal {
 }
 
 /// Options of a row as they were when it was written.
-pub(crate) fn row_options(qos: crate::Qos, retain_as_published: bool, ids: Vec<u32>) -> Arc<Options> {
+pub(crate) fn row_options(
+    qos: crate::Qos,
+    retain_as_published: bool,
+    ids: Vec<u32>,
+) -> Arc<Options> {
     Arc::new(Options {
         qos,
         retain_as_published,

@@ -285,7 +285,12 @@ impl Ledger {
         Ok(())
     }
 
-    fn settle(&mut self, tables: &mut Tables<'_>, consumer: u32, row: u64) -> Result<(), StoreError> {
+    fn settle(
+        &mut self,
+        tables: &mut Tables<'_>,
+        consumer: u32,
+        row: u64,
+    ) -> Result<(), StoreError> {
         let Some((weight, _)) = tables.settle(consumer, row)? else {
             return Ok(());
         };
@@ -464,7 +469,10 @@ impl Ledger {
         if policy != WhenFull::DropOldest {
             return Ok(false);
         }
-        let Some(mailbox) = self.accounts.get(&consumer).map(|account| Arc::clone(&account.mailbox))
+        let Some(mailbox) = self
+            .accounts
+            .get(&consumer)
+            .map(|account| Arc::clone(&account.mailbox))
         else {
             return Ok(false);
         };
@@ -826,8 +834,11 @@ fn new_mailbox(core: &Core, record: &ConsumerRecord) -> Arc<Mailbox> {
         Kind::Session { identity, .. } => {
             Mailbox::new(core.next_key(), identity.clone(), core.queue_bounds())
         }
-        Kind::Bridge { name, options } => {
-            Mailbox::for_bridge(core.next_key(), name, core.queue_bounds(), options.take_qos0)
-        }
+        Kind::Bridge { name, options } => Mailbox::for_bridge(
+            core.next_key(),
+            name,
+            core.queue_bounds(),
+            options.take_qos0,
+        ),
     })
 }

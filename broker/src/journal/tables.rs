@@ -6,10 +6,7 @@
 use std::sync::Arc;
 
 use holdfast_store::StoreError;
-use redb::{
-    ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
-    WriteTransaction,
-};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
 use super::record::{self, Row};
 use super::{StoredRow, row_options};
@@ -140,7 +137,9 @@ pub(super) fn rows_after(
         let (key, value) = entry?;
         let id = key.value().1;
         let row = decode_row(value.value())?;
-        let bytes = messages.get(id)?.ok_or_else(|| damaged("a row without its message"))?;
+        let bytes = messages
+            .get(id)?
+            .ok_or_else(|| damaged("a row without its message"))?;
         let message = record::message(bytes.value()).ok_or_else(|| damaged("a message"))?;
         found.push(StoredRow {
             row: TailRow {

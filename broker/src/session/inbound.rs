@@ -185,7 +185,9 @@ impl Client {
             let mut entry = Entry::new(message, route, Some(self.mailbox.key));
             entry.stamp = stamp;
             if publish.qos == Qos::ExactlyOnce {
-                entry.received = self.consumer().map(|consumer| (consumer, publish.packet_id));
+                entry.received = self
+                    .consumer()
+                    .map(|consumer| (consumer, publish.packet_id));
             }
             self.entries.push(entry);
         } else {
@@ -232,7 +234,11 @@ impl Client {
         let id = publish.packet_id;
         if publish.qos == Qos::ExactlyOnce {
             let waits = |slot: &Slot| slot.qos == Qos::ExactlyOnce && slot.packet_id == id;
-            if self.slots.iter().any(|slot| waits(slot) && slot.code.is_none()) {
+            if self
+                .slots
+                .iter()
+                .any(|slot| waits(slot) && slot.code.is_none())
+            {
                 // Its PUBREC comes with the commit, not before.
                 return Ok(true);
             }
@@ -258,10 +264,7 @@ impl Client {
             return (Arc::clone(route), *allowed);
         }
         let route = self.core.route(topic);
-        let allowed = self
-            .core
-            .rights
-            .may_publish(&self.mailbox.identity, topic);
+        let allowed = self.core.rights.may_publish(&self.mailbox.identity, topic);
         self.topics
             .insert(Arc::clone(&route.topic), (Arc::clone(&route), allowed));
         (route, allowed)
@@ -292,8 +295,8 @@ impl Client {
     fn needs_journal(&self, publish: &Publish<'_>, route: &Route, stamped: bool) -> bool {
         let asks = publish.retain || stamped || route.durable(publish.qos);
         let exactly = publish.qos == Qos::ExactlyOnce && self.consumer().is_some();
-        let behind = publish.qos != Qos::AtMostOnce
-            && (self.outstanding > 0 || !self.entries.is_empty());
+        let behind =
+            publish.qos != Qos::AtMostOnce && (self.outstanding > 0 || !self.entries.is_empty());
         asks || exactly || behind
     }
 
@@ -313,7 +316,10 @@ impl Client {
     fn run_on(&mut self, route: Arc<Route>, message: Arc<Message>) {
         if let Some(run) = &mut self.run
             && Arc::ptr_eq(&run.route, &route)
-            && run.messages.last().is_some_and(|last| last.qos == message.qos)
+            && run
+                .messages
+                .last()
+                .is_some_and(|last| last.qos == message.qos)
         {
             run.messages.push(message);
             return;

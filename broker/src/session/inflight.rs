@@ -93,9 +93,9 @@ impl Inflight {
 
     /// PUBACK, or PUBREC with an error code: the message is done with.
     pub(crate) fn acknowledged(&mut self, packet_id: u16, qos: Qos) -> Step {
-        let found = self
-            .position(packet_id)
-            .filter(|index| self.sent[*index].qos == qos && self.sent[*index].stage == Stage::Published);
+        let found = self.position(packet_id).filter(|index| {
+            self.sent[*index].qos == qos && self.sent[*index].stage == Stage::Published
+        });
         self.take(found)
     }
 

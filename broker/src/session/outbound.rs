@@ -71,7 +71,9 @@ impl Client {
 
     fn send_fast(&mut self, delivery: &Delivery) {
         let messages = delivery.messages();
-        let Some(first) = messages.first() else { return };
+        let Some(first) = messages.first() else {
+            return;
+        };
         if !self.may_receive(&first.topic) {
             self.drop_live(DropReason::Rights, messages.len());
             return;
@@ -278,10 +280,7 @@ impl Client {
         if let Some(known) = self.receivable.get(topic) {
             return *known;
         }
-        let may = self
-            .core
-            .rights
-            .may_receive(&self.mailbox.identity, topic);
+        let may = self.core.rights.may_receive(&self.mailbox.identity, topic);
         self.receivable.insert(Arc::clone(topic), may);
         may
     }

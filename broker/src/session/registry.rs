@@ -213,11 +213,7 @@ impl Sessions {
     }
 
     /// The state of a disconnected session whose time is over.
-    pub(crate) fn take_expired(
-        &self,
-        client_id: &str,
-        now: u64,
-    ) -> Option<OwnedMutexGuard<Held>> {
+    pub(crate) fn take_expired(&self, client_id: &str, now: u64) -> Option<OwnedMutexGuard<Held>> {
         let cell = self.find(client_id)?;
         let held = Arc::clone(&cell.held).try_lock_owned().ok()?;
         let over = held.exists

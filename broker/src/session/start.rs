@@ -136,11 +136,7 @@ async fn begin(
 }
 
 /// Asks the rights; an empty client id gets one of ours if that is allowed.
-fn identify(
-    shared: &Shared,
-    peer: &Peer,
-    connect: &Connect,
-) -> Result<(Identity, bool), Turned> {
+fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity, bool), Turned> {
     let core = &shared.core;
     let asked = crate::Connect {
         client_id: &connect.client_id,
@@ -192,12 +188,7 @@ fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Messa
     Ok(message)
 }
 
-type Taken = (
-    Arc<Cell>,
-    OwnedMutexGuard<Held>,
-    u64,
-    watch::Receiver<Cut>,
-);
+type Taken = (Arc<Cell>, OwnedMutexGuard<Held>, u64, watch::Receiver<Cut>);
 
 /// Becomes the session's connection; the one before it is told to go.
 async fn take_over(shared: &Shared, identity: &Identity) -> Result<Taken, Turned> {

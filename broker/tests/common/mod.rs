@@ -35,7 +35,11 @@ impl TestRights {
         list.lock().unwrap().push(Filter::new(filter).unwrap());
     }
     fn free(list: &Mutex<Vec<Filter>>, topic: &str) -> bool {
-        !list.lock().unwrap().iter().any(|filter| filter.matches(topic))
+        !list
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|filter| filter.matches(topic))
     }
 }
 
@@ -47,7 +51,10 @@ impl Rights for TestRights {
         if self.banned.lock().unwrap().contains(connect.client_id) {
             return Err(Refusal::Banned);
         }
-        if connect.password.is_some_and(|password| password.0 == b"wrong") {
+        if connect
+            .password
+            .is_some_and(|password| password.0 == b"wrong")
+        {
             return Err(Refusal::BadCredentials);
         }
         Ok(Identity {
@@ -270,7 +277,14 @@ impl Hello {
     }
 }
 
-pub fn publish(v5: bool, flags: u8, topic: &str, id: u16, properties: &[u8], payload: &[u8]) -> Vec<u8> {
+pub fn publish(
+    v5: bool,
+    flags: u8,
+    topic: &str,
+    id: u16,
+    properties: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let mut body = text(topic);
     if flags & 6 != 0 {
         body.extend(id.to_be_bytes());
@@ -440,8 +454,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The acknowledgement of that type and id; its code.
     pub async fn ack(&mut self, first: u8, id: u16) -> u8 {
-        let (found, body) = self.packet().await.expect("closed instead of an acknowledgement");
-        assert_eq!((found, &body[..2]), (first, &id.to_be_bytes()[..]), "{body:?}");
+        let (found, body) = self
+            .packet()
+            .await
+            .expect("closed instead of an acknowledgement");
+        assert_eq!(
+            (found, &body[..2]),
+            (first, &id.to_be_bytes()[..]),
+            "{body:?}"
+        );
         body.get(2).copied().unwrap_or(0)
     }
 
