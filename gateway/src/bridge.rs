@@ -14,7 +14,7 @@ mod outlet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, Consumer, ConsumerError};
+use holdfast_broker::{Broker, Consumer};
 use holdfast_link::dial::Endpoint;
 use holdfast_link::mqtt::{self, Client, ConnectError, Inbox, Outcome, Publish, Settled};
 use holdfast_link::random::SystemRandom;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use convert::Stamp;
 pub use dead_letter::DeadLetters;
-pub use outlet::Outlet;
+pub use outlet::{OpenError, Outlet};
 
 use crate::config::{Direction, Rule};
 use crate::uplink::{State, health_topic};
@@ -101,7 +101,7 @@ impl Bridge {
     ///
     /// # Errors
     /// The journal failed, or a filter is none.
-    pub async fn open(parts: Parts) -> Result<Self, ConsumerError> {
+    pub async fn open(parts: Parts) -> Result<Self, OpenError> {
         let site = &parts.site;
         let built_in = [
             format!("hf/v1/{site}/+/up/#"),

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use holdfast_broker::ConsumerError;
 use holdfast_config::stages::Ended;
 use holdfast_cps::authority::AuthorityError;
 use holdfast_cps::{KeyError, OpenError};
@@ -72,9 +71,9 @@ pub enum BuildError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] holdfast_broker::OpenError),
-    /// The broker's consumers.
+    /// The bridge's rules.
     #[error(transparent)]
-    Consumer(#[from] ConsumerError),
+    Bridge(#[from] crate::bridge::OpenError),
 }
 
 impl BuildError {
