@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn only_refused_rows_with_a_later_one_at_the_server_need_a_new_number() {
         let rows = [(1, "a"), (2, "a"), (3, "b"), (4, "a"), (5, "b")];
-        let cases: [(&[(u64, Outcome)], &[u64]); 6] = [
+        type Case<'a> = (&'a [(u64, Outcome)], &'a [u64]);
+        let cases: [Case<'_>; 6] = [
             (&[(1, OK), (2, OK), (3, OK), (4, OK), (5, OK)], &[]),
             // All refused from one on: they come again as they are.
             (
