@@ -161,8 +161,9 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
         }
         identity.client_id = shared.new_client_id().into();
         assigned = true;
-    } else if *identity.client_id != *connect.client_id {
-        // The session's id is the rights' choice; MQTT 5 can be told of it.
+    } else if connect.client_id.is_empty() {
+        // The rights chose the session's id. Only a client that named none is told [MQTT-3.2.3.3.7]:
+        // stock clients take an assigned id in answer to their own for a protocol error.
         assigned = true;
     }
     Ok((identity, assigned))
