@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::door::Budget;
 use crate::exchange::{ConsumerId, Mailbox};
-use crate::journal::{Entry, Journal, Kind, Loaded, Op, Reply, Verdict};
+use crate::journal::{Entry, Journal, Kind, Loaded, Op, Reply, Stamp, Verdict};
 use crate::metrics::Exposition;
 use crate::session::{Held, Sessions, Wills, subscription};
 use crate::shared::Core;
@@ -237,6 +237,19 @@ impl Broker {
     }
 }
 
+#[cfg(test)]
+impl Broker {
+    pub(crate) fn shared_core(&self) -> &Core {
+        &self.shared.core
+    }
+
+    /// The consumer of that name as the journal had it.
+    pub(crate) fn known_consumer(&self, name: &str) -> Option<Consumer> {
+        let bridge = self.shared.bridges().get(name).cloned()?;
+        Some(Consumer::of(&self.shared, &bridge))
+    }
+}
+
 /// What connections, consumers and the housekeeping work on.
 pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
@@ -361,7 +374,11 @@ impl Shared {
         let stamp = if message.qos == Qos::AtMostOnce {
             None
         } else {
-            self.core.stamp(&message.properties)
+            self.core.stamp(&message.properties).map(|number| Stamp {
+                number,
+                subject: "".into(),
+                from: None,
+            })
         };
         self.core.counters.received(1);
         if !message.retain && stamp.is_none() && !route.durable(message.qos) {

@@ -32,7 +32,7 @@ pub struct Config {
     pub quarantine: bool,
     /// Disk space kept back for what frees space and for control writes, in bytes.
     pub reserve_bytes: u64,
-    /// The wall clock (unix seconds), asked at the start only: how long were we away?
+    /// The wall clock (unix seconds), for one question at the start: how long were we away?
     pub wall: Wall,
 }
 
@@ -65,7 +65,8 @@ pub enum WhenFull {
     DropNewest,
 }
 
-/// Names of the two user properties of the repeat filter; both values are decimal `u64`.
+/// Names of the two user properties of the repeat filter; both values are decimal `u64`. The filter
+/// goes by (sender's subject, topic); (epoch, seq) must only grow there.
 #[derive(Debug, Clone)]
 pub struct RepeatNames {
     /// The sender's epoch.
@@ -122,7 +123,7 @@ pub struct Limits {
     pub retained: usize,
     /// Bytes of all retained messages.
     pub retained_bytes: usize,
-    /// Topics whose repeats are remembered.
+    /// (Sender, topic) pairs whose repeats are remembered.
     pub repeat_topics: usize,
 }
 

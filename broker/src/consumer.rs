@@ -120,6 +120,15 @@ impl Consumer {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(shared: &Arc<Shared>, bridge: &Bridge) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            id: bridge.id,
+            mailbox: Arc::clone(&bridge.mailbox),
+        }
+    }
+
     pub(crate) async fn remove(shared: &Arc<Shared>, name: &str) -> Result<(), ConsumerError> {
         let Some(bridge) = shared.bridges().remove(name) else {
             return Ok(());

@@ -24,6 +24,9 @@ pub(crate) struct Core {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) clock: Ages,
     keys: AtomicU64,
+    /// The planted defect of the durability tests: answers before the commit.
+    #[cfg(test)]
+    pub(crate) early: std::sync::atomic::AtomicBool,
 }
 
 impl std::fmt::Debug for Core {
@@ -43,6 +46,8 @@ impl Core {
             events: broadcast::Sender::new(EVENTS_KEPT),
             clock: Ages::new(),
             keys: AtomicU64::new(1),
+            #[cfg(test)]
+            early: std::sync::atomic::AtomicBool::new(false),
         }
     }
 

@@ -261,7 +261,7 @@ fn will(flags: u8, name: &str, payload: &[u8], props: &CoreProperties) -> Result
             Property::WillDelayInterval(value) => will.delay = value.val(),
             Property::MessageExpiryInterval(value) => will.expiry = Some(value.val()),
             Property::PayloadFormatIndicator(value) => {
-                let format = value.val() as u8;
+                let format = value.val();
                 if format == 1 && std::str::from_utf8(payload).is_err() {
                     return Err(Fault::Protocol);
                 }

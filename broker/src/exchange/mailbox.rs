@@ -4,7 +4,7 @@
 //! Bounded by messages and bytes; what does not fit is refused here and counted by the caller, or, for
 //! rows, read from the journal later. The lock is never held over anything but this bookkeeping.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -95,6 +95,8 @@ struct Inner {
     /// The highest row handed to the reader.
     taken: u64,
     outcomes: VecDeque<Outcome>,
+    /// By topic, the lowest number of the repeat filter that was refused on this connection.
+    refused: HashMap<Arc<str>, (u64, u64)>,
 }
 
 /// What the reader got.
@@ -178,6 +180,7 @@ impl Mailbox {
         inner.messages = 0;
         inner.bytes = 0;
         inner.outcomes = VecDeque::new();
+        inner.refused = HashMap::new();
         dropped
     }
 
@@ -351,6 +354,27 @@ impl Mailbox {
 
     pub(crate) fn next_outcome(&self) -> Option<Outcome> {
         self.lock().outcomes.pop_front()
+    }
+
+    /// The lowest number refused for a topic on this connection.
+    pub(crate) fn refused(&self, topic: &str) -> Option<(u64, u64)> {
+        self.lock().refused.get(topic).copied()
+    }
+
+    /// Notes that a number was refused, or that it was taken at last.
+    pub(crate) fn note_refusal(&self, topic: &Arc<str>, number: (u64, u64), refused: bool) {
+        let mut inner = self.lock();
+        if refused {
+            let lowest = inner.refused.entry(Arc::clone(topic)).or_insert(number);
+            *lowest = number.min(*lowest);
+        } else if !inner.refused.is_empty()
+            && inner
+                .refused
+                .get(topic)
+                .is_some_and(|lowest| number >= *lowest)
+        {
+            inner.refused.remove(topic);
+        }
     }
 
     /// Resolves at the next change; create it before looking.

@@ -33,8 +33,8 @@ pub(crate) struct Tree {
 
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
-    any: Option<Box<Node>>,
+    children: HashMap<Box<str>, Self>,
+    any: Option<Box<Self>>,
     here: Place,
     rest: Place,
 }

@@ -5,17 +5,22 @@
 //! oneshot. Fresh rows go to their reader's memory at once; what does not fit is read back from a
 //! snapshot. Nothing is acknowledged here before the store says that it is on the disk.
 
+mod accept;
+mod answer;
+mod load;
 mod op;
 mod record;
 mod schema;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use holdfast_store::{Damaged, Medium, Options as StoreOptions, Reader, StoreError, Writer};
 use tokio::sync::oneshot;
 
-pub(crate) use op::{ConsumerRecord, Entry, Kind, Op, Reply, SubscriptionRecord, Verdict};
+pub(crate) use op::{ConsumerRecord, Entry, Kind, Op, Reply, Stamp, SubscriptionRecord, Verdict};
 pub(crate) use schema::{Ledger, Loaded};
 
 use crate::exchange::{ConsumerId, Options, TailRow};
@@ -30,6 +35,8 @@ const BATCH: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     writer: Writer<Ledger>,
+    #[cfg(test)]
+    core: Arc<Core>,
 }
 
 /// A row read back, with what the row itself says.
@@ -58,11 +65,22 @@ impl Journal {
         };
         let writer = Writer::open(medium, options, ledger)?;
         let loaded = loaded.recv().map_err(|_| StoreError::Closed)?;
-        Ok((Self { writer }, loaded))
+        let journal = Self {
+            writer,
+            #[cfg(test)]
+            core: Arc::clone(core),
+        };
+        Ok((journal, loaded))
     }
 
     /// Hands an operation in; waits while the journal's mailbox is full.
     pub(crate) async fn send(&self, op: Op) -> Result<(), StoreError> {
+        #[cfg(test)]
+        let op = if self.core.early.load(std::sync::atomic::Ordering::Relaxed) {
+            tests::answered_early(op)
+        } else {
+            op
+        };
         self.writer.send(op).await.map_err(|_| StoreError::Closed)
     }
 

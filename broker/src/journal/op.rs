@@ -23,6 +23,18 @@ pub(crate) enum Verdict {
     Full,
 }
 
+/// The sender's own numbering: within (sender, topic) it only grows.
+#[derive(Debug, Clone)]
+pub(crate) struct Stamp {
+    /// (epoch, seq)
+    pub(crate) number: (u64, u64),
+    /// The sender's subject; empty for the embedding program.
+    pub(crate) subject: Arc<str>,
+    /// Its connection: once a number was refused there, no later one of the topic may overtake it,
+    /// or the refused one would be taken for a repeat when it is sent again.
+    pub(crate) from: Option<Arc<Mailbox>>,
+}
+
 /// One publish on its way through the journal.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -32,8 +44,8 @@ pub(crate) struct Entry {
     pub(crate) publisher: Option<u64>,
     /// A single receiver instead of the route's: a retained message for a new subscription.
     pub(crate) only: Option<(Arc<Mailbox>, Arc<Options>)>,
-    /// (epoch, seq) of the repeat filter.
-    pub(crate) stamp: Option<(u64, u64)>,
+    /// What the repeat filter goes by.
+    pub(crate) stamp: Option<Stamp>,
     /// An incoming QoS 2 packet id of a durable session, to be committed with the message.
     pub(crate) received: Option<(ConsumerId, u16)>,
     /// Filled by the journal.

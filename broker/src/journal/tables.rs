@@ -29,8 +29,9 @@ pub(super) const SUBSCRIPTIONS: TableDefinition<(u32, &str), &[u8]> =
     TableDefinition::new("subscriptions");
 /// Topic -> message.
 pub(super) const RETAINED: TableDefinition<&str, &[u8]> = TableDefinition::new("retained");
-/// Topic -> highest (epoch, seq) committed.
-pub(super) const REPEATS: TableDefinition<&str, (u64, u64)> = TableDefinition::new("repeats");
+/// (sender, topic) -> highest (epoch, seq) committed.
+pub(super) const REPEATS: TableDefinition<(&str, &str), (u64, u64)> =
+    TableDefinition::new("repeats");
 /// (consumer, packet id) of incoming QoS 2 messages between PUBREC and PUBREL.
 pub(super) const RECEIVED: TableDefinition<(u32, u16), ()> = TableDefinition::new("received");
 
@@ -44,7 +45,7 @@ pub(super) struct Tables<'tx> {
     pub(super) consumers: Table<'tx, u32, &'static [u8]>,
     pub(super) subscriptions: Table<'tx, (u32, &'static str), &'static [u8]>,
     pub(super) retained: Table<'tx, &'static str, &'static [u8]>,
-    pub(super) repeats: Table<'tx, &'static str, (u64, u64)>,
+    pub(super) repeats: Table<'tx, (&'static str, &'static str), (u64, u64)>,
     pub(super) received: Table<'tx, (u32, u16), ()>,
 }
 

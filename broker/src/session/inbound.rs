@@ -16,7 +16,7 @@ use crate::codec::{
     self, Ack, AckKind, Disconnect, Fault, Flow, Packet, Publish, Subscribe, Unsubscribe, code,
 };
 use crate::exchange::{ConsumerId, Mailbox, Outcome, Route};
-use crate::journal::{Entry, Op, Reply};
+use crate::journal::{Entry, Op, Reply, Stamp};
 use crate::shared::Core;
 use crate::{CutReason, Message, Qos};
 
@@ -284,11 +284,15 @@ impl Client {
         Ok(())
     }
 
-    fn stamp(&self, publish: &Publish<'_>) -> Option<(u64, u64)> {
+    fn stamp(&self, publish: &Publish<'_>) -> Option<Stamp> {
         if publish.qos == Qos::AtMostOnce || publish.properties.forward.is_empty() {
             return None;
         }
-        self.core.stamp(&publish.properties.forward)
+        Some(Stamp {
+            number: self.core.stamp(&publish.properties.forward)?,
+            subject: Arc::clone(&self.mailbox.identity.subject),
+            from: Some(Arc::clone(&self.mailbox)),
+        })
     }
 
     /// Whether somebody must have it durably, or order asks to stay behind what is at the journal.

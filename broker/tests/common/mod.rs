@@ -1,7 +1,8 @@
 //! Shared by the broker's tests: a server in this process, a client that speaks in bytes, rights that
 //! tests can change.
 
-#![allow(dead_code, unreachable_pub)]
+// Each test program uses a part of it; a test fails by panicking.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

@@ -1,0 +1,279 @@
+//! One publish at the journal: repeat, room, rows, retained slot, high-water mark.
+//!
+//! Part of `schema`, on the writer thread; either everything of a publish is stored or nothing is.
+
+use std::sync::Arc;
+
+use holdfast_store::StoreError;
+use redb::ReadableTable as _;
+use tracing::warn;
+
+use super::op::{Entry, Stamp, Verdict};
+use super::record::{self, Row};
+use super::schema::{Account, Ledger};
+use super::tables::{Tables, damaged};
+use crate::exchange::{Mailbox, Options};
+use crate::{DropReason, Message, WhenFull};
+
+/// What a message finds at a consumer.
+enum Room {
+    Free,
+    Drop(WhenFull),
+    Refuse,
+}
+
+impl Ledger {
+    /// Stores one publish for all who want it durably, or refuses it whole.
+    pub(super) fn accept(
+        &mut self,
+        tables: &mut Tables<'_>,
+        entry: &mut Entry,
+    ) -> Result<(), StoreError> {
+        entry.verdict = self.store(tables, entry)?;
+        note_refusal(entry, entry.verdict == Verdict::Full);
+        if let Some((consumer, packet_id)) = entry.received
+            && entry.verdict != Verdict::Full
+            && self.accounts.contains_key(&consumer.0)
+        {
+            tables.received.insert((consumer.0, packet_id), ())?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<Verdict, StoreError> {
+        let topic = Arc::clone(&entry.message.topic);
+        if let Some(stamp) = &entry.stamp {
+            let key = (&*stamp.subject, &*topic);
+            let known = tables.repeats.get(key)?.map(|mark| mark.value());
+            if known.is_some_and(|known| stamp.number <= known) {
+                return Ok(Verdict::Repeat);
+            }
+            if overtakes(stamp, &topic) {
+                return Ok(Verdict::Full);
+            }
+            if known.is_none() && self.repeat_topics >= self.core.config.limits.repeat_topics as u64
+            {
+                warn!(%topic, "no room for another repeat filter: a repeat would be stored twice");
+                entry.stamp = None;
+            }
+        }
+        let wanted = pick(entry);
+        let retain = entry.message.retain && entry.only.is_none();
+        if retain && !self.retained_fits(tables, &entry.message)? {
+            return Ok(Verdict::Full);
+        }
+        let mut rooms = Vec::with_capacity(wanted.len());
+        let weight = entry.message.weight() as u64;
+        for (mailbox, options) in wanted {
+            let Some(consumer) = mailbox.consumer() else {
+                continue;
+            };
+            let Some(account) = self.accounts.get(&consumer.0) else {
+                continue;
+            };
+            match self.room(account, weight, &topic) {
+                Room::Refuse => return Ok(Verdict::Full),
+                room => rooms.push((consumer.0, mailbox, options, room)),
+            }
+        }
+        for (consumer, mailbox, options, room) in rooms {
+            if let Room::Drop(policy) = room
+                && !self.make_room(tables, consumer, policy)?
+            {
+                self.core
+                    .dropped(&mailbox.identity.client_id, DropReason::JournalFull, 1);
+                continue;
+            }
+            entry.rows_for.push((mailbox, options));
+        }
+        self.insert(tables, entry)?;
+        if retain {
+            self.keep(tables, &entry.message)?;
+        }
+        if let Some(stamp) = &entry.stamp
+            && tables
+                .repeats
+                .insert((&*stamp.subject, &*topic), stamp.number)?
+                .is_none()
+        {
+            self.repeat_topics += 1;
+            tables.meta.insert("repeat_topics", self.repeat_topics)?;
+        }
+        Ok(Verdict::Taken)
+    }
+
+    fn insert(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<(), StoreError> {
+        if entry.rows_for.is_empty() {
+            return Ok(());
+        }
+        entry.row = self.next_row;
+        self.next_row += 1;
+        record::put_message(&mut self.scratch, &entry.message);
+        tables.messages.insert(entry.row, self.scratch.as_slice())?;
+        let sharers = u32::try_from(entry.rows_for.len()).map_err(|_| damaged("a route"))?;
+        if sharers > 1 {
+            tables.shared.insert(entry.row, sharers)?;
+        }
+        let weight = entry.message.weight() as u64;
+        for (mailbox, options) in &entry.rows_for {
+            let Some(consumer) = mailbox.consumer() else {
+                continue;
+            };
+            let row = Row {
+                qos: entry.message.qos.min(options.qos),
+                retain_as_published: options.retain_as_published,
+                retained: entry.only.is_some(),
+                released: false,
+                sole: sharers == 1,
+                weight: u32::try_from(weight).unwrap_or(u32::MAX),
+                ids: options.ids.clone(),
+            };
+            row.encode(&mut self.scratch);
+            tables
+                .rows
+                .insert((consumer.0, entry.row), self.scratch.as_slice())?;
+            if let Some(account) = self.accounts.get_mut(&consumer.0) {
+                account.rows += 1;
+                account.bytes += weight;
+            }
+            self.rows += 1;
+            self.bytes += weight;
+            self.touched.insert(consumer.0);
+        }
+        Ok(())
+    }
+
+    fn room(&self, account: &Account, weight: u64, topic: &str) -> Room {
+        let own = account.rows < account.max_rows && account.bytes + weight <= account.max_bytes;
+        let all = self.bytes + weight <= self.core.config.limits.journal_bytes;
+        if own && all {
+            return Room::Free;
+        }
+        let by_topic = self
+            .core
+            .config
+            .when_full
+            .iter()
+            .find(|(filter, _)| filter.matches(topic))
+            .map(|(_, policy)| *policy);
+        let policy = if own {
+            // All are full: an unanswered question refuses, so that nothing is lost.
+            by_topic.or(account.when_full).unwrap_or(WhenFull::Refuse)
+        } else {
+            // One session's fault is that session's loss, unless it was said otherwise.
+            account
+                .when_full
+                .or(by_topic)
+                .unwrap_or(WhenFull::DropNewest)
+        };
+        match policy {
+            WhenFull::Refuse => Room::Refuse,
+            other => Room::Drop(other),
+        }
+    }
+
+    /// Drops the consumer's oldest row that its reader has not had; false when there is none.
+    fn make_room(
+        &mut self,
+        tables: &mut Tables<'_>,
+        consumer: u32,
+        policy: WhenFull,
+    ) -> Result<bool, StoreError> {
+        if policy != WhenFull::DropOldest {
+            return Ok(false);
+        }
+        let Some(mailbox) = self
+            .accounts
+            .get(&consumer)
+            .map(|account| Arc::clone(&account.mailbox))
+        else {
+            return Ok(false);
+        };
+        let Some(oldest) = tables.first_after(consumer, mailbox.taken())? else {
+            return Ok(false);
+        };
+        if !mailbox.may_drop(oldest) {
+            return Ok(false);
+        }
+        self.settle(tables, consumer, oldest)?;
+        self.core
+            .dropped(&mailbox.identity.client_id, DropReason::JournalFull, 1);
+        Ok(true)
+    }
+
+    fn retained_fits(&self, tables: &Tables<'_>, message: &Message) -> Result<bool, StoreError> {
+        let limits = &self.core.config.limits;
+        if message.payload.is_empty() {
+            return Ok(true);
+        }
+        let known = tables.retained.get(&*message.topic)?.is_some();
+        Ok((known || self.retained_count < limits.retained)
+            && self.retained_bytes + message.weight() <= limits.retained_bytes)
+    }
+
+    fn keep(&mut self, tables: &mut Tables<'_>, message: &Message) -> Result<(), StoreError> {
+        let old = if message.payload.is_empty() {
+            tables.retained.remove(&*message.topic)?
+        } else {
+            record::put_message(&mut self.scratch, message);
+            tables
+                .retained
+                .insert(&*message.topic, self.scratch.as_slice())?
+        };
+        let old = old.and_then(|old| record::message(old.value()));
+        if let Some(old) = old {
+            self.retained_count = self.retained_count.saturating_sub(1);
+            self.retained_bytes = self.retained_bytes.saturating_sub(old.weight());
+        }
+        if !message.payload.is_empty() {
+            self.retained_count += 1;
+            self.retained_bytes += message.weight();
+        }
+        Ok(())
+    }
+}
+
+/// Who wants a row of it; members of shared subscriptions are picked here.
+fn pick(entry: &mut Entry) -> Vec<(Arc<Mailbox>, Arc<Options>)> {
+    if let Some((mailbox, options)) = &entry.only {
+        return vec![(Arc::clone(mailbox), Arc::clone(options))];
+    }
+    let qos = entry.message.qos;
+    let mut wanted: Vec<_> = entry
+        .route
+        .targets
+        .iter()
+        .filter_map(|target| {
+            let options = target.options_for(entry.publisher)?;
+            let keeps = target.mailbox.keeps(qos, options.qos);
+            keeps.then(|| (Arc::clone(&target.mailbox), Arc::clone(options)))
+        })
+        .collect();
+    entry.live_picks.clear();
+    for group in &entry.route.groups {
+        let Some(target) = group.pick() else { continue };
+        let picked = (Arc::clone(&target.mailbox), Arc::clone(&target.options));
+        if target.mailbox.keeps(qos, target.options.qos) {
+            wanted.push(picked);
+        } else {
+            entry.live_picks.push(picked);
+        }
+    }
+    wanted
+}
+
+/// Whether an earlier number of the same sender and topic was refused on this connection and has
+/// not been taken since.
+fn overtakes(stamp: &Stamp, topic: &str) -> bool {
+    let from = stamp.from.as_ref();
+    from.and_then(|from| from.refused(topic))
+        .is_some_and(|refused| stamp.number > refused)
+}
+
+pub(super) fn note_refusal(entry: &Entry, refused: bool) {
+    if let Some(stamp) = &entry.stamp
+        && let Some(from) = &stamp.from
+    {
+        from.note_refusal(&entry.message.topic, stamp.number, refused);
+    }
+}

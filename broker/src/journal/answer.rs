@@ -1,0 +1,178 @@
+//! After the commit, or after its failure: who is delivered to and who is answered.
+//!
+//! Part of `schema`, on the writer thread. Nothing here waits: answers go to mailboxes and oneshots.
+
+use std::sync::Arc;
+
+use holdfast_store::StoreError;
+
+use super::accept::note_refusal;
+use super::op::{Entry, Op, Reply, Verdict};
+use super::schema::Ledger;
+use crate::codec::code;
+use crate::exchange::{Batch, Outcome, TailRow};
+use crate::{Event, Qos};
+
+impl Ledger {
+    /// After the commit: delivers, fills retained slots, answers.
+    fn accepted(&self, entries: Vec<Entry>, reply: Reply) {
+        let answers = answers(&entries);
+        let full = entries
+            .iter()
+            .filter(|entry| entry.verdict == Verdict::Full)
+            .count() as u64;
+        if let Some(first) = entries.iter().find(|entry| entry.verdict == Verdict::Full) {
+            self.core.counters.refused_full(full);
+            self.core.tell(Event::JournalFull {
+                topic: Arc::clone(&first.message.topic),
+                count: full,
+            });
+        }
+        let repeats = entries
+            .iter()
+            .filter(|entry| entry.verdict == Verdict::Repeat)
+            .count();
+        self.core.counters.repeats(repeats as u64);
+        let verdicts: Vec<Verdict> = entries.iter().map(|entry| entry.verdict).collect();
+        self.deliver(entries);
+        match reply {
+            Reply::None => {}
+            Reply::Mailbox(mailbox) => mailbox.push_outcome(Outcome::Codes(answers)),
+            Reply::Caller(answer) => {
+                let _ = answer.send(Ok(verdicts));
+            }
+        }
+    }
+
+    fn deliver(&self, entries: Vec<Entry>) {
+        let mut run: Vec<Entry> = Vec::new();
+        for entry in entries {
+            if entry.verdict != Verdict::Taken {
+                continue;
+            }
+            let goes_on = run.last().is_some_and(|last| {
+                Arc::ptr_eq(&last.route, &entry.route)
+                    && last.message.qos == entry.message.qos
+                    && last.publisher == entry.publisher
+                    && last.only.is_none()
+                    && entry.only.is_none()
+            });
+            if !goes_on {
+                self.deliver_run(std::mem::take(&mut run));
+            }
+            run.push(entry);
+        }
+        self.deliver_run(run);
+    }
+
+    /// Entries of one route and QoS: live to those who take them so, rows to their readers.
+    fn deliver_run(&self, run: Vec<Entry>) {
+        let Some(first) = run.first() else { return };
+        if first.only.is_none() {
+            let messages = run.iter().map(|entry| Arc::clone(&entry.message)).collect();
+            self.core
+                .deliver(&first.route, first.publisher, messages, false);
+        }
+        for entry in run {
+            for (mailbox, options) in &entry.live_picks {
+                let batch = Arc::new(Batch::new(vec![Arc::clone(&entry.message)]));
+                self.core.put(mailbox, options, &batch, 0..1, false);
+            }
+            for (mailbox, options) in entry.rows_for {
+                mailbox.push_row(TailRow {
+                    id: entry.row,
+                    message: Arc::clone(&entry.message),
+                    options,
+                    retained: entry.only.is_some(),
+                });
+            }
+            if entry.message.retain && entry.only.is_none() {
+                self.core.retained.set(&entry.message);
+            }
+        }
+    }
+
+    pub(super) fn answer(&self, op: Op) {
+        match op {
+            Op::Accept { entries, reply } => self.accepted(entries, reply),
+            Op::Settle { answer, .. } | Op::Drop { answer, .. } => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Op::Release { rows, mailbox, .. } => mailbox.push_outcome(Outcome::Released(rows)),
+            Op::Forget { codes, mailbox, .. } => mailbox.push_outcome(Outcome::Completed(codes)),
+            Op::Open {
+                id,
+                mailbox,
+                answer,
+                ..
+            } => {
+                mailbox.set_consumer(id);
+                if let (Some(answer), Some(id)) = (answer, id) {
+                    let _ = answer.send(Ok(id));
+                }
+            }
+            Op::Subscriptions { answer, .. } => {
+                let _ = answer.send(Ok(()));
+            }
+            Op::Unretain { topics } => {
+                let now = self.core.clock.now();
+                for topic in topics {
+                    self.core.retained.remove_expired(&topic, now);
+                }
+            }
+            Op::Left { .. } | Op::Tick => {}
+        }
+    }
+}
+
+pub(super) fn fail(op: Op, failure: &StoreError) {
+    let failure = failure.clone();
+    if let Op::Accept { entries, .. } = &op {
+        entries.iter().for_each(|entry| note_refusal(entry, true));
+    }
+    match op {
+        Op::Accept { entries, reply } => match reply {
+            Reply::None => {}
+            Reply::Mailbox(mailbox) => {
+                let waiting = answers(&entries).len();
+                mailbox.push_outcome(Outcome::Failed(waiting));
+            }
+            Reply::Caller(answer) => {
+                let _ = answer.send(Err(failure));
+            }
+        },
+        // A row whose release is not in stays as it was: after a reconnect it is sent again.
+        Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } => {
+            mailbox.push_outcome(Outcome::NotCompleted);
+        }
+        Op::Settle { answer, .. } | Op::Drop { answer, .. } => {
+            if let Some(answer) = answer {
+                let _ = answer.send(Err(failure));
+            }
+        }
+        Op::Open { answer, .. } => {
+            if let Some(answer) = answer {
+                let _ = answer.send(Err(failure));
+            }
+        }
+        Op::Subscriptions { answer, .. } => {
+            let _ = answer.send(Err(failure));
+        }
+        Op::Left { .. } | Op::Unretain { .. } | Op::Tick => {}
+    }
+}
+
+/// One code per entry that somebody waits for.
+fn answers(entries: &[Entry]) -> Vec<u8> {
+    entries
+        .iter()
+        .filter(|entry| entry.message.qos != Qos::AtMostOnce && entry.only.is_none())
+        .map(|entry| match entry.verdict {
+            Verdict::Full => code::QUOTA,
+            Verdict::Taken if entry.route.is_empty() => code::NO_MATCHING_SUBSCRIBERS,
+            Verdict::Taken | Verdict::Repeat => code::SUCCESS,
+        })
+        .collect()
+}

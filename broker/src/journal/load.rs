@@ -1,0 +1,122 @@
+//! What is kept in memory, read from the tables: at the opening, and after a failed commit.
+//!
+//! Part of `schema`, on the writer thread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use holdfast_store::StoreError;
+use redb::ReadableTable as _;
+
+use super::op::{ConsumerRecord, Kind};
+use super::record;
+use super::schema::{Ledger, Loaded};
+use super::tables::{Tables, damaged};
+use crate::exchange::{ConsumerId, Mailbox};
+use crate::shared::Core;
+
+impl Ledger {
+    /// Loads counters and marks; at the first opening everything else too.
+    pub(super) fn load(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
+        self.next_row = tables.number("next_row")?.unwrap_or(1);
+        self.next_consumer = u32::try_from(tables.number("next_consumer")?.unwrap_or(1))
+            .map_err(|_| damaged("the number of consumers"))?;
+        self.repeat_topics = tables.number("repeat_topics")?.unwrap_or(0);
+        self.touched.clear();
+        let mut loaded = Loaded::default();
+        let first = self.opening.is_some();
+        if first {
+            self.load_clock(tables)?;
+        }
+        let mut known = HashMap::new();
+        for entry in tables.consumers.iter()? {
+            let (key, value) = entry?;
+            let id = key.value();
+            let record = record::consumer(value.value()).ok_or_else(|| damaged("a consumer"))?;
+            let mailbox = match self.accounts.remove(&id) {
+                Some(account) => account.mailbox,
+                None => new_mailbox(&self.core, &record),
+            };
+            mailbox.set_consumer(Some(ConsumerId(id)));
+            let mut account = self.account(&record, Arc::clone(&mailbox));
+            if let Some(counts) = tables.counts.get(id)? {
+                (account.rows, account.bytes) = counts.value();
+            }
+            mailbox.set_rows(account.rows);
+            if first {
+                mailbox.rewind(0);
+                loaded.consumers.push((ConsumerId(id), record, mailbox));
+            } else {
+                mailbox.reread();
+            }
+            known.insert(id, account);
+        }
+        self.accounts = known;
+        self.rows = self.accounts.values().map(|account| account.rows).sum();
+        self.bytes = self.accounts.values().map(|account| account.bytes).sum();
+        self.load_retained(tables)?;
+        if let Some(opening) = self.opening.take() {
+            load_rest(tables, &mut loaded)?;
+            // The opener waits for exactly this.
+            let _ = opening.send(loaded);
+        }
+        self.show_figures();
+        Ok(())
+    }
+
+    /// We were away for as long as the wall clock says, and never for less than nothing.
+    fn load_clock(&self, tables: &Tables<'_>) -> Result<(), StoreError> {
+        let seconds = tables.number("broker_seconds")?.unwrap_or(0);
+        let wall = self.core.config.wall.seconds();
+        let away = tables
+            .number("wall_seconds")?
+            .map_or(0, |then| wall.saturating_sub(then));
+        self.core.clock.set_base(seconds + away);
+        Ok(())
+    }
+
+    fn load_retained(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
+        let mut all = Vec::new();
+        self.retained_bytes = 0;
+        for entry in tables.retained.iter()? {
+            let (_, value) = entry?;
+            let message = record::message(value.value()).ok_or_else(|| damaged("a retained"))?;
+            self.retained_bytes += message.weight();
+            all.push(Arc::new(message));
+        }
+        self.retained_count = all.len();
+        self.core.retained.replace(all);
+        Ok(())
+    }
+}
+
+fn load_rest(tables: &Tables<'_>, loaded: &mut Loaded) -> Result<(), StoreError> {
+    for entry in tables.subscriptions.iter()? {
+        let (key, value) = entry?;
+        let (consumer, filter) = key.value();
+        let record =
+            record::subscription(value.value()).ok_or_else(|| damaged("a subscription"))?;
+        loaded
+            .subscriptions
+            .push((ConsumerId(consumer), filter.to_owned(), record));
+    }
+    for entry in tables.received.iter()? {
+        let (consumer, packet_id) = entry?.0.value();
+        loaded.received.push((ConsumerId(consumer), packet_id));
+    }
+    Ok(())
+}
+
+fn new_mailbox(core: &Core, record: &ConsumerRecord) -> Arc<Mailbox> {
+    Arc::new(match &record.kind {
+        Kind::Session { identity, .. } => {
+            Mailbox::new(core.next_key(), identity.clone(), core.queue_bounds())
+        }
+        Kind::Bridge { name, options } => Mailbox::for_bridge(
+            core.next_key(),
+            name,
+            core.queue_bounds(),
+            options.take_qos0,
+        ),
+    })
+}
