@@ -203,3 +203,64 @@ fn read_cose_key(r: &mut Reader<'_>) -> Result<VerifyingKey, KeyError> {
     let (x, y) = x.zip(y).ok_or(KeyError::BadBody)?;
     VerifyingKey::from_coordinates(curve, x, y).map_err(|_| KeyError::BadBody)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SigningKey;
+    use crate::fixture::TestRng;
+
+    #[test]
+    fn one_key_in_all_its_encodings() {
+        let key = SigningKey::generate(&mut TestRng::new(1)).public();
+        let x509 = PublicKey::x509(&key);
+        assert_eq!(PublicKey::parse(x509.as_bytes()).unwrap(), x509);
+        let (x, y) = key.point()[1..].split_at(32);
+        for kty in [false, true] {
+            let cose = cbor::encode(|w| {
+                w.array(3).uint(10).uint(3).map(3 + usize::from(kty));
+                if kty {
+                    w.int(1).int(2);
+                }
+                w.int(-1).int(1).int(-2).bytes(x).int(-3).bytes(y);
+            });
+            let read = PublicKey::parse(&cose).unwrap();
+            assert!(read.same_key(&x509) && read != x509);
+            assert_ne!(read.hash(HashAlg::Sha256), x509.hash(HashAlg::Sha256));
+        }
+    }
+
+    #[test]
+    fn keys_that_are_none_are_refused() {
+        let spki = SigningKey::generate(&mut TestRng::new(2))
+            .public()
+            .to_spki_der();
+        let key = |kind: u64, encoding: u64, body: &[u8]| {
+            PublicKey::parse(&cbor::encode(|w| {
+                w.array(3).uint(kind).uint(encoding).bytes(body);
+            }))
+        };
+        key(10, 1, &spki).unwrap();
+        assert_eq!(key(11, 1, &spki), Err(KeyError::BadBody));
+        assert_eq!(key(1, 1, &spki), Err(KeyError::UnsupportedType(1)));
+        assert_eq!(key(10, 0, &spki), Err(KeyError::UnsupportedEncoding(0)));
+        let mut off_curve = spki.clone();
+        *off_curve.last_mut().unwrap() ^= 1;
+        assert_eq!(key(10, 1, &off_curve), Err(KeyError::BadBody));
+        assert_eq!(
+            key(10, 1, &[&spki[..], &[0]].concat()),
+            Err(KeyError::BadBody)
+        );
+        let doubled = cbor::encode(|w| {
+            w.array(3)
+                .uint(10)
+                .uint(3)
+                .map(2)
+                .int(-1)
+                .int(1)
+                .int(-1)
+                .int(1);
+        });
+        assert_eq!(PublicKey::parse(&doubled), Err(KeyError::BadBody));
+    }
+}

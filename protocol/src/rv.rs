@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::crypto::Hash;
-use crate::wire::cbor::{self, CborError, Kind, Reader, Writer};
+use crate::wire::cbor::{self, CborError, Reader, Writer};
 
 /// Most directives in one info.
 pub const MAX_DIRECTIVES: usize = 16;
@@ -400,13 +400,9 @@ impl To2Address {
     pub fn decode(r: &mut Reader<'_>) -> Result<Self, CborError> {
         r.array(4)?;
         let ip = if r.null() { None } else { Some(decode_ip(r)?) };
-        let dns = match r.kind() {
-            Kind::Null => {
-                r.null();
-                None
-            }
-            _ => Some(r.text(MAX_DNS)?.to_owned()),
-        };
+        // Some write an empty name where there is none.
+        let dns = if r.null() { "" } else { r.text(MAX_DNS)? };
+        let dns = (!dns.is_empty()).then(|| dns.to_owned());
         let (port, protocol) = (r.small()?, To2Protocol::from_number(r.small()?));
         if ip.is_none() && dns.is_none() {
             return Err(CborError::Value("owner address without host"));
@@ -417,5 +413,87 @@ impl To2Address {
             port,
             protocol,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(bytes: &[u8]) -> Result<RendezvousInfo, CborError> {
+        RendezvousInfo::parse(bytes)
+    }
+
+    #[test]
+    fn each_party_reads_its_own_half() {
+        let rendezvous = RendezvousInfo::new(vec![
+            vec![
+                Instruction::DevOnly,
+                Instruction::Dns("holdfast-rv.local".into()),
+            ],
+            vec![
+                Instruction::Ip([10, 0, 0, 1].into()),
+                Instruction::DevPort(1),
+                Instruction::OwnerPort(2),
+                Instruction::Protocol(RvProtocol::Https),
+                Instruction::DelaySecs(7),
+            ],
+            vec![
+                Instruction::OwnerOnly,
+                Instruction::Dns("owners.example".into()),
+            ],
+            vec![
+                Instruction::Bypass,
+                Instruction::Dns("direct.example".into()),
+            ],
+            vec![Instruction::Other(11, Some(vec![0x14]))],
+        ])
+        .unwrap();
+        let device = rendezvous.device_contacts();
+        let names: Vec<_> = device
+            .iter()
+            .map(|contact| contact.dns.as_deref())
+            .collect();
+        assert_eq!(
+            names,
+            [Some("holdfast-rv.local"), None, Some("direct.example")]
+        );
+        assert_eq!((device[0].port, device[0].protocol), (80, RvProtocol::Http));
+        assert_eq!((device[1].port, device[1].delay_secs), (1, Some(7)));
+        assert!(device[2].bypass && !device[1].bypass);
+        let owner = rendezvous.owner_contacts();
+        let ports: Vec<_> = owner.iter().map(|contact| contact.port).collect();
+        assert_eq!(ports, [2, 80]);
+        assert_eq!(owner[1].dns.as_deref(), Some("owners.example"));
+    }
+
+    #[test]
+    fn valueless_instructions_come_in_two_forms() {
+        let short = info(&[0x81, 0x81, 0x81, 14]).unwrap();
+        let long = info(&[0x81, 0x81, 0x82, 14, 0x41, 0xf6]).unwrap();
+        assert_eq!(short, long);
+        assert_eq!(short.directives(), [vec![Instruction::Bypass]]);
+        assert_ne!(short.as_bytes(), long.as_bytes(), "each keeps its encoding");
+        // No directive, no value where one is needed, a value of another type.
+        for broken in [
+            &[0x80][..],
+            &[0x81, 0x81, 0x81, 5],
+            &[0x81, 0x81, 0x82, 5, 0x41, 0x01],
+            &[0x81, 0x81, 0x82, 2, 0x44, 0x43, 1, 2, 3],
+            &[0x81, 0x81, 0x82, 3, 0x45, 0x1a, 0, 1, 0, 0],
+        ] {
+            info(broken).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn owner_addresses_need_a_host() {
+        let decode = |bytes: &[u8]| To2Address::decode(&mut Reader::new(bytes).unwrap());
+        let address = decode(&[0x84, 0x44, 127, 0, 0, 1, 0x60, 0x18, 0x50, 3]).unwrap();
+        assert_eq!((address.dns.as_ref(), address.port), (None, 80));
+        let encoded = cbor::encode(|w| address.encode(w));
+        assert_eq!(encoded, [0x84, 0x44, 127, 0, 0, 1, 0xf6, 0x18, 0x50, 3]);
+        decode(&[0x84, 0xf6, 0x60, 0x18, 0x50, 3]).unwrap_err();
+        decode(&[0x84, 0xf6, 0xf6, 0x18, 0x50, 3]).unwrap_err();
     }
 }

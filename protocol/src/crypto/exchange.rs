@@ -181,4 +181,43 @@ mod tests {
         );
         assert_eq!(kdf(&secret, &[], 48).len(), 48);
     }
+
+    #[test]
+    fn both_sides_derive_from_shared_x_then_device_then_owner() {
+        let rng = &mut crate::fixture::TestRng::new(1);
+        let (device, owner) = (EcdhSecret::generate(rng), EcdhSecret::generate(rng));
+        let [xa, xb] = [&owner, &device].map(|side| side.parameter().to_bytes());
+        assert_eq!(xa.len(), 86);
+        let shared = device.secret.diffie_hellman(
+            &p256::PublicKey::from_sec1_bytes(owner.parameter.key.point()).unwrap(),
+        );
+        let secret = [&shared.raw_secret_bytes()[..], &xb[70..], &xa[70..]].concat();
+        let read = |bytes: &[u8]| EcdhParameter::parse(bytes).unwrap();
+        for suite in [AeadSuite::A128Gcm, AeadSuite::A256Gcm] {
+            let [owner, device] = [1, 2].map(|_| {
+                let rng = &mut crate::fixture::TestRng::new(1);
+                (EcdhSecret::generate(rng), EcdhSecret::generate(rng))
+            });
+            let by_device = device.0.agree_as_device(&read(&xa), suite);
+            let by_owner = owner.1.agree_as_owner(&read(&xb), suite);
+            let expected = kdf(&secret, &[], suite.key_len());
+            assert_eq!(by_device.expose(), &expected[..]);
+            assert_eq!(by_owner.expose(), &expected[..]);
+        }
+    }
+
+    #[test]
+    fn coordinates_without_leading_zeros_are_padded() {
+        // Some implementation strips them; look for a point whose x starts with a zero.
+        let rng = &mut crate::fixture::TestRng::new(2);
+        let full = (0..5000)
+            .map(|_| EcdhSecret::generate(rng).parameter().to_bytes())
+            .find(|bytes| bytes[2] == 0)
+            .unwrap();
+        let short = [&[0, 31], &full[3..]].concat();
+        assert_eq!(EcdhParameter::parse(&short), EcdhParameter::parse(&full));
+        for broken in [&full[..85], &[&full[..], &[0]].concat(), &[0, 33], &[]] {
+            EcdhParameter::parse(broken).unwrap_err();
+        }
+    }
 }

@@ -151,7 +151,7 @@ impl Headers {
     pub fn with(mut self, label: i64, value: Vec<u8>) -> Self {
         debug_assert!(self.get(label).is_none(), "a header label occurs once");
         self.entries.push((label, value));
-        // Shorter encodings first, then bytewise: the order of deterministic CBOR.
+        // Bytewise order of the encoded labels: that of deterministic CBOR (RFC 8949, 4.2.1).
         self.entries
             .sort_by_key(|(label, _)| cbor::encode(|w| _ = w.int(*label)));
         self

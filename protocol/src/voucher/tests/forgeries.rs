@@ -177,6 +177,15 @@ fn forged_device_certificates_are_refused() {
         .unwrap();
     let refusal = untrusted.verify_owned_by(&owner, &policy).unwrap_err();
     assert_eq!(refusal, VoucherError::DeviceChainUntrusted);
+    let pretender = world.born.ca.pretender();
+    let chain_of = [
+        &pretender.issue(&device),
+        &pretender.root,
+        &world.born.ca.root,
+    ];
+    let untrusted = passed(chain_of.map(Clone::clone).to_vec());
+    let refusal = untrusted.verify_owned_by(&owner, &policy).unwrap_err();
+    assert_eq!(refusal, VoucherError::DeviceChainUntrusted);
     let expired = world.born.ca.issue_with(&device, |params| {
         params.not_before = date_time_ymd(2001, 1, 1);
         params.not_after = date_time_ymd(2002, 1, 1);

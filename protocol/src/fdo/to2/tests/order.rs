@@ -178,3 +178,24 @@ fn no_iv_is_used_twice() {
         assert_eq!(message.body[8], 0x4c);
     }
 }
+
+#[test]
+fn entries_are_handed_out_once_and_in_order() {
+    let world = World::new(17, 3);
+    let mut recorded = Vec::new();
+    let wire = |_, message: &mut Message| recorded.push(message.clone());
+    play(&world, world.replacing(), Options::default(), wire).unwrap();
+    let ask = |number| Message::new(MessageType::To2GetOvNextEntry, vec![0x81, number]);
+    for (at, wrong) in [(2, 1), (2, 3), (4, 0), (4, 2), (6, 1), (6, 3)] {
+        assert_eq!(recorded[at], ask(at as u8 / 2 - 1));
+        let (failed, end, error) = replace(&world, at, &ask(wrong)).unwrap_err();
+        assert_eq!((failed, end), (at, End::Owner));
+        assert!(matches!(
+            error,
+            Error::Check {
+                what: "number of the entry",
+                ..
+            }
+        ));
+    }
+}
