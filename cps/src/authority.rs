@@ -457,7 +457,7 @@ impl Authority {
         } else {
             Vec::new()
         };
-        let in_site = matches!(issuer, Issuer::Site(_)) || self.core.config.name_constraints;
+        let in_site = matches!(issuer, Issuer::Site(_));
         if let Some(public) = addresses
             .iter()
             .find(|address| in_site && !is_private(**address))

@@ -130,7 +130,7 @@ pub struct Limits {
     pub fdo_sessions: usize,
     /// How long an FDO run may stay open.
     pub fdo_session_life: Duration,
-    /// Longest voucher accepted, bytes.
+    /// Longest voucher accepted, bytes: an entry holds two, each extended once more.
     pub voucher_bytes: usize,
     /// Rounds of ServiceInfo in one TO2 run.
     pub service_info_rounds: u32,
@@ -161,7 +161,7 @@ impl Default for Limits {
             api_body: 4 * 1024 * 1024,
             fdo_sessions: 1_024,
             fdo_session_life: Duration::from_secs(300),
-            voucher_bytes: 32 * 1024,
+            voucher_bytes: 20 * 1024,
             service_info_rounds: 1_000,
             rendezvous_life: Duration::from_secs(7 * 24 * 60 * 60),
             sync_batch: 500,

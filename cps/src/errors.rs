@@ -42,11 +42,11 @@ impl FdoFault {
 
     /// The reply to `previous`.
     pub(crate) fn reply(&self, previous: u8) -> FdoReply {
-        let error = match self {
-            Self::TooLarge(_) | Self::BodyCut | Self::NoLength => Error::TooMuch("message size"),
-            Self::NoSuchMessage(_) | Self::ContentType(_) => Error::Own("not answered here"),
-        };
         let kind = MessageType::from_number(previous).unwrap_or(MessageType::Error);
+        let error = Error::Check {
+            message: kind,
+            what: self.reason(),
+        };
         reply_of(&error, kind, None)
     }
 }

@@ -187,7 +187,7 @@ impl Registry {
 
     /// This server's enrolment number, 1 at first.
     pub(crate) fn epoch(&self) -> Result<u32, StoreError> {
-        self.read(|view| epoch(view))
+        self.read(|view| Ok(epoch_of(view.meta(EPOCH)?)))
     }
 
     pub(crate) async fn set_epoch(&self, epoch: u32) -> Result<(), StoreError> {
@@ -205,11 +205,9 @@ fn own(error: WriteError) -> StoreError {
     }
 }
 
-fn epoch<S: crate::tables::Source>(tables: Tables<S>) -> Result<u32, StoreError> {
-    Ok(tables
-        .meta(EPOCH)?
-        .and_then(|epoch| u32::try_from(epoch).ok())
-        .unwrap_or(1))
+fn epoch_of(kept: Option<u64>) -> u32 {
+    kept.and_then(|epoch| u32::try_from(epoch).ok())
+        .unwrap_or(1)
 }
 
 /// A device's record as the fold over its entries.
@@ -258,7 +256,8 @@ impl Writing<'_> {
             device,
             change,
         } = draft;
-        let (server, epoch) = (self.author.server.clone(), epoch(self.tables)?);
+        let server = self.author.server.clone();
+        let epoch = epoch_of(self.tables.meta(EPOCH)?);
         let mut author = Author::new(server.clone(), epoch, site.clone());
         let last = self.tables.head(&site, &server, epoch)?;
         let own = self.tables.span(&site, (&server, epoch), (last, last), 1)?;
@@ -269,6 +268,8 @@ impl Writing<'_> {
         let signed = author
             .write(self.author.clock.now(), device, change, &self.author.key)
             .map_err(|fault| WriteError::Job(fault.into()))?;
+        // What could not be read again must never get into the log.
+        SignedEntry::parse(signed.as_bytes()).map_err(|fault| WriteError::Job(fault.into()))?;
         self.appended = true;
         Ok(self.take(&signed)?)
     }

@@ -55,8 +55,6 @@ const INBOX: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("local
 const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("local.tokens");
 /// GUID -> what TO0 left here. *Local.*
 const RENDEZVOUS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("local.rendezvous");
-/// GUID -> until when it is registered at a remote rendezvous (unix seconds). *Local.*
-const REGISTERED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("local.registered");
 /// server -> where it said that it can be reached. *Local.*
 const PEERS: Json = TableDefinition::new("local.peers");
 /// *Local.*
@@ -83,7 +81,6 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(DEVICES)?;
     tx.open_table(GUIDS)?;
     tx.open_table(TOKENS)?;
-    tx.open_table(REGISTERED)?;
     tx.open_table(META)?;
     Ok(())
 }
@@ -295,14 +292,6 @@ impl<S: Source> Tables<S> {
         self.by_guid(RENDEZVOUS, guid)
     }
 
-    pub(crate) fn registered(&self, guid: Guid) -> Answer<Option<u64>> {
-        Ok(self
-            .0
-            .open(REGISTERED)?
-            .get(&guid.0)?
-            .map(|until| until.value()))
-    }
-
     pub(crate) fn peers(&self) -> Answer<Vec<PeerRow>> {
         self.values(PEERS)
     }
@@ -446,11 +435,6 @@ impl Tables<&WriteTransaction> {
         self.0
             .open_table(RENDEZVOUS)?
             .insert(&row.guid.0, &*text(row))?;
-        Ok(())
-    }
-
-    pub(crate) fn put_registered(&self, guid: Guid, until: u64) -> Answer<()> {
-        self.0.open_table(REGISTERED)?.insert(&guid.0, until)?;
         Ok(())
     }
 

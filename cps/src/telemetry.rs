@@ -16,13 +16,13 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, Writ
 use crate::metrics::Metrics;
 
 type Stamped<'a> = (&'a str, &'a str, u64, u64);
+/// Messages kept of a topic, and the highest (epoch, seq) that retention removed.
+type Kept = (u64, Option<(u64, u64)>);
 
 /// (source, topic, epoch, seq) -> arrival number, received at (unix seconds), payload.
 const MESSAGES: TableDefinition<'_, Stamped<'static>, (u64, u64, &[u8])> =
     TableDefinition::new("ledger.messages");
-/// (source, topic) -> messages kept, and the highest (epoch, seq) that retention removed.
-const TOPICS: TableDefinition<'_, (&str, &str), (u64, Option<(u64, u64)>)> =
-    TableDefinition::new("ledger.topics");
+const TOPICS: TableDefinition<'_, (&str, &str), Kept> = TableDefinition::new("ledger.topics");
 /// The last arrival number.
 const ARRIVALS: TableDefinition<'_, (), u64> = TableDefinition::new("ledger.arrivals");
 

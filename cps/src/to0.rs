@@ -2,6 +2,7 @@
 //! refreshes before the registration lapses. Called by the binaries with the rendezvous servers
 //! to use; a gateway also registers at its own. It decides nothing about vouchers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,12 @@ use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy as Retry};
 use holdfast_protocol::fdo::Error;
 use holdfast_protocol::fdo::to0::{Registration, hello};
+use holdfast_protocol::id::Guid;
 use holdfast_protocol::rv::{To2Address, To2Protocol};
 use holdfast_protocol::voucher::{Voucher, VoucherError};
-use holdfast_store::{StoreError, WriteError, Written};
+use holdfast_store::StoreError;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Core;
@@ -22,6 +26,8 @@ use crate::tables::VoucherRow;
 
 /// How often the vouchers are looked through.
 const ROUND: Duration = Duration::from_secs(5);
+/// Rest before a voucher is offered again to a server that refused it.
+const REFUSED_REST: Duration = Duration::from_secs(600);
 
 /// Why a voucher could not be registered.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +54,13 @@ pub enum To0Error {
 pub struct To0 {
     core: Core,
     local: Arc<Rendezvous>,
-    wake: Arc<tokio::sync::Notify>,
+    wake: watch::Sender<u64>,
 }
+
+/// What one rendezvous server holds of us, as far as we know: GUID -> when to register again. Kept
+/// in memory: after a restart all is registered anew, which also mends a server that forgot.
+#[derive(Debug, Default)]
+pub struct Registered(HashMap<Guid, Instant>);
 
 /// What one round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,20 +76,22 @@ impl To0 {
         Self {
             core,
             local,
-            wake: Arc::default(),
+            wake: watch::Sender::new(0),
         }
     }
 
     /// Looks through the vouchers at once (a new one has come).
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.send_modify(|count| *count += 1);
     }
 
-    /// Registers and refreshes at `server` until cancelled.
+    /// Registers and refreshes at `server` until cancelled. One of these for each server.
     pub async fn run(&self, server: Client, cancel: CancellationToken) {
         let mut backoff = Backoff::new(Retry::default());
+        let (mut wake, mut registered) = (self.wake.subscribe(), Registered::default());
         loop {
-            let wait = match self.round(&server).await {
+            wake.mark_unchanged();
+            let wait = match self.round(&server, &mut registered).await {
                 Ok(Round { failed: 0, .. }) => {
                     backoff.worked();
                     ROUND
@@ -91,7 +104,7 @@ impl To0 {
             };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = self.wake.notified() => {}
+                _ = wake.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -102,24 +115,42 @@ impl To0 {
     ///
     /// # Errors
     /// Our own store or configuration; a server's refusals are counted in the answer.
-    pub async fn round(&self, server: &Client) -> Result<Round, To0Error> {
+    pub async fn round(
+        &self,
+        server: &Client,
+        registered: &mut Registered,
+    ) -> Result<Round, To0Error> {
         let mut round = Round::default();
-        for row in self.due()? {
-            match self.register(server, &row).await {
-                Ok(_) => round.done += 1,
+        let live = self.live()?;
+        registered
+            .0
+            .retain(|guid, _| live.iter().any(|row| row.guid == *guid));
+        let now = Instant::now();
+        for row in &live {
+            if registered.0.get(&row.guid).is_some_and(|due| *due > now) {
+                continue;
+            }
+            match self.register(server, row).await {
+                Ok(granted) => {
+                    round.done += 1;
+                    let half = Duration::from_secs(u64::from(granted) / 2);
+                    registered.0.insert(row.guid, now + half);
+                }
                 Err(error) => {
-                    tracing::info!(guid = ?row.guid, %error, "registration failed");
+                    tracing::warn!(guid = ?row.guid, %error, "registration failed");
                     self.core.metrics.refused("to0 client", "failed");
                     round.failed += 1;
                     if let To0Error::Link(LinkError::Transport(_)) = error {
                         break;
                     }
+                    // The server said no and will say so again: others go first.
+                    registered.0.insert(row.guid, now + REFUSED_REST);
                 }
             }
         }
         self.core
             .metrics
-            .registered(self.live()?.len().saturating_sub(round.failed));
+            .registered(live.len().saturating_sub(round.failed));
         Ok(round)
     }
 
@@ -155,39 +186,7 @@ impl To0 {
         let answer = run.exchange(&first).await?;
         let (state, second) =
             state.step(&answer, &voucher, self.core.keys.owner(), &registration)?;
-        let granted = state.step(&run.exchange(&second).await?)?;
-        // Refreshed when half of it is over.
-        let until = self
-            .core
-            .clock
-            .now()
-            .secs
-            .saturating_add(u64::from(granted) / 2);
-        let guid = row.guid;
-        let done: Written<()> = self
-            .core
-            .registry
-            .write(move |it| Ok(it.tables.put_registered(guid, until)?))
-            .await;
-        done.map_err(|error| match error {
-            WriteError::Store(error) => error,
-            WriteError::Job(never) => match never {},
-        })?;
-        Ok(granted)
-    }
-
-    fn due(&self) -> Result<Vec<VoucherRow>, StoreError> {
-        let now = self.core.clock.now().secs;
-        let live = self.live()?;
-        self.core.registry.read(|view| {
-            let mut due = Vec::new();
-            for row in live {
-                if view.registered(row.guid)?.is_none_or(|until| until <= now) {
-                    due.push(row);
-                }
-            }
-            Ok(due)
-        })
+        Ok(state.step(&run.exchange(&second).await?)?)
     }
 
     fn live(&self) -> Result<Vec<VoucherRow>, StoreError> {

@@ -54,7 +54,8 @@ pub enum Subject {
         /// Shown in its name.
         domain: Domain,
     },
-    /// An intermediate: path length 0, names below `subtrees` and private addresses only.
+    /// An intermediate: path length 0, names below `subtrees`, and a site's with private addresses
+    /// only.
     Issuer {
         /// Which one.
         issuer: Issuer,
@@ -105,9 +106,12 @@ impl Template {
             .push(DnType::CommonName, self.common_name());
         match &self.subject {
             Subject::Root { .. } => authority_usage(&mut params, 1),
-            Subject::Issuer { subtrees, .. } => {
+            Subject::Issuer {
+                issuer, subtrees, ..
+            } => {
                 authority_usage(&mut params, 0);
-                params.name_constraints = constraints(subtrees);
+                let in_site = matches!(issuer, Issuer::Site(_));
+                params.name_constraints = constraints(subtrees, in_site);
             }
             Subject::Leaf {
                 party,
@@ -162,12 +166,13 @@ fn usages(party: &Party) -> Vec<ExtendedKeyUsagePurpose> {
     }
 }
 
-fn constraints(subtrees: &[String]) -> Option<NameConstraints> {
+/// Sites are on private networks; the cloud's own servers may stand at any address.
+fn constraints(subtrees: &[String], in_site: bool) -> Option<NameConstraints> {
     if subtrees.is_empty() {
         return None;
     }
     let names = subtrees.iter().cloned().map(GeneralSubtree::DnsName);
-    let networks = PRIVATE.iter().map(|(address, prefix)| {
+    let networks = PRIVATE.iter().filter(|_| in_site).map(|(address, prefix)| {
         GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*address, *prefix))
     });
     Some(NameConstraints {

@@ -29,7 +29,6 @@ struct Parties {
 }
 
 /// A router for the given roles. Where two roles answer the same message the first one gets it.
-#[must_use]
 pub fn fdo_router(parties: Vec<Arc<dyn FdoParty>>, body_limit: usize, metrics: Metrics) -> Router {
     let mut by_message: BTreeMap<u8, Arc<dyn FdoParty>> = BTreeMap::new();
     for party in &parties {
@@ -66,7 +65,8 @@ async fn message(
             respond(reply, echo)
         }
         Err(fault) => {
-            tracing::info!(message = previous, %fault, "FDO request refused");
+            tracing::warn!(message = previous, %fault, "FDO request refused");
+            parties.metrics.refused("fdo http", fault.reason());
             parties.metrics.fdo(previous, false);
             respond(fault.reply(previous), echo)
         }

@@ -281,14 +281,26 @@ async fn servers_carry_their_addresses_and_are_made_anew_when_these_change() {
         let name = ServerName::try_from(name).unwrap();
         verify_chain(leaf, above, &anchors, Purpose::Server, Some(&name), now).unwrap();
     }
+    // The cloud may stand anywhere, a site's gateway may not.
     let public = "8.8.8.8".parse().unwrap();
-    let error = cloud
+    let gateway = gateway(&cloud, "north", "gw1").await;
+    let error = gateway
         .cps
         .authority()
         .own_identity(&[public])
         .await
         .unwrap_err();
     assert_eq!(error.reason(), "public address");
+    let open = cloud.cps.authority().own_identity(&[public]).await.unwrap();
+    let (leaf, above) = open.chain().split_first().unwrap();
+    let name = ServerName::try_from("8.8.8.8").unwrap();
+    verify_chain(leaf, above, &anchors, Purpose::Server, Some(&name), now).unwrap();
+    let moved = cloud
+        .cps
+        .authority()
+        .own_identity(&[LOCAL, lan])
+        .await
+        .unwrap();
     // Two thirds of its life are over.
     cloud
         .clock

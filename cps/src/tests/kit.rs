@@ -102,7 +102,32 @@ pub(crate) async fn cloud_with(change: impl FnOnce(&mut CpsConfig)) -> Served {
 }
 
 /// Opens a server in its folder and serves it; the FDO address it advertises is its own.
-pub(crate) async fn serve(mut config: CpsConfig, folder: TempDir) -> Served {
+pub(crate) async fn serve(config: CpsConfig, folder: TempDir) -> Served {
+    let keys = folder.path().join("keys");
+    let stores = stores(folder.path());
+    serve_from(config, folder, stores, &keys).await
+}
+
+/// A cloud with its registry on the given medium and its keys in a folder that outlives it.
+pub(crate) async fn serve_on(
+    medium: Medium,
+    keys: &TempDir,
+    folder: TempDir,
+) -> Result<Served, holdfast_store::StoreError> {
+    let registry = Store::open(medium, Options::default(), crate::prepare)?;
+    let ledger = Medium::File(folder.path().join("ledger.redb"));
+    let ledger = Store::open(ledger, Options::default(), telemetry::prepare)?;
+    let domain = "holdfast.internal".parse().unwrap();
+    let config = CpsConfig::new(server("cloud"), domain, Role::Cloud);
+    Ok(serve_from(config, folder, Stores { registry, ledger }, keys.path()).await)
+}
+
+async fn serve_from(
+    mut config: CpsConfig,
+    folder: TempDir,
+    stores: Stores,
+    keys: &std::path::Path,
+) -> Served {
     let clock = Arc::new(ManualClock::at(NOW));
     let (fdo, api) = (listener().await, listener().await);
     let (fdo_at, api_at) = (fdo.local_addr().unwrap(), api.local_addr().unwrap());
@@ -114,8 +139,8 @@ pub(crate) async fn serve(mut config: CpsConfig, folder: TempDir) -> Served {
     }];
     config.advertise.https = vec![api_at.to_string()];
     config.advertise.mqtt = vec![format!("127.0.0.1:{}", api_at.port())];
-    let keys = Keys::open(&folder.path().join("keys")).unwrap();
-    let opened = Cps::open(config, stores(folder.path()), keys, Arc::clone(&clock) as _).await;
+    let keys = Keys::open(keys).unwrap();
+    let opened = Cps::open(config, stores, keys, Arc::clone(&clock) as _).await;
     let cps = opened.unwrap();
     let cancel = CancellationToken::new();
     let identity = IdentitySlot::with(cps.authority().own_identity(&[LOCAL]).await.unwrap());
@@ -338,6 +363,11 @@ impl Device {
             config: None,
             done: false,
         }
+    }
+
+    /// The same device after a restart, with nothing but its credential.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.credential.clone())
     }
 
     pub(crate) fn id(&self) -> DeviceId {

@@ -1,5 +1,7 @@
 //! A device's way in: TO0, TO1, TO2, its certificate; cut anywhere and tried again; lies refused.
 
+use std::sync::Arc;
+
 use holdfast_link::fdo::Error as LinkError;
 use holdfast_link::random::SystemRandom;
 use holdfast_link::tls::{Anchors, Purpose, verify_chain};
@@ -8,8 +10,11 @@ use holdfast_protocol::fdo::ErrorCode;
 use holdfast_protocol::fdo::to2::Options;
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{Change, Standing};
+use holdfast_store::fault::{CrashBackend, Image};
+use holdfast_store::{Medium, StoreError};
 
 use super::kit::*;
+use crate::to0::Registered;
 use crate::vouchers::Accepted;
 
 async fn accepted(cloud: &Served, factory: &Factory, at: &str) -> Device {
@@ -38,9 +43,10 @@ async fn a_device_comes_in_by_to0_to1_and_to2_and_its_certificate_holds() {
     let factory = Factory::new();
     let mut device = accepted(&cloud, &factory, "north").await;
     let id = device.id();
-    let round = cloud.cps.to0().round(&fdo_client(cloud.fdo)).await.unwrap();
+    let (to0, mut known) = (cloud.cps.to0(), Registered::default());
+    let round = to0.round(&fdo_client(cloud.fdo), &mut known).await.unwrap();
     assert_eq!((round.done, round.failed), (1, 0));
-    let again = cloud.cps.to0().round(&fdo_client(cloud.fdo)).await.unwrap();
+    let again = to0.round(&fdo_client(cloud.fdo), &mut known).await.unwrap();
     assert_eq!(again.done, 0, "registered already");
     let to1d = device.to1(cloud.fdo).await.unwrap();
     assert_eq!(to1d.addresses()[0].port, cloud.fdo.port());
@@ -328,4 +334,111 @@ async fn a_site_of_its_own_serves_what_was_extended_to_it_in_advance() {
         matches!(entry.entry().change, Change::AlternateTold { .. })
     });
     assert!(told.count() >= 2, "devices were told of the other server");
+}
+
+/// Message 71 lost to a power cut at the owner, at any moment from the device's last word on: what
+/// the disk holds then serves the device with the credential it kept, and with the one it took if
+/// that was recorded.
+#[tokio::test]
+async fn after_a_power_cut_in_the_last_commit_the_device_is_served_with_what_it_kept() {
+    let cut = crash_in_last_commit(CrashBackend::new()).await;
+    let (mut replaced, count) = (0, cut.images.len());
+    assert!(count >= 6, "{count} images");
+    for image in cut.images {
+        let at = image.at;
+        let cloud = reopened(image, &cut.keys).await.unwrap();
+        let mut device = cut.device.again();
+        if onboarded(&cloud) {
+            replaced += 1;
+            // It may have taken the new one, or not: here it took it.
+            device.credential = cut.device.pending.clone().unwrap();
+        }
+        let ended = device.to2(cloud.fdo, &Manners::default()).await;
+        assert!(matches!(ended, Ended::Well), "image {at}: {ended:?}");
+    }
+    assert!(
+        0 < replaced && replaced < count,
+        "both sides of the commit were met: {replaced}"
+    );
+    let cloud = reopened(cut.answered, &cut.keys).await.unwrap();
+    assert!(onboarded(&cloud), "what was answered is there");
+    let ended = cut.device.again().to2(cloud.fdo, &Manners::default()).await;
+    assert!(
+        matches!(ended, Ended::Well),
+        "the old credential, after the commit: {ended:?}"
+    );
+}
+
+/// The control: on a disk that lies about syncs the answer went out and nothing of it is there.
+#[tokio::test]
+async fn a_lying_disk_is_caught() {
+    let cut = crash_in_last_commit(CrashBackend::without_sync()).await;
+    let cloud = reopened(cut.answered, &cut.keys).await;
+    assert!(cloud.is_err() || !onboarded(&cloud.unwrap()));
+}
+
+fn onboarded(cloud: &Served) -> bool {
+    cloud
+        .cps
+        .devices()
+        .list(None)
+        .unwrap()
+        .iter()
+        .any(|one| one.onboarded)
+}
+
+struct Cut {
+    /// From the time just before the last commit.
+    images: Vec<Image>,
+    /// What a cut right after the answer leaves at worst.
+    answered: Image,
+    /// With the old credential, the new one pending.
+    device: Device,
+    keys: tempfile::TempDir,
+}
+
+/// Runs TO2 up to the answer to 70 on a disk that remembers.
+async fn crash_in_last_commit(disk: CrashBackend) -> Cut {
+    let keys = tempfile::tempdir().unwrap();
+    let medium = Medium::Backend(Arc::new(disk.clone()));
+    let cloud = serve_on(medium, &keys, tempfile::tempdir().unwrap())
+        .await
+        .unwrap();
+    let mut device = accepted(&cloud, &Factory::new(), "north").await;
+    let mut stop = 6;
+    // The last answer is the one after which the owner has it on record.
+    let before = loop {
+        let before = disk.position();
+        let mut one = device.again();
+        let manners = Manners {
+            stops_after: Some(stop),
+            ..Manners::default()
+        };
+        let ended = one.to2(cloud.fdo, &manners).await;
+        assert!(matches!(ended, Ended::Stopped), "{ended:?}");
+        if onboarded(&cloud) {
+            device.pending = one.pending;
+            break before;
+        }
+        stop += 1;
+    };
+    let answered = disk.image(disk.position(), || false);
+    let mut images = Vec::new();
+    let random = || rand_core::Rng::next_u64(&mut SystemRandom);
+    disk.each_image(2, random, |image| {
+        if image.at >= before {
+            images.push(image);
+        }
+    });
+    cloud.stop().await;
+    Cut {
+        images,
+        answered,
+        device,
+        keys,
+    }
+}
+
+async fn reopened(image: Image, keys: &tempfile::TempDir) -> Result<Served, StoreError> {
+    serve_on(image.into_medium(), keys, tempfile::tempdir().unwrap()).await
 }
