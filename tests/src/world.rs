@@ -187,26 +187,20 @@ impl World {
         Ok(())
     }
 
-    /// Starts the cloud and waits until it listens everywhere.
+    /// Starts the cloud and waits until it says that it is well.
     ///
     /// # Errors
-    /// It ended or did not listen in time.
+    /// It ended, or was not well in time.
     pub async fn start_cloud(&mut self) -> anyhow::Result<()> {
-        let doors = self.cloud_doors;
-        self.cloud
-            .start(&[doors.mqtt, doors.https, doors.fdo, doors.metrics])
-            .await
+        self.cloud.start(Some(self.cloud_doors.metrics)).await
     }
 
-    /// Starts the gateway, which must be enrolled, and waits until it listens everywhere.
+    /// Starts the gateway, which must be enrolled, and waits until it says that it is well.
     ///
     /// # Errors
-    /// It ended or did not listen in time.
+    /// It ended, or was not well in time.
     pub async fn start_gateway(&mut self) -> anyhow::Result<()> {
-        let doors = self.gateway_doors;
-        self.gateway
-            .start(&[doors.mqtt, doors.https, doors.fdo, doors.metrics])
-            .await
+        self.gateway.start(Some(self.gateway_doors.metrics)).await
     }
 
     /// Starts the device, which must have been through the factory.
@@ -214,7 +208,7 @@ impl World {
     /// # Errors
     /// It cannot be started.
     pub async fn start_agent(&mut self) -> anyhow::Result<()> {
-        self.agent.start(&[]).await
+        self.agent.start(None).await
     }
 
     /// Adds the site and enrols the gateway with a fresh token.
@@ -389,11 +383,11 @@ impl Part {
         serde_json::from_str(&said).with_context(|| format!("status --json printed {said:?}"))
     }
 
-    /// Starts `run` and waits until all `doors` accept connections.
+    /// Starts `run` and, if it has a health page, waits until that and its own commands answer.
     ///
     /// # Errors
-    /// It ended or did not listen in time.
-    pub async fn start(&mut self, doors: &[SocketAddr]) -> anyhow::Result<()> {
+    /// It ended, or was not well in time.
+    pub async fn start(&mut self, health: Option<SocketAddr>) -> anyhow::Result<()> {
         let mut process = Process::start(
             self.name,
             &self.program,
@@ -401,19 +395,19 @@ impl Part {
             &self.log,
         )?;
         let end = Instant::now() + READY;
-        for door in doors {
-            while TcpStream::connect(door).await.is_err() {
-                if let Some(status) = process.ended()? {
-                    anyhow::bail!("{} ended with {status}:\n{}", self.name, process.log_end());
-                }
-                ensure!(
-                    Instant::now() < end,
-                    "{} does not listen on {door}:\n{}",
-                    self.name,
-                    process.log_end()
-                );
-                sleep(Duration::from_millis(20)).await;
+        while let Some(door) = health
+            && !(self.state.join("admin.sock").exists() && fetch(door, "/health").await.is_ok())
+        {
+            if let Some(status) = process.ended()? {
+                anyhow::bail!("{} ended with {status}:\n{}", self.name, process.log_end());
             }
+            ensure!(
+                Instant::now() < end,
+                "{} is not well after {READY:?}:\n{}",
+                self.name,
+                process.log_end()
+            );
+            sleep(Duration::from_millis(20)).await;
         }
         self.process = Some(process);
         Ok(())
