@@ -73,7 +73,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     )?);
     let reached = Reached::of(&config, &listeners)?;
     let cps = open_cps(&config, &reached, state, Arc::clone(&clock)).await?;
-    let addresses = reached.certified();
+    let addresses = reached.certified(&listeners);
     let identity = IdentitySlot::with(cps.authority().own_identity(&addresses).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
     let (broker, epoch) = open_broker(&config, &cps, state)?;
@@ -186,15 +186,17 @@ impl Reached {
         })
     }
 
-    /// Addresses for the certificate: intermediates permit private ones only; a public server is
-    /// known by its name.
-    fn certified(&self) -> Vec<IpAddr> {
+    /// Addresses for the certificate: those told to others and those listened on. Intermediates
+    /// permit private ones only; a public server is known by its name.
+    fn certified(&self, listeners: &Listeners) -> Vec<IpAddr> {
         let hosts = self
             .mqtt
             .iter()
             .chain(&self.https)
             .map(|reached| &reached.host);
-        let mut addresses: Vec<IpAddr> = hosts.filter_map(|host| host.parse().ok()).collect();
+        let told = hosts.filter_map(|host| host.parse().ok());
+        let own = [listeners.mqtt.1.ip(), listeners.https.1.ip()];
+        let mut addresses: Vec<IpAddr> = told.chain(own).collect();
         addresses.retain(|address| is_private(*address));
         addresses.sort();
         addresses.dedup();

@@ -60,7 +60,10 @@ impl Intake {
         unstamped: Unstamped,
         batch: usize,
     ) -> Result<Self, ConsumerError> {
-        let filters = FILTERS.iter().map(|text| Filter::new(text).expect("filters of ours")).collect();
+        let filters = FILTERS
+            .iter()
+            .map(|text| Filter::new(text).expect("filters of ours"))
+            .collect();
         let options = ConsumerOptions {
             max_bytes: u64::MAX,
             ..ConsumerOptions::default()

@@ -80,7 +80,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         Arc::clone(&clock),
     )
     .await?;
-    let certified = identity::private(addresses.clone());
+    let certified = identity::certified(&config, addresses.clone());
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
     let (broker, epoch) = open_broker(&config, &cps, &cloud, state)?;

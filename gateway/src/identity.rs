@@ -115,7 +115,7 @@ pub async fn enrol(
     let enrolling = Enrolling {
         gateway: None,
         cloud: vec![cloud.to_string()],
-        addresses: addresses.clone(),
+        addresses: certified(config, addresses.clone()),
         mqtt: at(config.listen.mqtt.port()),
         https: at(config.listen.https.port()),
     };
@@ -159,7 +159,7 @@ impl Renewal {
                 return;
             }
             let addresses = match lan_addresses(&self.config) {
-                Ok(addresses) if !addresses.is_empty() => private(addresses),
+                Ok(addresses) if !addresses.is_empty() => certified(&self.config, addresses),
                 // A cable pulled out is no reason for a certificate without addresses.
                 _ => continue,
             };
@@ -171,9 +171,13 @@ impl Renewal {
     }
 }
 
-/// Only private addresses may stand in a site's certificate.
+/// The addresses for the gateway's certificate: those told to devices and those listened on, as far
+/// as they are private, which is all that a site's authority may certify.
 #[must_use]
-pub fn private(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+pub fn certified(config: &Config, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.extend([config.listen.mqtt.ip(), config.listen.https.ip()]);
     addresses.retain(|address| holdfast_cps::authority::is_private(*address));
+    addresses.sort();
+    addresses.dedup();
     addresses
 }

@@ -43,7 +43,11 @@ fn fixture() -> Fixture {
         most_runs: 4,
         run_life: Duration::from_secs(60),
     });
-    Fixture { _folder: folder, factory, stock }
+    Fixture {
+        _folder: folder,
+        factory,
+        stock,
+    }
 }
 
 async fn send(factory: &Factory, message: &Message, token: Option<&Token>) -> FdoReply {
@@ -67,14 +71,24 @@ fn code(reply: &FdoReply) -> ErrorCode {
 
 #[tokio::test]
 async fn a_device_gets_its_credential_and_its_voucher_is_kept_first() {
-    let Fixture { factory, stock, _folder } = fixture();
+    let Fixture {
+        factory,
+        stock,
+        _folder,
+    } = fixture();
     let key = SigningKey::generate(&mut SystemRandom);
     let (device, hello) = di::start("t-1", "thermometer", key.clone()).expect("starts");
     let reply = send(&factory, &hello, None).await;
     let token = reply.token.clone().expect("a run");
-    let (device, hmac) = device.step(&message(reply), &mut SystemRandom).expect("credentials");
+    let (device, hmac) = device
+        .step(&message(reply), &mut SystemRandom)
+        .expect("credentials");
     let reply = send(&factory, &hmac, Some(&token)).await;
-    assert_eq!(reply.token.as_ref(), Some(&token), "the token never changes in a run");
+    assert_eq!(
+        reply.token.as_ref(),
+        Some(&token),
+        "the token never changes in a run"
+    );
     let credential = device.step(&message(reply)).expect("done");
 
     let kept = stock.get(credential.guid).expect("kept");
@@ -89,7 +103,11 @@ async fn a_device_gets_its_credential_and_its_voucher_is_kept_first() {
 
 #[tokio::test]
 async fn wrong_order_foreign_tokens_and_nonsense_are_refused() {
-    let Fixture { factory, stock, _folder } = fixture();
+    let Fixture {
+        factory,
+        stock,
+        _folder,
+    } = fixture();
     let hmac = Message::new(MessageType::DiSetHmac, vec![0x80]);
     let reply = send(&factory, &hmac, Some(&Token::random())).await;
     assert_eq!(code(&reply), ErrorCode::InvalidToken);
@@ -104,5 +122,8 @@ async fn wrong_order_foreign_tokens_and_nonsense_are_refused() {
     factory.give_up(&token);
     let reply = send(&factory, &hmac, Some(&token)).await;
     assert_eq!(code(&reply), ErrorCode::InvalidToken, "given up");
-    assert!(stock.list().expect("list").is_empty(), "nothing half-made is kept");
+    assert!(
+        stock.list().expect("list").is_empty(),
+        "nothing half-made is kept"
+    );
 }

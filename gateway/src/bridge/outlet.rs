@@ -51,7 +51,10 @@ impl Outlet {
         window: usize,
     ) -> Result<Self, OpenError> {
         // Built-in filters are ours, those of rules were parsed by the configuration.
-        let filters = filters.iter().map(|text| Filter::new(text)).collect::<Result<_, _>>()?;
+        let filters = filters
+            .iter()
+            .map(|text| Filter::new(text))
+            .collect::<Result<_, _>>()?;
         // The journal as a whole is bounded; the bridge may have all of it.
         let options = ConsumerOptions {
             max_rows: u64::MAX,
