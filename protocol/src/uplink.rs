@@ -212,7 +212,7 @@ impl Uplink {
     /// is asked for counts as sent at `now`.
     pub fn poll(&mut self, now: Duration) -> Poll {
         for track in [&mut self.ping, &mut self.end_to_end] {
-            if track.expire(now, &self.settings) {
+            if track.expire(now, &self.settings) && track.is_up() {
                 self.next_tick = self.next_tick.min(self.last_tick + self.settings.timeout);
             }
         }
@@ -239,8 +239,11 @@ impl Uplink {
             Outcome::Answered { rtt } => track.answered(rtt, &self.settings),
             Outcome::Failed => {
                 track.failed(&self.settings);
-                // Not at once: a refusal comes in no time, and asking again would be a hot loop.
-                self.next_tick = self.next_tick.min(self.last_tick + self.settings.timeout);
+                // What is only doubted needs haste, what is known to be down does not. And not at
+                // once: a refusal comes in no time, and asking again would be a hot loop.
+                if track.is_up() {
+                    self.next_tick = self.next_tick.min(self.last_tick + self.settings.timeout);
+                }
             }
         }
         self.decide(now)
@@ -255,10 +258,6 @@ impl Uplink {
     fn tick(&mut self, now: Duration) -> Vec<Probe> {
         let tracks = [&self.ping, &self.end_to_end];
         let suspect = tracks.iter().any(|track| track.is_suspect());
-        // What is known to be down needs no haste; what is only doubted does.
-        let doubted = tracks
-            .iter()
-            .any(|track| track.is_suspect() && track.is_up());
         let in_turn = self
             .ticks
             .is_multiple_of(self.settings.end_to_end_every.into());
@@ -271,12 +270,7 @@ impl Uplink {
         }
         self.ticks += 1;
         self.last_tick = now;
-        self.next_tick = now
-            + if doubted {
-                self.settings.timeout
-            } else {
-                self.settings.interval
-            };
+        self.next_tick = now + self.settings.interval;
         probes
     }
 

@@ -487,3 +487,14 @@ fn normal_rows_leave_a_part_of_the_window_to_urgent_ones() {
     world.end_read();
     assert_eq!(world.drain.next().map(|sending| sending.id), Some(urgent));
 }
+
+#[test]
+fn what_is_written_while_a_page_is_read_is_not_forgotten() {
+    let mut world = World::new(small(), 4);
+    world.write("a", Class::Normal);
+    world.begin_read();
+    world.write("a", Class::Normal);
+    world.end_read();
+    world.finish();
+    assert_eq!(judge(&world.all, &world.history, true), Ok(()));
+}

@@ -100,8 +100,7 @@ impl Filter {
                 // No topic lies above the first level, so `+/#` reaches all that `#` does.
                 (Some("+"), Some("#")) => return leading && rule.peek() == Some(&"#"),
                 (Some("+"), segment @ Some(_)) if !(leading && is_special(segment)) => {}
-                // A wildcard in `asked` equals only the same wildcard, which the arms above took.
-                (Some(wanted), Some(found)) if wanted == found && !is_wildcard(found) => {}
+                (Some(wanted), Some(found)) if wanted == found => {}
                 (None, None) => return true,
                 _ => return false,
             }

@@ -186,6 +186,11 @@ fn the_metered_profile_notices_within_a_minute_and_stays_cheap() {
     world.run(3_600 * SEC);
     // 90 pings of 170 bytes and 12 requests of 1,500 bytes an hour: 555 bytes a minute.
     assert!(world.sent <= 90 + 12, "{} probes", world.sent);
+    // Nor does an outage make it ask faster than it does in peace.
+    world.set(false);
+    world.sent = 0;
+    world.run(3_600 * SEC);
+    assert!(world.sent <= 2 * 90 + 8, "{} probes", world.sent);
 }
 
 /// Runs a random pattern of cuts and returns the relapses; checks notice on the way.
