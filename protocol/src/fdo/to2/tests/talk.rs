@@ -183,6 +183,7 @@ fn endless_talk_is_cut_off() {
     let mut rounds = 0;
     let wire = |_, message: &mut Message| {
         rounds += u32::from(message.kind == MessageType::To2DeviceServiceInfo);
+        assert!(rounds <= 2 * MAX_ROUNDS, "nobody cuts it off");
     };
     let (_, end, error) = drive(&mut owner, &mut device, hello, wire).unwrap_err();
     assert_eq!(
