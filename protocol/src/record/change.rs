@@ -79,7 +79,8 @@ pub struct Onboarded {
     pub old_guid: Guid,
     /// The GUID that the device bears since.
     pub new_guid: Guid,
-    /// The replacement voucher (CBOR).
+    /// The replacement voucher (CBOR); empty when the device computed no HMAC for one, and so cannot
+    /// be passed on.
     pub voucher: Vec<u8>,
     /// The key that authenticates the device from now on.
     pub cps_key: VerifyingKey,

@@ -140,6 +140,10 @@ fn check_replacement(
     if onboarded.new_guid == onboarded.old_guid {
         return Err(EvidenceFault::GuidKept);
     }
+    if onboarded.voucher.is_empty() {
+        // Some devices compute no HMAC for a new voucher: they work, but cannot be passed on.
+        return Ok(());
+    }
     let replacement = Voucher::parse(&onboarded.voucher).map_err(EvidenceFault::Replacement)?;
     replacement
         .verify(&expected.policy)

@@ -186,6 +186,11 @@ fn forged_replacements_are_refused() {
         .extend(&PublicKey::x509(&thief.public()), &world.gateway)
         .unwrap();
     assert_eq!(replaced(extended), Ok(Standing::Proved));
+    // A device that computes no HMAC for a new voucher is still itself.
+    assert_eq!(
+        world.changed(|report| report.voucher.clear()),
+        Ok(Standing::Proved)
+    );
     let kept = world.changed(|report| report.new_guid = report.old_guid);
     assert_eq!(kept, Err(EvidenceFault::GuidKept));
     let garbage = world.changed(|report| report.voucher = vec![0]);
