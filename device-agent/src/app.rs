@@ -66,8 +66,7 @@ impl Agent {
             .context("cannot open the outbox")?;
         let board = Board::default();
         show_identity(&board, contents.identity.as_ref());
-        let device = holdfast_protocol::id::DeviceId::from_guid(contents.credential.guid);
-        board.tell(|status| _ = status.device.get_or_insert_with(|| device.to_string()));
+        board.tell(|status| status.device = Some(contents.device().to_string()));
         let discovery = match config.discovery.enabled {
             true => Some(Arc::new(Discovery::start(&config.discovery.interfaces)?)),
             false => None,

@@ -72,6 +72,15 @@ pub enum Command {
 /// # Errors
 /// As the operator should read them.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let done = act(cli).await;
+    // Whether it comes from `run` or `status`: the operator has to initialise the device first.
+    done.map_err(|error| match error.downcast_ref::<VaultError>() {
+        Some(VaultError::Missing) => Misuse(error.to_string()).into(),
+        _ => error,
+    })
+}
+
+async fn act(cli: Cli) -> anyhow::Result<()> {
     let state = cli.common.state_or_default(PROGRAM);
     match cli.command {
         Command::Init {
@@ -152,9 +161,8 @@ fn show(state: &Path, json: bool) -> anyhow::Result<()> {
         None => {
             // Never ran: the vault alone knows who it is.
             let contents = Vault::new(state).load()?;
-            let device = holdfast_protocol::id::DeviceId::from_guid(contents.credential.guid);
             status::Status {
-                device: Some(device.to_string()),
+                device: Some(contents.device().to_string()),
                 ..status::Status::default()
             }
         }

@@ -8,6 +8,7 @@
 mod flight;
 mod server;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ impl Connection {
     /// Stays connected until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut choice = Alternate::new(self.settings(), &self.servers.ids());
-        let mut told = String::new();
+        let mut told = BTreeMap::new();
         while !stop.is_cancelled() {
             match choice.next(self.now()) {
                 Step::Dial(server) => {
@@ -115,7 +116,7 @@ impl Connection {
                         }
                         Some(Err(error)) => {
                             choice.failed(self.now(), &mut SystemRandom);
-                            self.tell(&mut told, &server, &error.to_string());
+                            self.tell(&mut told, &server, error.to_string());
                         }
                     }
                 }
@@ -144,16 +145,16 @@ impl Connection {
         self.begun.elapsed()
     }
 
-    /// The same fault is warned of once and then only noted.
-    fn tell(&self, told: &mut String, server: &ServerId, error: &str) {
-        let what = format!("{server}: {error}");
-        if *told == what {
+    /// The same fault of a server is warned of once and then only noted.
+    fn tell(&self, told: &mut BTreeMap<ServerId, String>, server: &ServerId, error: String) {
+        if told.get(server) == Some(&error) {
             debug!(%server, error, "no connection");
         } else {
             warn!(%server, error, "no connection; readings are kept and will be sent");
         }
-        self.board.phase(Phase::Connecting, what.clone());
-        *told = what;
+        self.board
+            .phase(Phase::Connecting, format!("{server}: {error}"));
+        told.insert(server.clone(), error);
     }
 
     async fn dial(

@@ -86,6 +86,17 @@ pub struct Contents {
     pub staged: Option<Staged>,
 }
 
+impl Contents {
+    /// The device's id: its owner's word once it has one, before that the id of its factory.
+    #[must_use]
+    pub fn device(&self) -> DeviceId {
+        match &self.identity {
+            Some(identity) => identity.site.device,
+            None => DeviceId::from_guid(self.credential.guid),
+        }
+    }
+}
+
 /// The file. Its one writer is whoever holds the agent's lock.
 #[derive(Debug, Clone)]
 pub struct Vault {
@@ -137,9 +148,7 @@ impl Vault {
     /// [`VaultError::Present`], or that what is there cannot be read.
     pub fn check_absent(&self) -> Result<(), VaultError> {
         match self.load() {
-            Ok(found) => Err(VaultError::Present(DeviceId::from_guid(
-                found.credential.guid,
-            ))),
+            Ok(found) => Err(VaultError::Present(found.device())),
             Err(VaultError::Missing) => Ok(()),
             Err(error) => Err(error),
         }
