@@ -106,6 +106,18 @@ impl Leaf {
     }
 }
 
+/// Checks what a leaf certificate (DER) may be used for, whoever it names: no CA, key usage, extended
+/// key usage, no critical extension that nobody processes. For peers outside our scheme of names
+/// (foreign brokers); ours go through [`Leaf::inspect`].
+///
+/// # Errors
+/// [`CertificateFault`], blame: the peer, or whoever issued to it.
+pub fn check_usage(der: &[u8], purpose: Purpose) -> Result<(), CertificateFault> {
+    let certificate = parse(der)?;
+    check_extensions(&certificate)?;
+    check_use(&certificate, purpose)
+}
+
 /// The extensions that this room processes; any other that is critical is refused.
 const PROCESSED: [Oid<'static>; 4] = [
     OID_X509_EXT_BASIC_CONSTRAINTS,

@@ -234,6 +234,21 @@ fn only_servers_serve() {
     );
 }
 
+#[test]
+fn usage_alone_asks_for_no_name() {
+    let foreign = device(|p| p.subject_alt_names = vec![dns("broker.example.com")]);
+    assert_eq!(check_usage(&foreign, Purpose::Client), Ok(()));
+    assert_eq!(
+        check_usage(&foreign, Purpose::Server),
+        Err(CertificateFault::WrongPurpose)
+    );
+    let ca = device(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    assert_eq!(
+        check_usage(&ca, Purpose::Client),
+        Err(CertificateFault::Authority)
+    );
+}
+
 /// The algorithm's OID turned to ecdsa-with-SHA224, in both places.
 fn weak_signature() -> Vec<u8> {
     const SHA256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
