@@ -9,12 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 /// What opens a line with a message, as against the client's own chatter.
 const MARK: &str = "MSG";
+/// What it says once it is subscribed.
+const SUBSCRIBED: &str = "Subscribed (mid:";
+/// Pause before a client that ended is started again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Seconds for which the broker keeps the reader's session while it is away.
 const SESSION: &str = "3600";
 
@@ -46,14 +50,23 @@ pub struct Seen {
     pub payload: Value,
 }
 
-/// A running `mosquitto_sub` with a session of its own. Dropping it kills it.
+/// A stock client with a session of its own. Dropping it kills it.
+///
+/// mosquitto_sub ends when a TLS connection breaks without a goodbye, as it does when a broker is killed. It is started
+/// again then, as whoever depends on it would do; the broker has kept its session.
 #[derive(Debug)]
 pub struct Reader {
     name: String,
-    child: Child,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    chatter: Arc<Mutex<String>>,
-    task: JoinHandle<()>,
+    ledger: Arc<Mutex<Ledger>>,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// What the client has said so far.
+#[derive(Debug, Default)]
+struct Ledger {
+    seen: Vec<Seen>,
+    chatter: String,
+    starts: usize,
 }
 
 impl Drop for Reader {
@@ -63,55 +76,41 @@ impl Drop for Reader {
 }
 
 impl Reader {
-    /// Starts the client; its raw output goes to `ledger` as well.
+    /// Starts the client; its raw output goes to the file `copy` as well.
     ///
     /// # Errors
-    /// `mosquitto_sub` cannot be started.
-    pub async fn start(name: &str, what: &Subscription, ledger: &Path) -> anyhow::Result<Self> {
-        let errors = std::fs::File::create(ledger.with_extension("err"))?;
-        let mut child = command(what)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start mosquitto_sub (Debian package mosquitto-clients)")?;
-        let out = child.stdout.take().context("mosquitto_sub has an output")?;
-        let seen = Arc::<Mutex<Vec<Seen>>>::default();
-        let chatter = Arc::<Mutex<String>>::default();
-        let ledger = tokio::fs::File::create(ledger).await?;
-        let task = tokio::spawn(write_down(
-            out,
-            ledger,
-            Arc::clone(&seen),
-            Arc::clone(&chatter),
+    /// The file cannot be written.
+    pub async fn start(name: &str, what: &Subscription, copy: &Path) -> anyhow::Result<Self> {
+        let ledger = Arc::<Mutex<Ledger>>::default();
+        let file = tokio::fs::File::create(copy).await?;
+        let errors = std::fs::File::create(copy.with_extension("err"))?;
+        let task = tokio::spawn(keep_reading(
+            what.clone(),
+            file,
+            errors,
+            Arc::clone(&ledger),
         ));
         Ok(Self {
             name: name.to_owned(),
-            child,
-            seen,
-            chatter,
+            ledger,
             task,
         })
     }
 
-    /// Waits until the broker has granted every subscription.
+    /// Waits until the broker has granted the subscriptions.
     ///
     /// # Errors
-    /// The client ended or was not let in within `within`.
-    pub async fn wait_subscribed(&mut self, within: Duration) -> anyhow::Result<()> {
+    /// The client was not let in within `within`; the error has what it said.
+    pub async fn wait_subscribed(&self, within: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + within;
         loop {
-            let said = self.chatter.lock().expect("no reader panics").clone();
-            if said.contains("Subscribed (mid:") {
+            let said = self.read(|ledger| ledger.chatter.clone());
+            if said.contains(SUBSCRIBED) {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("reader {} ended with {status}: {}", self.name, said.trim());
-            }
-            if Instant::now() > end {
+            if self.task.is_finished() || Instant::now() > end {
                 bail!(
-                    "reader {} was not subscribed within {within:?}: {}",
+                    "reader {} was not let in within {within:?}: {}",
                     self.name,
                     said.trim()
                 );
@@ -120,23 +119,58 @@ impl Reader {
         }
     }
 
+    /// How often the client had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> usize {
+        self.read(|ledger| ledger.starts.saturating_sub(1))
+    }
+
     /// All it has seen so far whose topic fits.
     #[must_use]
     pub fn seen(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Seen> {
-        let seen = self.seen.lock().expect("no reader panics");
-        seen.iter()
-            .filter(|message| is_wanted(&message.topic))
-            .cloned()
-            .collect()
+        let is_wanted = |message: &&Seen| is_wanted(&message.topic);
+        self.read(|ledger| ledger.seen.iter().filter(is_wanted).cloned().collect())
     }
 
     /// How many messages it has seen whose topic fits.
     #[must_use]
     pub fn count(&self, is_wanted: impl Fn(&str) -> bool) -> usize {
-        let seen = self.seen.lock().expect("no reader panics");
-        seen.iter()
-            .filter(|message| is_wanted(&message.topic))
-            .count()
+        let is_wanted = |message: &&Seen| is_wanted(&message.topic);
+        self.read(|ledger| ledger.seen.iter().filter(is_wanted).count())
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(&self.ledger.lock().expect("no reader panics"))
+    }
+}
+
+/// Runs the client, again and again once it was let in.
+async fn keep_reading(
+    what: Subscription,
+    mut copy: tokio::fs::File,
+    errors: std::fs::File,
+    ledger: Arc<Mutex<Ledger>>,
+) -> anyhow::Result<()> {
+    loop {
+        ledger.lock().expect("no reader panics").starts += 1;
+        let mut child = command(&what)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors.try_clone()?)
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start mosquitto_sub (Debian package mosquitto-clients)")?;
+        let out = child.stdout.take().context("mosquitto_sub has an output")?;
+        write_down(out, &mut copy, &ledger).await;
+        let status = child.wait().await?;
+        {
+            let mut ledger = ledger.lock().expect("no reader panics");
+            ledger.chatter.push_str(&format!("ended with {status}\n"));
+            if !ledger.chatter.contains(SUBSCRIBED) {
+                return Ok(());
+            }
+        }
+        sleep(AGAIN).await;
     }
 }
 
@@ -166,28 +200,23 @@ fn command(what: &Subscription) -> Command {
 }
 
 /// Reads the client's output to its end. The chatter line before a message tells whether it was marked as a repeat.
-async fn write_down(
-    out: ChildStdout,
-    mut ledger: tokio::fs::File,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    chatter: Arc<Mutex<String>>,
-) {
+async fn write_down(out: ChildStdout, copy: &mut tokio::fs::File, ledger: &Mutex<Ledger>) {
     let mut lines = BufReader::new(out).lines();
     let mut is_dup = false;
     while let Ok(Some(line)) = lines.next_line().await {
-        // The ledger on disk is for people; the judge reads memory.
-        let _ = ledger.write_all(format!("{line}\n").as_bytes()).await;
+        // The copy on disk is for people; the judge reads memory.
+        let _ = copy.write_all(format!("{line}\n").as_bytes()).await;
         if let Some(message) = line.strip_prefix(MARK).and_then(|rest| parse(rest, is_dup)) {
-            seen.lock().expect("no reader panics").push(message);
+            ledger.lock().expect("no reader panics").seen.push(message);
         } else if line.contains("received PUBLISH (") {
             is_dup = line.contains("PUBLISH (d1");
         } else if !line.contains("PUBACK") && !line.contains("PING") {
-            let mut chatter = chatter.lock().expect("no reader panics");
-            chatter.push_str(&line);
-            chatter.push('\n');
+            let mut ledger = ledger.lock().expect("no reader panics");
+            ledger.chatter.push_str(&line);
+            ledger.chatter.push('\n');
         }
     }
-    let _ = ledger.flush().await;
+    let _ = copy.flush().await;
 }
 
 /// `<unix time> <retained> <topic> <payload>`.

@@ -111,12 +111,8 @@ pub struct World {
     pub cloud_doors: Doors,
     /// The near ends of the uplink (metrics unused).
     pub uplink_doors: Doors,
-    /// The cloud's MQTT listener as the rest of the Internet reaches it: under the address that the cloud makes known
-    /// and its certificate names, never cut.
-    pub internet_mqtt: SocketAddr,
     /// The gateway's listeners.
     pub gateway_doors: Doors,
-    _internet: Proxy,
     folder: TempDir,
 }
 
@@ -134,9 +130,6 @@ impl World {
         uplink_doors.mqtt = uplink.wire(uplink_doors.mqtt, cloud_doors.mqtt).await?;
         uplink_doors.https = uplink.wire(uplink_doors.https, cloud_doors.https).await?;
         uplink_doors.fdo = uplink.wire(uplink_doors.fdo, cloud_doors.fdo).await?;
-        let mut internet = Proxy::new();
-        let other_port = SocketAddr::new(uplink_doors.mqtt.ip(), 0);
-        let internet_mqtt = internet.wire(other_port, cloud_doors.mqtt).await?;
         let world = Self {
             cloud: Part::new("cloud", folder.path())?,
             gateway: Part::new("gateway", folder.path())?,
@@ -144,8 +137,6 @@ impl World {
             uplink,
             cloud_doors,
             uplink_doors,
-            internet_mqtt,
-            _internet: internet,
             gateway_doors,
             folder,
         };

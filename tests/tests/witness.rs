@@ -92,7 +92,7 @@ impl Stage {
             client: "witness".to_owned(),
             filters: vec!["hf/v1/harbour/#".to_owned()],
         };
-        let mut reader = Reader::start("witness", &what, &identity.join("ledger"))
+        let reader = Reader::start("witness", &what, &identity.join("ledger"))
             .await
             .unwrap();
         reader.wait_subscribed(SOON).await.unwrap();

@@ -76,6 +76,10 @@ impl Story {
         let verdict = self.judge(&self.witnesses()?.lan, 0);
         ensure!(verdict.is_exact(), "on the LAN: {verdict}");
         notes.figure(format!("on the LAN: {verdict}"));
+        notes.tell(format!(
+            "the stock client on the LAN was started again {} times",
+            self.witnesses()?.lan.restarts()
+        ));
         let at_cloud = self.witnesses()?.cloud.count(is_measurement);
         notes.figure(format!(
             "{at_cloud} rows at the cloud, the rest waits in the journal"
