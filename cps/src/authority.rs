@@ -3,6 +3,7 @@
 //! `clients`, and the binaries for their own identity. Works offline. It takes nothing from a
 //! request but its key, and hands out nothing that is not in the log.
 
+mod identity;
 pub(crate) mod pem;
 mod signer;
 mod template;
@@ -11,8 +12,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
-use holdfast_link::tls::{Identity, IdentityError};
-use holdfast_protocol::crypto::{Curve, SigningKey, VerifyingKey};
+use holdfast_link::tls::IdentityError;
+use holdfast_protocol::crypto::{Curve, VerifyingKey};
 use holdfast_protocol::csr::Csr;
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
@@ -27,8 +28,7 @@ pub use signer::{FileSigner, Signer, SignerError};
 pub use template::{Issuer, Subject, Template, is_private};
 
 use crate::Core;
-use crate::config::Role;
-use crate::keys::{KeyError, load_or_make, read_file, write_secret};
+use crate::keys::KeyError;
 use crate::registry::{Draft, RegistryError};
 use crate::tables::{CertificateRow, SiteRow};
 
@@ -262,68 +262,6 @@ impl Authority {
         Ok(vec![
             root.ok_or_else(|| SignerError::NoIssuer("root".into()))?,
         ])
-    }
-
-    /// This server's own certificate and key for TLS. Made anew when there is none, when the
-    /// addresses changed, or when two thirds of its life are over.
-    ///
-    /// # Errors
-    /// Our own keys, files or store.
-    pub async fn own_identity(&self, addresses: &[IpAddr]) -> Result<Identity, AuthorityError> {
-        let folder = self.core.keys.folder();
-        let (key_file, chain_file) = (folder.join("server.key"), folder.join("server.pem"));
-        let key = load_or_make(&key_file)?;
-        let kept = read_file(&chain_file)?.and_then(|text| pem::certificates(&text));
-        let party = self.own_party();
-        if let Some(chain) = kept.filter(|chain| self.still_good(chain, &key, &party, addresses)) {
-            return Ok(Identity::new(chain, key.to_pkcs8_der())?);
-        }
-        let issued = self.certify(party, key.public(), addresses).await?;
-        let mut chain = issued.full_chain();
-        // A gateway at first contact knows only the root's hash, so the root is shown as well.
-        chain.extend(self.anchors()?);
-        write_secret(&chain_file, pem::chain(&chain).as_bytes())?;
-        Ok(Identity::new(chain, key.to_pkcs8_der())?)
-    }
-
-    /// Who this server is.
-    #[must_use]
-    pub fn own_party(&self) -> Party {
-        let server = self.core.config.server.clone();
-        match &self.core.config.role {
-            Role::Cloud => Party::Cloud { server },
-            Role::Gateway { site } => Party::Gateway {
-                server,
-                site: site.clone(),
-            },
-        }
-    }
-
-    fn still_good(
-        &self,
-        chain: &[Vec<u8>],
-        key: &SigningKey,
-        party: &Party,
-        addresses: &[IpAddr],
-    ) -> bool {
-        let Some((_, leaf)) = chain
-            .first()
-            .and_then(|der| X509Certificate::from_der(der).ok())
-        else {
-            return false;
-        };
-        let validity = leaf.validity();
-        let (from, to) = (
-            validity.not_before.timestamp(),
-            validity.not_after.timestamp(),
-        );
-        let two_thirds = from + (to - from) / 3 * 2;
-        let now = i64::try_from(self.core.clock.now().secs).unwrap_or(i64::MAX);
-        let (names, shown) = sans(&leaf);
-        leaf.public_key().raw == key.public().to_spki_der()
-            && now < two_thirds
-            && names == [party.dns(&self.core.config.domain)]
-            && shown == addresses
     }
 
     /// Adds a site at the cloud, with an intermediate of its own.
@@ -571,25 +509,4 @@ fn not_after(certificate: &[u8]) -> Option<u64> {
 pub(crate) fn spki_of(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(parsed.public_key().raw.to_vec())
-}
-
-/// DNS names and IP addresses of a certificate.
-fn sans(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
-    use x509_parser::extensions::GeneralName;
-    let (mut names, mut addresses) = (Vec::new(), Vec::new());
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
-        return (names, addresses);
-    };
-    for name in &extension.value.general_names {
-        match name {
-            GeneralName::DNSName(dns) => names.push((*dns).to_owned()),
-            GeneralName::IPAddress(bytes) => {
-                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-                let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
-                addresses.extend(address.ok());
-            }
-            _ => {}
-        }
-    }
-    (names, addresses)
 }

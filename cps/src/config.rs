@@ -132,8 +132,6 @@ pub struct Limits {
     pub fdo_session_life: Duration,
     /// Longest voucher accepted, bytes: an entry holds two, each extended once more.
     pub voucher_bytes: usize,
-    /// Rounds of ServiceInfo in one TO2 run.
-    pub service_info_rounds: u32,
     /// Longest life of a rendezvous entry, whatever its owner asks.
     pub rendezvous_life: Duration,
     /// Entries in one sync batch.
@@ -150,8 +148,6 @@ pub struct Limits {
     pub headers: Duration,
     /// Time for a whole request, its body included.
     pub request: Duration,
-    /// Longest CSR, bytes.
-    pub csr_bytes: usize,
 }
 
 impl Default for Limits {
@@ -162,16 +158,14 @@ impl Default for Limits {
             fdo_sessions: 1_024,
             fdo_session_life: Duration::from_secs(300),
             voucher_bytes: 20 * 1024,
-            service_info_rounds: 1_000,
             rendezvous_life: Duration::from_secs(7 * 24 * 60 * 60),
             sync_batch: 500,
             ledger_messages: 1_000_000,
             relay_wait: Duration::from_secs(3),
             connections: 512,
             handshake: Duration::from_secs(10),
-            headers: Duration::from_secs(10),
+            headers: Duration::from_secs(15),
             request: Duration::from_secs(30),
-            csr_bytes: 8 * 1024,
         }
     }
 }

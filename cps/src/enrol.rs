@@ -16,7 +16,7 @@ use holdfast_protocol::record::Change;
 use holdfast_store::{StoreError, WriteError};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 pub use client::{Cloud, EnrolError, Enrolling, enrol};
 pub use token::{BadToken, Token};
@@ -31,8 +31,7 @@ use crate::vouchers::{VoucherRefusal, extend_to};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Asked {
     /// The token's secret.
-    #[serde(with = "crate::tables::base64")]
-    pub secret: Vec<u8>,
+    pub secret: Secret,
     /// PKCS#10 for the site's intermediate.
     #[serde(with = "crate::tables::base64")]
     pub issuer_request: Vec<u8>,
@@ -80,6 +79,22 @@ pub struct Given {
     pub mqtt: Vec<String>,
     /// Where the cloud's HTTPS is reached.
     pub https: Vec<String>,
+}
+
+/// A secret that is base64 in JSON, is wiped, and is never printed.
+#[derive(Serialize, Deserialize)]
+pub struct Secret(#[serde(with = "crate::tables::base64")] Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Secret(..)")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 /// Bytes that are base64 in JSON.
@@ -213,7 +228,7 @@ impl Enrolment {
         if self.core.cloud.is_some() {
             return Err(Refusal::NotHere);
         }
-        let key = hashed(&asked.secret);
+        let key = hashed(&asked.secret.0);
         let now = self.core.clock.now().secs;
         let token = self.core.registry.read(|view| view.token(&key))?;
         let token = check(token, &asked.gateway, now)?;

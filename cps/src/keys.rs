@@ -153,7 +153,10 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
         path: path.to_path_buf(),
         cause,
     };
-    let fresh = path.with_extension("new");
+    // Beside the file and named after it, so that a key and its chain never share one.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let write = || -> io::Result<()> {
         // A left-over of a cut write may be there with other rights: never write into it.

@@ -8,7 +8,7 @@
 mod talk;
 
 use holdfast_link::random::SystemRandom;
-use holdfast_protocol::fdo::service_info::MAX_ITEM;
+use holdfast_protocol::fdo::service_info::MAX_MTU;
 use holdfast_protocol::fdo::to2::{
     HelloDevice, Outcome, OwnerSession, OwnerStep, Replacement, Terms,
 };
@@ -31,10 +31,6 @@ use crate::to0::registrable;
 use crate::vouchers::advance;
 
 use talk::Talk;
-
-/// Largest ServiceInfo message that we accept.
-const SERVICE_INFO: u16 = u16::MAX;
-const _: () = assert!(MAX_ITEM <= SERVICE_INFO as usize + 1);
 
 /// TO2 owner.
 #[derive(Debug)]
@@ -108,7 +104,7 @@ impl Registrar {
                 rendezvous: voucher.rendezvous().clone(),
                 owner,
             },
-            max_service_info: SERVICE_INFO,
+            max_service_info: MAX_MTU,
         };
         let (session, answer) = hello.answer(terms, &mut SystemRandom)?;
         // One TO2 per device: whoever begins anew has given up what was before.

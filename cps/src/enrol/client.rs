@@ -15,7 +15,7 @@ use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Given, Token, parse_given};
+use super::{Asked, Given, Secret, Token, parse_given};
 use crate::OpenError;
 use crate::authority::{Issuer, SignerError, pem};
 use crate::config::{CpsConfig, Role};
@@ -224,7 +224,7 @@ pub async fn enrol(
     keys.signer().prepare(&issuer)?;
     let server_key = load_or_make(&folder.join("server.key"))?;
     let asked = Asked {
-        secret: token.secret().to_vec(),
+        secret: Secret(token.secret().to_vec()),
         issuer_request: keys.signer().request(&issuer)?,
         server_request: holdfast_protocol::csr::request(gateway.as_str(), &server_key),
         record_key: keys.record().public(),

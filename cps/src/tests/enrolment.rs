@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use holdfast_link::random::SystemRandom;
 use holdfast_link::tls::{Anchors, Purpose, verify_chain};
 
 use super::kit::*;
@@ -166,4 +168,19 @@ async fn enrolling_again_counts_the_epoch_up() {
     let rows = cloud.cps.enrolment().gateways().unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].epoch, 2);
+}
+
+#[test]
+fn a_request_in_a_log_shows_no_secret() {
+    let text = r#"{"secret":"c2VjcmV0","issuer_request":"","server_request":"","record_key":KEY,
+        "owner_key":KEY,"gateway":"gw1","addresses":[],"mqtt":[],"https":[]}"#;
+    let key = holdfast_protocol::crypto::SigningKey::generate(&mut SystemRandom).public();
+    let key = base64::engine::general_purpose::STANDARD.encode(key.to_spki_der());
+    let text = text.replace("KEY", &format!("\"{key}\""));
+    let asked: crate::enrol::Asked = serde_json::from_str(&text).unwrap();
+    let shown = format!("{asked:?}");
+    assert!(
+        !shown.contains("115, 101, 99") && shown.contains("Secret(..)"),
+        "{shown}"
+    );
 }
