@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::broker::Shared;
 use crate::session;
 use crate::socket::Socket;
-use crate::{CutReason, Event, Peer};
+use crate::{CutReason, Peer};
 
 /// Pause after a failed accept (no descriptors left): the next one may work.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -69,7 +70,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
                     let Some(permit) = shared.budget.enter(address.ip(), &shared) else {
-                        turn_away(&shared, address, CutReason::Quota);
+                        shared.core.turn_away(address, CutReason::Quota, None);
                         continue;
                     };
                     let peer = Peer { address, certificates: Vec::new(), door: Arc::clone(&name) };
@@ -109,7 +110,9 @@ async fn connection(
     };
     let socket = match secured {
         Ok(socket) => socket,
-        Err(reason) => return turn_away(&shared, peer.address, reason),
+        Err((reason, why)) => {
+            return shared.core.turn_away(peer.address, reason, why.as_ref());
+        }
     };
     let mut permit = permit;
     let (handshake, _connection) = permit.split();
@@ -124,7 +127,7 @@ async fn secure(
     door: &Door,
     peer: &mut Peer,
     deadline: Instant,
-) -> Result<Socket, CutReason> {
+) -> Result<Socket, (CutReason, Option<io::Error>)> {
     let source = match door {
         Door::Plain => return Ok(Socket::Plain(stream)),
         Door::Tls(source) => source,
@@ -132,21 +135,13 @@ async fn secure(
     let accept = TlsAcceptor::from(source.current()).accept(stream);
     let stream = match timeout_at(deadline, accept).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            debug!(address = %peer.address, %error, "TLS handshake failed");
-            return Err(CutReason::Tls);
-        }
-        Err(_) => return Err(CutReason::ConnectDeadline),
+        Ok(Err(error)) => return Err((CutReason::Tls, Some(error))),
+        Err(_) => return Err((CutReason::ConnectDeadline, None)),
     };
     if let Some(chain) = stream.get_ref().1.peer_certificates() {
         peer.certificates = chain.iter().map(|der| der.to_vec()).collect();
     }
     Ok(Socket::Tls(Box::new(stream)))
-}
-
-fn turn_away(shared: &Shared, address: SocketAddr, reason: CutReason) {
-    shared.core.counters.ended(reason);
-    shared.core.tell(Event::TurnedAway { address, reason });
 }
 
 /// Connections at one time, and those of each address that have not finished CONNECT.

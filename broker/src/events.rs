@@ -2,6 +2,7 @@
 //!
 //! Sent by all rooms; a listener that is too slow loses the oldest and is told how many.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -117,6 +118,46 @@ pub enum CutReason {
     Journal,
     /// The server stops.
     Shutdown,
+}
+
+impl CutReason {
+    /// Whether it is part of an ordinary day.
+    pub(crate) fn is_usual(self) -> bool {
+        matches!(
+            self,
+            Self::Goodbye | Self::Closed | Self::Network | Self::TakenOver | Self::Shutdown
+        )
+    }
+}
+
+impl fmt::Display for CutReason {
+    /// What happened, and what can be done about it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Goodbye => "the client said goodbye",
+            Self::GoodbyeWithWill => "the client said goodbye and asked for its will",
+            Self::Closed => "the other end closed the connection",
+            Self::Network => "the network failed",
+            Self::KeepAlive => "nothing was heard in one and a half keep-alive times: check the client and the network",
+            Self::ConnectDeadline => "no CONNECT came in time: a port scan, or a client that is stuck",
+            Self::Tls => "the TLS handshake failed: the client needs a valid certificate of an authority that this door trusts, and must trust ours",
+            Self::Malformed => "what came is no MQTT 3.1.1 or 5: update the client",
+            Self::Protocol => "the packet is not allowed here by MQTT: update the client",
+            Self::PacketTooLarge => "the packet is above the limit: send smaller ones, or raise the packet limit",
+            Self::ReceiveMaximum => "more unacknowledged messages than the receive maximum: update the client",
+            Self::TopicAlias => "a topic alias above the limit: update the client",
+            Self::Version => "the client speaks another MQTT version: it must use 3.1.1 or 5",
+            Self::AuthenticationMethod => "the client asks for enhanced authentication, which is not offered",
+            Self::Refused => "the CONNECT was refused: check the client's certificate, credentials and client id",
+            Self::NotAuthorized => "the client used a topic outside its rights, or lost its rights",
+            Self::TakenOver => "another connection with the same client id took the session over",
+            Self::Administrative => "cut by the operator",
+            Self::Quota => "too many connections or sessions: raise the limit, or find who opens them",
+            Self::TooSlow => "the client reads too slowly",
+            Self::Journal => "the message journal failed: check the disk",
+            Self::Shutdown => "the server stops",
+        })
+    }
 }
 
 /// Why a message was dropped.

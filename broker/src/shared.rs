@@ -2,17 +2,26 @@
 //!
 //! Built once by [`crate::Broker::open`]. Holds no task and no socket.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::codec::property::Properties;
 use crate::events::EVENTS_KEPT;
 use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Options, Retained, Route};
 use crate::metrics::Counters;
-use crate::{Config, DropReason, Event, Message, Qos, Rights};
+use crate::{Config, CutReason, DropReason, Event, Message, Qos, Rights};
+
+/// The log hears of the same fault of the same address once in this time.
+const QUIET: Duration = Duration::from_secs(60);
+/// Faults remembered for that.
+const REMEMBERED_SAYINGS: usize = 1024;
 
 /// The shared parts.
 pub(crate) struct Core {
@@ -24,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) clock: Ages,
     keys: AtomicU64,
+    said: Mutex<HashMap<(IpAddr, CutReason), Instant>>,
     /// The planted defect of the durability tests: answers before the commit.
     #[cfg(test)]
     pub(crate) early: std::sync::atomic::AtomicBool,
@@ -46,6 +56,7 @@ impl Core {
             events: broadcast::Sender::new(EVENTS_KEPT),
             clock: Ages::new(),
             keys: AtomicU64::new(1),
+            said: Mutex::default(),
             #[cfg(test)]
             early: std::sync::atomic::AtomicBool::new(false),
         }
@@ -68,6 +79,37 @@ impl Core {
     pub(crate) fn tell(&self, event: Event) {
         // No listener is no fault.
         let _ = self.events.send(event);
+    }
+
+    /// Counts, tells and, once a minute for each address and reason, logs a connection that ends
+    /// before a session began.
+    pub(crate) fn turn_away(
+        &self,
+        address: SocketAddr,
+        reason: CutReason,
+        why: Option<&std::io::Error>,
+    ) {
+        self.counters.ended(reason);
+        self.tell(Event::TurnedAway { address, reason });
+        // The refusal has been logged with more detail where it was decided.
+        if reason != CutReason::Refused && self.worth_saying(address.ip(), reason) {
+            let detail = why.map(tracing::field::display);
+            info!(%address, reason = %reason, detail, "connection turned away");
+        }
+    }
+
+    /// Whether the log has not heard of this in the last minute.
+    pub(crate) fn worth_saying(&self, address: IpAddr, reason: CutReason) -> bool {
+        let now = Instant::now();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= REMEMBERED_SAYINGS {
+            said.retain(|_, at| now.duration_since(*at) < QUIET);
+            if said.len() >= REMEMBERED_SAYINGS {
+                return false;
+            }
+        }
+        let last = said.insert((address, reason), now);
+        last.is_none_or(|at| now.duration_since(at) >= QUIET)
     }
 
     /// Counts drops and tells of them.

@@ -8,6 +8,8 @@ mod batch;
 mod mailbox;
 mod retained;
 mod route;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub(crate) use batch::{Batch, Delivery};

@@ -82,12 +82,7 @@ pub(crate) async fn serve(
 }
 
 fn turned_away(shared: &Shared, peer: &Peer, reason: CutReason) {
-    debug!(address = %peer.address, ?reason, "connection ended before a session began");
-    shared.core.counters.ended(reason);
-    shared.core.tell(Event::TurnedAway {
-        address: peer.address,
-        reason,
-    });
+    shared.core.turn_away(peer.address, reason, None);
 }
 
 /// Reads up to the end of the first packet; what follows it stays in `frames`.
@@ -447,7 +442,11 @@ impl Connection {
             goodbye(&mut self.socket, &mut out).await;
         }
         let identity = self.client.mailbox.identity.clone();
-        info!(client = %identity.client_id, reason = ?ended.reason, "connection ended");
+        if ended.reason.is_usual() {
+            debug!(client = %identity.client_id, reason = %ended.reason, "connection ended");
+        } else {
+            info!(client = %identity.client_id, reason = %ended.reason, "connection ended");
+        }
         self.shared.core.counters.leave();
         self.shared.core.counters.ended(ended.reason);
         let core = Arc::clone(&self.shared.core);

@@ -112,9 +112,7 @@ async fn begin(
     let terms = Terms {
         v5: connect.v5,
         window: usize::from(connect.receive_maximum.min(limits.inflight)),
-        max_packet: usize::try_from(connect.maximum_packet)
-            .unwrap_or(usize::MAX)
-            .min(limits.packet_bytes.max(limits.packet_bytes)),
+        max_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
     };
     held.mailbox.set_connected(true);
     let mut client = Client::new(Arc::clone(core), held, terms);
@@ -145,7 +143,9 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
         v5: connect.v5,
     };
     let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
-        info!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused");
+        if core.worth_saying(peer.address.ip(), CutReason::Refused) {
+            info!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
+        }
         core.tell(Event::Refused {
             address: peer.address,
             client_id: connect.client_id.as_str().into(),
@@ -227,7 +227,10 @@ async fn resume(
 ) -> Result<bool, Turned> {
     let core = &shared.core;
     let same = held.identity() == identity;
-    let present = held.exists && same && !connect.clean;
+    let over = held
+        .deadline()
+        .is_some_and(|deadline| deadline < core.clock.now());
+    let present = held.exists && same && !connect.clean && !over;
     let will = shared.wills.take(&identity.client_id);
     if !present {
         let existed = held.exists;

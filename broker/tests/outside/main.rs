@@ -1,0 +1,23 @@
+//! The broker from outside: every test speaks to it over real sockets, in bytes or with stock
+//! clients. Where a test's name holds a number, it is the normative statement of MQTT 5.0 (`mqtt5_`)
+//! or 3.1.1 (`mqtt311_`) that it checks.
+//!
+//! Nothing here looks into the broker except through its public handle.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod kit;
+
+mod certificates;
+mod connect;
+mod flow;
+mod fuzz;
+mod hostile;
+mod ledger;
+mod publish;
+mod quota;
+mod rights;
+mod session;
+mod stock;
+mod subscribe;
+mod will;
