@@ -102,21 +102,29 @@ impl Connection {
     /// Stays connected until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut choice = Alternate::new(self.settings(), &self.servers.ids());
+        if self.servers.ids().is_empty() {
+            let why = "the owner named no server to connect to: see its [advertise] settings";
+            warn!("{why}; readings are kept");
+            self.board.phase(Phase::Connecting, why);
+        }
         let mut told = BTreeMap::new();
         while !stop.is_cancelled() {
             match choice.next(self.now()) {
                 Step::Dial(server) => {
-                    let dialled = stop.run_until_cancelled(self.dial(&server)).await;
+                    let dialled = tokio::select! {
+                        dialled = self.dial(&server) => dialled.map_err(|error| error.to_string()),
+                        () = self.better_than(&server) => Err("a better server answers".to_owned()),
+                        () = stop.cancelled() => return,
+                    };
                     match dialled {
-                        None => return,
-                        Some(Ok(dialled)) => {
+                        Ok(dialled) => {
                             told.clear();
                             choice.connected(self.now());
                             self.stay(&mut choice, &server, dialled, &stop).await;
                         }
-                        Some(Err(error)) => {
+                        Err(error) => {
                             choice.failed(self.now(), &mut SystemRandom);
-                            self.tell(&mut told, &server, error.to_string());
+                            self.tell(&mut told, &server, error);
                         }
                     }
                 }
@@ -168,6 +176,23 @@ impl Connection {
             }
         });
         self.servers.dial(server).await
+    }
+
+    /// Waits until the preferred server can be reached. A stand-in behind a dead uplink may take
+    /// seconds not to answer, and a gateway that was only restarted is back sooner than that.
+    async fn better_than(&self, server: &ServerId) {
+        let preferred = self.servers.ids().into_iter().next();
+        let Some(preferred) = preferred.filter(|preferred| preferred != server) else {
+            return std::future::pending().await;
+        };
+        let mut pause = self.config.retry.first;
+        loop {
+            tokio::time::sleep(pause).await;
+            if self.servers.is_reachable(&preferred).await {
+                return;
+            }
+            pause = (pause * 2).min(self.config.retry.longest);
+        }
     }
 
     /// One connection from its begin to its end.

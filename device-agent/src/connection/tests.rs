@@ -309,6 +309,37 @@ async fn the_cloud_stands_in_and_the_gateway_is_returned_to() {
     timeout(PATIENCE, device.task).await.unwrap().unwrap();
 }
 
+/// The uplink is cut silently, so the cloud does not answer for seconds: a gateway that comes back
+/// meanwhile is not kept waiting for it.
+#[tokio::test]
+async fn a_silent_cloud_does_not_keep_from_the_gateway() {
+    let authority = Authority::new();
+    let silent = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
+    let gateway = nowhere().await;
+    let folder = tempfile::tempdir().unwrap();
+    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let identity = identity(&authority, gateway, silent.local_addr().unwrap());
+    let device = device(identity, outbox);
+    push(&device.outbox, "a", 0..5).await;
+    // The agent hangs in the handshake with the cloud, for two seconds at most.
+    let _hanging = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+    let begun = Instant::now();
+    let always = || Act::Acknowledge;
+    let gateway = Server::start(&authority, GATEWAY, gateway, Ledger::default(), always).await;
+    drained(&device.outbox).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        payloads(&gateway.ledger.borrow(), "a"),
+        (0..5).collect::<Vec<_>>()
+    );
+    device.stop.cancel();
+    timeout(PATIENCE, device.task).await.unwrap().unwrap();
+}
+
 /// A server with another name, or of another authority, gets nothing.
 #[tokio::test]
 async fn an_impostor_gets_nothing() {
