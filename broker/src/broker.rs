@@ -165,7 +165,7 @@ impl Broker {
         let view = |cell: &crate::session::Cell| {
             let mailbox = cell.shown();
             SessionView {
-                identity: mailbox.identity.clone(),
+                identity: Identity::clone(&mailbox.identity()),
                 connected: mailbox.connected(),
                 subscriptions: cell.filters(),
                 waiting: mailbox.rows() + mailbox.waiting().0 as u64,
@@ -193,7 +193,7 @@ impl Broker {
         let mut count = 0;
         for cell in self.shared.sessions.all() {
             let mailbox = cell.shown();
-            if mailbox.connected() && pick(&mailbox.identity) {
+            if mailbox.connected() && pick(&mailbox.identity()) {
                 cell.end(reason);
                 count += 1;
             }
@@ -241,6 +241,10 @@ impl Broker {
 impl Broker {
     pub(crate) fn shared_core(&self) -> &Core {
         &self.shared.core
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The consumer of that name as the journal had it.
@@ -376,7 +380,7 @@ impl Shared {
         } else {
             self.core.stamp(&message.properties).map(|number| Stamp {
                 number,
-                subject: "".into(),
+                sender: "".into(),
                 from: None,
             })
         };

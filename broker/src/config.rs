@@ -66,7 +66,7 @@ pub enum WhenFull {
 }
 
 /// Names of the two user properties of the repeat filter; both values are decimal `u64`. The filter
-/// goes by (sender's subject, topic); (epoch, seq) must only grow there.
+/// goes by (sender's client id, topic); (epoch, seq) must only grow there.
 #[derive(Debug, Clone)]
 pub struct RepeatNames {
     /// The sender's epoch.

@@ -235,9 +235,7 @@ impl Consumer {
         if self.mailbox.consumer().is_some() {
             Ok(())
         } else {
-            Err(ConsumerError::Gone(Arc::clone(
-                &self.mailbox.identity.subject,
-            )))
+            Err(ConsumerError::Gone(Arc::clone(&self.mailbox.name)))
         }
     }
 
@@ -247,7 +245,7 @@ impl Consumer {
         let (gone, live): (Vec<TailRow>, Vec<TailRow>) =
             rows.into_iter().partition(|row| row.message.expired(now));
         if !gone.is_empty() {
-            let name = &self.mailbox.identity.client_id;
+            let name = &self.mailbox.name;
             self.shared
                 .core
                 .dropped(name, DropReason::Expired, gone.len());

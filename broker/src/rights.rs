@@ -42,7 +42,8 @@ impl std::fmt::Debug for Password<'_> {
 }
 
 /// Who a session belongs to. Both parts are stored with a persistent session, so that rights can be
-/// asked again after a restart.
+/// asked again after a restart. A session goes by its client id alone: give one client id to one party
+/// only. The subject may change from one connection to the next (a renewed certificate).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The client id the session runs under: by the rights' choice, not by the client's word.

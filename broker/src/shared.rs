@@ -221,7 +221,7 @@ impl Core {
             } else {
                 DropReason::Offline
             };
-            self.dropped(&mailbox.identity.client_id, reason, place.refused);
+            self.dropped(&mailbox.name, reason, place.refused);
         }
         place.crowded
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -58,7 +58,10 @@ pub(crate) struct Place {
 pub(crate) struct Mailbox {
     /// Unique in this run.
     pub(crate) key: u64,
-    pub(crate) identity: Identity,
+    /// Client id or consumer name; never changes.
+    pub(crate) name: Arc<str>,
+    /// Whose it is now: a renewed certificate may give its owner another subject.
+    identity: RwLock<Arc<Identity>>,
     pub(crate) bounds: Bounds,
     /// An in-process consumer rather than a session: everything it takes is a row.
     pub(crate) bridge: bool,
@@ -112,7 +115,8 @@ impl Mailbox {
     pub(crate) fn new(key: u64, identity: Identity, bounds: Bounds) -> Self {
         Self {
             key,
-            identity,
+            name: (&*identity.client_id).into(),
+            identity: RwLock::new(Arc::new(identity)),
             bounds,
             bridge: false,
             take_qos0: AtomicBool::new(false),
@@ -134,6 +138,19 @@ impl Mailbox {
             take_qos0: AtomicBool::new(take_qos0),
             ..Self::new(key, identity, bounds)
         }
+    }
+
+    /// Whose it is.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same client id came with another subject.
+    pub(crate) fn set_identity(&self, identity: &Identity) {
+        *self
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(identity.clone());
     }
 
     /// Its number in the journal, when it is durable.

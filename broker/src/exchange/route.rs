@@ -236,7 +236,7 @@ impl Exchange {
 
 fn may_receive(target: &Target, topic: &str, rights: &dyn Rights) -> bool {
     // An in-process consumer is the embedding program itself.
-    target.mailbox.bridge || rights.may_receive(&target.mailbox.identity, topic)
+    target.mailbox.bridge || rights.may_receive(&target.mailbox.identity(), topic)
 }
 
 /// Merges the matching subscriptions of one receiver: one copy, at the highest QoS [MQTT-3.3.4-2],

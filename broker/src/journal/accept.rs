@@ -43,7 +43,7 @@ impl Ledger {
     fn store(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<Verdict, StoreError> {
         let topic = Arc::clone(&entry.message.topic);
         if let Some(stamp) = &entry.stamp {
-            let key = (&*stamp.subject, &*topic);
+            let key = (&*stamp.sender, &*topic);
             let known = tables.repeats.get(key)?.map(|mark| mark.value());
             if known.is_some_and(|known| stamp.number <= known) {
                 return Ok(Verdict::Repeat);
@@ -80,8 +80,7 @@ impl Ledger {
             if let Room::Drop(policy) = room
                 && !self.make_room(tables, consumer, policy)?
             {
-                self.core
-                    .dropped(&mailbox.identity.client_id, DropReason::JournalFull, 1);
+                self.core.dropped(&mailbox.name, DropReason::JournalFull, 1);
                 continue;
             }
             entry.rows_for.push((mailbox, options));
@@ -93,7 +92,7 @@ impl Ledger {
         if let Some(stamp) = &entry.stamp
             && tables
                 .repeats
-                .insert((&*stamp.subject, &*topic), stamp.number)?
+                .insert((&*stamp.sender, &*topic), stamp.number)?
                 .is_none()
         {
             self.repeat_topics += 1;
@@ -196,8 +195,7 @@ impl Ledger {
             return Ok(false);
         }
         self.settle(tables, consumer, oldest)?;
-        self.core
-            .dropped(&mailbox.identity.client_id, DropReason::JournalFull, 1);
+        self.core.dropped(&mailbox.name, DropReason::JournalFull, 1);
         Ok(true)
     }
 

@@ -28,8 +28,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Stamp {
     /// (epoch, seq)
     pub(crate) number: (u64, u64),
-    /// The sender's subject; empty for the embedding program.
-    pub(crate) subject: Arc<str>,
+    /// The sender's client id; empty for the embedding program.
+    pub(crate) sender: Arc<str>,
     /// Its connection: once a number was refused there, no later one of the topic may overtake it,
     /// or the refused one would be taken for a repeat when it is sent again.
     pub(crate) from: Option<Arc<Mailbox>>,

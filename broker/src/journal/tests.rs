@@ -8,9 +8,9 @@ use std::time::Duration;
 use holdfast_store::Medium;
 use holdfast_store::fault::{Call, CrashBackend, FailingBackend, Fault, Times};
 
-use super::{Op, Reply, Verdict};
+use super::{Entry, Op, Reply, Stamp, Verdict};
 use crate::codec::code;
-use crate::exchange::Outcome;
+use crate::exchange::{Mailbox, Outcome};
 use crate::{
     Broker, Config, Connect, Consumer, ConsumerOptions, Filter, Identity, Message, Peer, Qos,
     Refusal, Rights, Row, RowId,
@@ -337,4 +337,96 @@ async fn a_removed_consumer_leaves_nothing() {
     broker.publish(message(2)).await.unwrap();
     assert_eq!(broker.metrics().journal_rows, 0);
     assert_eq!(broker.metrics().journal_bytes, 0);
+}
+
+/// Publishes a numbered message of a connection; its verdict.
+async fn numbered(broker: &Broker, from: &Arc<Mailbox>, seq: u64) -> Verdict {
+    let message = Message::new("t/0", seq.to_string()).qos(Qos::AtLeastOnce);
+    let route = broker.shared_core().route("t/0");
+    let mut entry = Entry::new(Arc::new(message), route, Some(from.key));
+    entry.stamp = Some(Stamp {
+        number: (1, seq),
+        sender: Arc::clone(&from.name),
+        from: Some(Arc::clone(from)),
+    });
+    let verdicts = broker
+        .shared()
+        .journal
+        .call(|answer| Op::Accept {
+            entries: vec![entry],
+            reply: Reply::Caller(answer),
+        })
+        .await;
+    verdicts.unwrap()[0]
+}
+
+#[tokio::test]
+async fn after_a_refusal_no_later_number_overtakes_on_that_connection() {
+    let disk = CrashBackend::new();
+    let broker = Broker::open(config(), Medium::Backend(Arc::new(disk)), Arc::new(Nobody)).unwrap();
+    let options = ConsumerOptions {
+        max_rows: 2,
+        ..ConsumerOptions::default()
+    };
+    let filters = vec![Filter::new("t/#").unwrap()];
+    let consumer = broker.consumer("rule", filters, options).await.unwrap();
+    let identity = Identity {
+        client_id: "device".into(),
+        subject: "device".into(),
+    };
+    let from = Arc::new(Mailbox::new(
+        99,
+        identity,
+        broker.shared_core().queue_bounds(),
+    ));
+    from.set_connected(true);
+    assert_eq!(numbered(&broker, &from, 1).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &from, 2).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &from, 3).await, Verdict::Full);
+    // A repeat is a repeat, full or not.
+    assert_eq!(numbered(&broker, &from, 2).await, Verdict::Repeat);
+    let rows = all(&consumer).await;
+    consumer
+        .acknowledge(&[rows[0].id, rows[1].id])
+        .await
+        .unwrap();
+    // There is room again, but 3 must come first.
+    assert_eq!(numbered(&broker, &from, 4).await, Verdict::Full);
+    assert_eq!(numbered(&broker, &from, 3).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &from, 4).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &from, 4).await, Verdict::Repeat);
+    // A gap left by a refusal is forgotten with the connection.
+    assert_eq!(numbered(&broker, &from, 5).await, Verdict::Full);
+    from.set_connected(false);
+    let rows = all(&consumer).await;
+    consumer
+        .acknowledge(&[rows[0].id, rows[1].id])
+        .await
+        .unwrap();
+    assert_eq!(numbered(&broker, &from, 6).await, Verdict::Taken);
+}
+
+#[tokio::test]
+async fn repeats_go_by_sender_and_topic() {
+    let disk = CrashBackend::new();
+    let (broker, consumer) = open(Medium::Backend(Arc::new(disk))).await;
+    let mailbox = |name: &str| {
+        let identity = Identity {
+            client_id: name.into(),
+            subject: "any".into(),
+        };
+        Arc::new(Mailbox::new(
+            1,
+            identity,
+            broker.shared_core().queue_bounds(),
+        ))
+    };
+    let (gateway, device) = (mailbox("gateway"), mailbox("device"));
+    // The device came directly with 5 and 6; 3 and 4 still arrive through the gateway.
+    assert_eq!(numbered(&broker, &device, 5).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &device, 6).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &gateway, 3).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &gateway, 4).await, Verdict::Taken);
+    assert_eq!(numbered(&broker, &gateway, 4).await, Verdict::Repeat);
+    assert_eq!(all(&consumer).await.len(), 4);
 }

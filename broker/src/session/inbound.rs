@@ -18,7 +18,7 @@ use crate::codec::{
 use crate::exchange::{ConsumerId, Mailbox, Outcome, Route};
 use crate::journal::{Entry, Op, Reply, Stamp};
 use crate::shared::Core;
-use crate::{CutReason, Message, Qos};
+use crate::{CutReason, Identity, Message, Qos};
 
 /// Topics whose route and right one connection remembers.
 const REMEMBERED_TOPICS: usize = 16;
@@ -32,6 +32,7 @@ pub(crate) struct Client {
     pub(super) core: Arc<Core>,
     pub(super) held: OwnedMutexGuard<Held>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) identity: Arc<Identity>,
     pub(super) v5: bool,
     /// QoS 1 and 2 messages the client takes at once.
     pub(super) window: usize,
@@ -99,6 +100,7 @@ impl Client {
     pub(super) fn new(core: Arc<Core>, held: OwnedMutexGuard<Held>, terms: Terms) -> Self {
         Self {
             mailbox: Arc::clone(&held.mailbox),
+            identity: held.identity(),
             core,
             held,
             v5: terms.v5,
@@ -127,7 +129,7 @@ impl Client {
     }
 
     pub(super) fn client_id(&self) -> &str {
-        &self.mailbox.identity.client_id
+        &self.mailbox.name
     }
 
     pub(super) fn consumer(&self) -> Option<ConsumerId> {
@@ -264,7 +266,7 @@ impl Client {
             return (Arc::clone(route), *allowed);
         }
         let route = self.core.route(topic);
-        let allowed = self.core.rights.may_publish(&self.mailbox.identity, topic);
+        let allowed = self.core.rights.may_publish(&self.identity, topic);
         self.topics
             .insert(Arc::clone(&route.topic), (Arc::clone(&route), allowed));
         (route, allowed)
@@ -290,7 +292,7 @@ impl Client {
         }
         Some(Stamp {
             number: self.core.stamp(&publish.properties.forward)?,
-            subject: Arc::clone(&self.mailbox.identity.subject),
+            sender: Arc::clone(&self.mailbox.name),
             from: Some(Arc::clone(&self.mailbox)),
         })
     }

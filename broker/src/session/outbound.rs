@@ -280,7 +280,7 @@ impl Client {
         if let Some(known) = self.receivable.get(topic) {
             return *known;
         }
-        let may = self.core.rights.may_receive(&self.mailbox.identity, topic);
+        let may = self.core.rights.may_receive(&self.identity, topic);
         self.receivable.insert(Arc::clone(topic), may);
         may
     }

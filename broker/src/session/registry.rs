@@ -44,15 +44,15 @@ impl Held {
         }
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.mailbox.identity
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.mailbox.identity()
     }
 
     /// As it is stored.
     pub(crate) fn record(&self, left_at: Option<u64>) -> ConsumerRecord {
         ConsumerRecord {
             kind: Kind::Session {
-                identity: self.identity().clone(),
+                identity: Identity::clone(&self.identity()),
                 expiry: self.expiry,
                 left_at,
             },

@@ -23,7 +23,7 @@ use crate::broker::Shared;
 use crate::codec::{self, Connack, Connect, Disconnect, Fault, Flow, Frames, code};
 use crate::journal::Op;
 use crate::socket::Socket;
-use crate::{CutReason, Event, Message, Peer};
+use crate::{CutReason, Event, Identity, Message, Peer};
 
 /// Bytes read at once.
 const READ: usize = 64 << 10;
@@ -441,7 +441,7 @@ impl Connection {
             out.extend_from_slice(&self.client.out);
             goodbye(&mut self.socket, &mut out).await;
         }
-        let identity = self.client.mailbox.identity.clone();
+        let identity = Identity::clone(&self.client.identity);
         if ended.reason.is_usual() {
             debug!(client = %identity.client_id, reason = %ended.reason, "connection ended");
         } else {
@@ -486,7 +486,7 @@ impl Connection {
         shared
             .core
             .dropped(client.client_id(), crate::DropReason::Offline, unsent);
-        let identity = client.mailbox.identity.clone();
+        let identity = Identity::clone(&client.identity);
         let expiry = client.held.expiry;
         if expiry == 0 {
             // Should the journal fail now, the next start finds a session whose time is over.

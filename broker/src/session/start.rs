@@ -226,11 +226,10 @@ async fn resume(
     held: &mut OwnedMutexGuard<Held>,
 ) -> Result<bool, Turned> {
     let core = &shared.core;
-    let same = held.identity() == identity;
     let over = held
         .deadline()
         .is_some_and(|deadline| deadline < core.clock.now());
-    let present = held.exists && same && !connect.clean && !over;
+    let present = held.exists && !connect.clean && !over;
     let will = shared.wills.take(&identity.client_id);
     if !present {
         let existed = held.exists;
@@ -244,6 +243,7 @@ async fn resume(
             shared.fire(will).await;
         }
     }
+    held.mailbox.set_identity(identity);
     held.expiry = connect.session_expiry.min(core.config.session_expiry_max);
     if held.expiry > 0 || held.mailbox.consumer().is_some() {
         let record = held.record(None);
@@ -266,7 +266,7 @@ async fn resume(
 
 fn forget_if_new(shared: &Shared, held: &Held) {
     if !held.exists {
-        shared.sessions.remove(&held.identity().client_id);
+        shared.sessions.remove(&held.mailbox.name);
     }
 }
 

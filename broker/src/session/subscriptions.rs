@@ -89,11 +89,7 @@ impl Client {
         }
         let asked = Asked::parse(text).ok_or(code::FILTER)?;
         let filter = asked.filter.as_str();
-        if !self
-            .core
-            .rights
-            .may_subscribe(&self.mailbox.identity, filter)
-        {
+        if !self.core.rights.may_subscribe(&self.identity, filter) {
             self.core.counters.denied();
             return Err(code::NOT_AUTHORIZED);
         }
@@ -167,7 +163,7 @@ impl Client {
     async fn send_retained(&mut self, journal: &Journal, grant: &Granted) {
         let now = self.core.clock.now();
         let found = self.core.retained.matching(&grant.asked.filter, now);
-        let identity = &self.mailbox.identity;
+        let identity = Arc::clone(&self.identity);
         let options = Arc::new(Options {
             qos: grant.record.qos,
             retain_as_published: grant.record.retain_as_published,
@@ -175,7 +171,7 @@ impl Client {
         });
         let mut rows = Vec::new();
         for message in found {
-            if !self.core.rights.may_receive(identity, &message.topic) {
+            if !self.core.rights.may_receive(&identity, &message.topic) {
                 continue;
             }
             if message.qos.min(options.qos) != Qos::AtMostOnce && self.consumer().is_some() {
