@@ -104,7 +104,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         settings: config.uplink.0.clone(),
         site: cloud.site(),
         broker: broker.clone(),
-        clock: Arc::<SystemClock>::clone(&clock),
+        clock: Arc::clone(&clock),
         bridge: bridge.connection(),
         cloud: ways.probe,
     });

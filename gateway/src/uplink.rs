@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_broker::{Broker, Message, Qos};
 use holdfast_link::https;
 use holdfast_link::mqtt;
-use holdfast_link::time::Clock;
+use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_protocol::id::SiteId;
 use holdfast_protocol::time::Time;
 use holdfast_protocol::topic::Topic;
@@ -97,8 +97,8 @@ pub struct Parts {
     pub site: SiteId,
     /// The LAN's broker, for the retained message.
     pub broker: Broker,
-    /// Dates transitions.
-    pub clock: Arc<dyn Clock>,
+    /// Dates transitions, and learns the time that the cloud tells.
+    pub clock: Arc<SystemClock>,
     /// The bridge's connection, when there is one.
     pub bridge: watch::Receiver<Option<mqtt::Client>>,
     /// The cloud's API.
@@ -166,13 +166,13 @@ impl Watch {
     fn send(&mut self, probe: Probe) {
         let patience = self.parts.settings.timeout * 2;
         let bridge = self.parts.bridge.borrow().clone();
-        let cloud = self.parts.cloud.clone();
+        let (cloud, clock) = (self.parts.cloud.clone(), Arc::clone(&self.parts.clock));
         self.running.spawn(async move {
             let sent = Instant::now();
             let answer = async {
                 match probe {
                     Probe::Ping => ping(bridge).await,
-                    Probe::EndToEnd => request(&cloud).await,
+                    Probe::EndToEnd => request(&cloud, &clock).await,
                 }
             };
             let answered = tokio::time::timeout(patience, answer)
@@ -219,7 +219,14 @@ async fn ping(bridge: Option<mqtt::Client>) -> bool {
     }
 }
 
-async fn request(cloud: &https::Client) -> bool {
-    let answer = cloud.get(HEALTH_PATH).await;
-    answer.is_ok_and(|answer| answer.status.is_success())
+/// The request through the cloud; its answer also tells the time, over verified TLS.
+async fn request(cloud: &https::Client, clock: &SystemClock) -> bool {
+    let Ok(answer) = cloud.get(HEALTH_PATH).await else {
+        return false;
+    };
+    let health: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
+    if let Some(secs) = health.as_ref().and_then(|health| health["time"].as_u64()) {
+        clock.learn(secs);
+    }
+    answer.status.is_success()
 }
