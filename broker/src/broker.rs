@@ -310,13 +310,21 @@ impl Shared {
     /// Puts what the journal held in its place.
     fn restore(&self, loaded: Loaded) {
         let now = self.core.clock.now();
+        let newest = newest_of_each_client(&loaded);
         let mut helds: HashMap<ConsumerId, Held> = HashMap::new();
         let mut bridges: HashMap<ConsumerId, (Arc<str>, Bridge)> = HashMap::new();
         for (id, record, mailbox) in loaded.consumers {
             match record.kind {
                 Kind::Session {
-                    expiry, left_at, ..
+                    expiry,
+                    left_at,
+                    identity,
                 } => {
+                    if newest.get(&identity.client_id) != Some(&id) {
+                        // Left behind by a session end that the journal refused.
+                        self.journal.offer(Op::Drop { id, answer: None });
+                        continue;
+                    }
                     let mut held = Held::new(mailbox);
                     held.expiry = expiry;
                     held.left_at = left_at.unwrap_or(now);
@@ -404,4 +412,15 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn newest_of_each_client(loaded: &Loaded) -> HashMap<Box<str>, ConsumerId> {
+    let mut newest: HashMap<Box<str>, ConsumerId> = HashMap::new();
+    for (id, record, _) in &loaded.consumers {
+        if let Kind::Session { identity, .. } = &record.kind {
+            let known = newest.entry(identity.client_id.clone()).or_insert(*id);
+            *known = (*id).max(*known);
+        }
+    }
+    newest
 }

@@ -32,7 +32,8 @@ pub struct Config {
     pub quarantine: bool,
     /// Disk space kept back for what frees space and for control writes, in bytes.
     pub reserve_bytes: u64,
-    /// The wall clock (unix seconds), for one question at the start: how long were we away?
+    /// The wall clock (unix seconds), for one question at the start: how long were we away? Sessions
+    /// and messages age by its answer, so give one that is trusted; one that stands still is safe.
     pub wall: Wall,
 }
 

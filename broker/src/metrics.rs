@@ -179,6 +179,11 @@ impl Collector for Exposition {
                 figures.journal_rows,
             ),
             (
+                "journal_waiting",
+                "Operations waiting for the journal",
+                figures.journal_waiting,
+            ),
+            (
                 "journal_bytes",
                 "Bytes waiting in the journal",
                 figures.journal_bytes,

@@ -15,6 +15,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use holdfast_store::{Damaged, Medium, Options as StoreOptions, Reader, StoreError, Writer};
@@ -108,6 +109,12 @@ impl Journal {
     ) -> Result<Vec<StoredRow>, StoreError> {
         let reader: Reader = self.writer.reader();
         reader.read(|tx| tables::rows_after(tx, consumer.0, after, max))
+    }
+
+    /// The incoming QoS 2 packet ids of a session between PUBREC and PUBREL.
+    pub(crate) fn received(&self, consumer: ConsumerId) -> Result<HashSet<u16>, StoreError> {
+        let reader: Reader = self.writer.reader();
+        reader.read(|tx| tables::received_of(tx, consumer.0))
     }
 
     /// Operations that wait.

@@ -3,6 +3,7 @@
 //! Used by `schema` within a write transaction and for snapshots. Row numbers grow for ever and are
 //! never used again: a consumer's place and a QoS 2 packet id depend on that.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use holdfast_store::StoreError;
@@ -151,6 +152,15 @@ pub(super) fn rows_after(
             },
             released: row.released,
         });
+    }
+    Ok(found)
+}
+
+pub(super) fn received_of(tx: &ReadTransaction, consumer: u32) -> Result<HashSet<u16>, StoreError> {
+    let received = tx.open_table(RECEIVED)?;
+    let mut found = HashSet::new();
+    for entry in received.range((consumer, 0)..=(consumer, u16::MAX))? {
+        found.insert(entry?.0.value().1);
     }
     Ok(found)
 }

@@ -473,14 +473,24 @@ impl Client {
                         }
                     }
                 }
-                Outcome::Failed(count) if self.v5 && count > 0 => {
+                Outcome::Failed(count) if self.v5 && self.are_qos_1(count) => {
                     self.fill_slots(&vec![code::UNSPECIFIED; count]);
                 }
-                // The client comes back and goes on where the journal is.
+                // The client comes back and goes on where the journal is: after a failed commit a
+                // QoS 2 publish may be in all the same, and only its packet id can tell.
                 Outcome::Failed(_) | Outcome::NotCompleted => return Err(CutReason::Journal),
             }
         }
         Ok(())
+    }
+
+    /// Whether the next `count` slots without an answer are all QoS 1.
+    fn are_qos_1(&self, count: usize) -> bool {
+        let mut waiting = self.slots.iter().filter(|slot| slot.code.is_none());
+        waiting
+            .by_ref()
+            .take(count)
+            .all(|slot| slot.qos == Qos::AtLeastOnce)
     }
 
     fn fill_slots(&mut self, codes: &[u8]) {

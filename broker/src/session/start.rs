@@ -3,7 +3,6 @@
 //! Called by `run` with the first packet. Takes the session over from an older connection, opens or
 //! changes its record in the journal, and only then answers.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -259,6 +258,13 @@ async fn resume(
             .await
             .map_err(|_| (code::UNSPECIFIED, CutReason::Journal))?;
         held.mailbox.set_consumer(Some(id));
+        if present {
+            // After a failed commit only the journal knows which QoS 2 publishes are in.
+            held.received = shared
+                .journal
+                .received(id)
+                .map_err(|_| (code::UNSPECIFIED, CutReason::Journal))?;
+        }
     }
     held.exists = true;
     Ok(present)
@@ -319,16 +325,6 @@ impl Shared {
         &self,
         held: &mut Held,
     ) -> Result<(), holdfast_store::StoreError> {
-        for text in std::mem::take(&mut held.subscriptions).into_keys() {
-            if let Some(asked) = Asked::parse(&text) {
-                self.core.exchange.unsubscribe(
-                    asked.filter.as_str(),
-                    asked.group.as_deref(),
-                    held.mailbox.key,
-                );
-            }
-        }
-        held.exists = false;
         if let Some(id) = held.mailbox.consumer() {
             self.journal
                 .call(|answer| Op::Drop {
@@ -338,7 +334,16 @@ impl Shared {
                 .await?;
             held.mailbox.set_consumer(None);
         }
-        held.subscriptions = HashMap::new();
+        held.exists = false;
+        for text in std::mem::take(&mut held.subscriptions).into_keys() {
+            if let Some(asked) = Asked::parse(&text) {
+                self.core.exchange.unsubscribe(
+                    asked.filter.as_str(),
+                    asked.group.as_deref(),
+                    held.mailbox.key,
+                );
+            }
+        }
         Ok(())
     }
 
