@@ -65,7 +65,11 @@ async fn mqtt5_3_1_2_3_and_11_to_15_connect_flags_that_contradict_get_no_session
 async fn mqtt311_3_1_2_22_a_password_without_a_user_name_gets_no_session() {
     let server = server().await;
     let rest = [&text("x")[..], &text("secret")].concat();
-    refuses(&server, &[("password alone", connect(b"MQTT", 4, 0x42, &rest))]).await;
+    refuses(
+        &server,
+        &[("password alone", connect(b"MQTT", 4, 0x42, &rest))],
+    )
+    .await;
     // MQTT 5 allows it (3.1.2.9).
     let rest = [&[0][..], &text("x"), &text("secret")].concat();
     let body = answer(&server, &connect(b"MQTT", 5, 0x42, &rest)).await;
@@ -82,22 +86,43 @@ async fn mqtt5_3_1_2_16_to_19_fields_and_flags_must_agree() {
         ),
         (
             "password flag, no password",
-            connect(b"MQTT", 5, 0xC2, &[&[0, 0, 1, b'x'][..], &text("user")].concat()),
+            connect(
+                b"MQTT",
+                5,
+                0xC2,
+                &[&[0, 0, 1, b'x'][..], &text("user")].concat(),
+            ),
         ),
         (
             "user without its flag",
-            connect(b"MQTT", 5, 0x02, &[&[0, 0, 1, b'x'][..], &text("user")].concat()),
+            connect(
+                b"MQTT",
+                5,
+                0x02,
+                &[&[0, 0, 1, b'x'][..], &text("user")].concat(),
+            ),
         ),
-        ("will flag, no will", connect(b"MQTT", 5, 0x06, &[0, 0, 1, b'x'])),
+        (
+            "will flag, no will",
+            connect(b"MQTT", 5, 0x06, &[0, 0, 1, b'x']),
+        ),
         (
             "a will without payload",
-            connect(b"MQTT", 5, 0x06, &[&[0, 0, 1, b'x', 0][..], &text("w")].concat()),
+            connect(
+                b"MQTT",
+                5,
+                0x06,
+                &[&[0, 0, 1, b'x', 0][..], &text("w")].concat(),
+            ),
         ),
         ("no client id", connect(b"MQTT", 5, 2, &[0])),
         ("no client id", connect(b"MQTT", 4, 2, &[])),
         ("a short client id", connect(b"MQTT", 4, 2, &[0, 9, b'x'])),
         ("bytes behind", connect(b"MQTT", 4, 2, &[0, 1, b'x', 7])),
-        ("no keep-alive", packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 5, 2])),
+        (
+            "no keep-alive",
+            packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 5, 2]),
+        ),
         ("nothing at all", packet(0x10, &[])),
     ];
     refuses(&server, &cases).await;
@@ -264,7 +289,10 @@ async fn mqtt5_3_1_3_8_where_none_are_given_an_empty_client_id_is_refused() {
 #[tokio::test]
 async fn mqtt5_3_1_0_2_a_second_connect_is_a_protocol_error() {
     let server = server().await;
-    assert_eq!(ends(&server, true, &Hello::v5("ends").bytes()).await, Some(0x82));
+    assert_eq!(
+        ends(&server, true, &Hello::v5("ends").bytes()).await,
+        Some(0x82)
+    );
     assert_eq!(ends(&server, false, &Hello::v3("ends").bytes()).await, None);
 }
 
@@ -338,7 +366,9 @@ async fn mqtt5_3_2_2_the_connack_tells_every_limit_that_holds() {
         ("topic alias maximum", &[0x22, 0, 3]),
         ("[MQTT-3.2.2-21]", &[0x13, 0, 30]),
     ] {
-        let found = body[3..].windows(property.len()).any(|part| part == property);
+        let found = body[3..]
+            .windows(property.len())
+            .any(|part| part == property);
         assert!(found, "{what}: {body:?}");
     }
     // 3.1.1 has two bytes and no more.
@@ -361,9 +391,12 @@ async fn mqtt5_3_2_2_15_a_connack_is_never_larger_than_the_client_takes() {
 #[tokio::test]
 async fn mqtt5_4_12_0_1_an_unknown_authentication_method_is_refused_with_its_code() {
     let server = server().await;
-    let body = answer(&server, &connect_with(&[0x15, 0, 5, b'S', b'C', b'R', b'A', b'M']))
-        .await
-        .unwrap();
+    let body = answer(
+        &server,
+        &connect_with(&[0x15, 0, 5, b'S', b'C', b'R', b'A', b'M']),
+    )
+    .await
+    .unwrap();
     assert_eq!(body[1], 0x8C);
     // And nobody may send AUTH without one [MQTT-3.1.2-30].
     assert_eq!(ends(&server, true, &[0xF0, 0]).await, Some(0x82));

@@ -8,16 +8,12 @@
 mod common;
 mod kit;
 
-mod certificates;
 mod connect;
 mod flow;
 mod fuzz;
 mod hostile;
-mod ledger;
 mod publish;
-mod quota;
 mod rights;
 mod session;
-mod stock;
 mod subscribe;
 mod will;
