@@ -109,11 +109,8 @@ impl Story {
             ensure!(verdict.is_exact(), "at {side}: {verdict}");
             notes.figure(format!("at {side}: {verdict}"));
         }
-        let acknowledged = self.acknowledged().await?;
-        ensure!(
-            acknowledged >= all as u64,
-            "A counts {acknowledged} acknowledgements for {all} rows"
-        );
+        self.wait_acknowledged(all as u64).await?;
+        notes.figure(format!("A counts {all} acknowledgements"));
         let verdict = self.judge_ledger().await?;
         ensure!(
             verdict.is_exact() && verdict.rows == all,
@@ -121,6 +118,19 @@ impl Story {
         );
         notes.figure(format!("in the cloud's ledger: {verdict}"));
         Ok(())
+    }
+
+    /// Waits until the device says that so many of its messages are acknowledged; it writes its status down at intervals.
+    async fn wait_acknowledged(&self, wanted: u64) -> anyhow::Result<()> {
+        let mut count = 0;
+        for _ in 0..100 {
+            count = self.acknowledged().await?;
+            if count >= wanted {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("A counts {count} acknowledgements for {wanted} rows")
     }
 
     /// The cloud's own ledger, as it exports it; settled when it has all rows or no longer grows in time.
