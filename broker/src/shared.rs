@@ -32,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) clock: Ages,
+    /// Rows below this were in the journal when it was opened: they may have been sent before.
+    pub(crate) first_row: AtomicU64,
     keys: AtomicU64,
     said: Mutex<HashMap<(IpAddr, CutReason), Instant>>,
     /// The planted defect of the durability tests: answers before the commit.
@@ -55,6 +57,7 @@ impl Core {
             counters: Counters::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             clock: Ages::new(),
+            first_row: AtomicU64::new(0),
             keys: AtomicU64::new(1),
             said: Mutex::default(),
             #[cfg(test)]

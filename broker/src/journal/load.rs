@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use holdfast_store::StoreError;
 use redb::ReadableTable as _;
@@ -27,6 +28,7 @@ impl Ledger {
         let first = self.opening.is_some();
         if first {
             self.load_clock(tables)?;
+            self.core.first_row.store(self.next_row, Ordering::Relaxed);
         }
         let mut known = HashMap::new();
         for entry in tables.consumers.iter()? {

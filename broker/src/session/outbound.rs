@@ -4,6 +4,7 @@
 //! moment: right, expiry, size. Reads the journal's snapshot when memory does not hold the rows.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use holdfast_store::StoreError;
 
@@ -238,7 +239,9 @@ impl Client {
             v5: self.v5,
             qos,
             retain: retain_flag(&content),
-            dup: false,
+            // After a restart nobody knows whether it had been sent: it might be a second time
+            // [MQTT-3.3.1-1].
+            dup: row.is_some_and(|row| row < self.core.first_row.load(Ordering::Relaxed)),
             packet_id,
             expiry: content.message.seconds_left(now),
             subscription_ids: &content.options.ids,
