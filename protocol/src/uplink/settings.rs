@@ -35,11 +35,11 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// A silent cut is noticed after 4.5 s at the latest.
+    /// A silent cut is noticed after 3.75 s at the latest.
     fn default() -> Self {
         Self {
-            interval: Duration::from_millis(1_500),
-            timeout: Duration::from_millis(1_500),
+            interval: Duration::from_millis(1_250),
+            timeout: Duration::from_millis(1_250),
             end_to_end_every: 1,
             failures: 2,
             successes: 2,
