@@ -258,6 +258,7 @@ async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
     let stop = life::stop_on_signal().context("cannot listen to signals")?;
     let app = match app::build(config, state).await {
         Err(fault) if fault.is_misuse() => return Err(Misuse(fault.to_string()).into()),
+        Err(fault) if fault.is_unavailable() => return Err(Unavailable(fault.to_string()).into()),
         built => built?,
     };
     Ok(app.run(stop).await?)

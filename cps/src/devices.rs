@@ -122,7 +122,7 @@ impl Devices {
     /// # Errors
     /// Our own store.
     pub fn servers(&self, site: &SiteId) -> Result<Vec<ServerAddress>, StoreError> {
-        let config = &self.core.config;
+        let (config, advertise) = (&self.core.config, self.core.advertise());
         let own = ServerAddress {
             server: config.server.clone(),
             role: match config.role {
@@ -130,8 +130,8 @@ impl Devices {
                 Role::Gateway { .. } => ServerRole::Gateway,
             },
             name: self.authority.own_party().dns(&config.domain),
-            mqtt: config.advertise.mqtt.clone(),
-            https: config.advertise.https.clone(),
+            mqtt: advertise.mqtt,
+            https: advertise.https,
         };
         let mut all = vec![own];
         for row in self.core.registry.read(|view| view.peers())? {

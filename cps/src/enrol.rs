@@ -330,7 +330,7 @@ impl Enrolment {
         issuer_chain: Vec<Vec<u8>>,
         server_chain: Vec<Vec<u8>>,
     ) -> Given {
-        let config = &self.core.config;
+        let (config, advertise) = (&self.core.config, self.core.advertise());
         Given {
             server: config.server.to_string(),
             domain: config.domain.to_string(),
@@ -340,8 +340,8 @@ impl Enrolment {
             server_chain: server_chain.into_iter().map(Bytes).collect(),
             record_key: self.core.keys.record().public(),
             owner_key: self.core.keys.owner().public(),
-            mqtt: config.advertise.mqtt.clone(),
-            https: config.advertise.https.clone(),
+            mqtt: advertise.mqtt,
+            https: advertise.https,
         }
     }
 

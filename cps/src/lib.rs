@@ -30,7 +30,7 @@ pub mod telemetry;
 pub mod to0;
 pub mod vouchers;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use holdfast_link::time::Clock;
 use holdfast_protocol::id::SiteId;
@@ -92,6 +92,8 @@ pub(crate) struct Core(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: CpsConfig,
+    /// As configured, until the machine's addresses change.
+    advertise: RwLock<Advertise>,
     pub(crate) keys: Keys,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
@@ -99,6 +101,13 @@ pub(crate) struct Inner {
     pub(crate) roster: Roster,
     /// Only at a gateway: the cloud it enrolled with.
     pub(crate) cloud: Option<enrol::Cloud>,
+}
+
+impl Inner {
+    /// Where this server is reached now.
+    pub(crate) fn advertise(&self) -> Advertise {
+        self.advertise.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl std::ops::Deref for Core {
@@ -157,8 +166,10 @@ impl Cps {
             config.limits.ledger_messages,
             metrics.clone(),
         );
+        let advertise = RwLock::new(config.advertise.clone());
         let core = Core(Arc::new(Inner {
             config,
+            advertise,
             keys,
             clock,
             metrics,
@@ -200,6 +211,12 @@ impl Cps {
     #[must_use]
     pub fn config(&self) -> &CpsConfig {
         &self.core.config
+    }
+
+    /// Replaces the addresses that others are told: a machine's may come late or change. Who
+    /// registers vouchers with them must register anew.
+    pub fn set_advertise(&self, advertise: Advertise) {
+        *self.core.advertise.write().unwrap_or_else(PoisonError::into_inner) = advertise;
     }
 
     /// Its clock.

@@ -266,15 +266,15 @@ impl Sync {
     /// Where this server is reached, as it tells the other.
     #[must_use]
     pub fn about_us(&self) -> PeerRow {
-        let config = &self.core.config;
+        let (config, advertise) = (&self.core.config, self.core.advertise());
         PeerRow {
             server: config.server.clone(),
             site: match &config.role {
                 Role::Cloud => SiteId::of_cloud(),
                 Role::Gateway { site } => site.clone(),
             },
-            mqtt: config.advertise.mqtt.clone(),
-            https: config.advertise.https.clone(),
+            mqtt: advertise.mqtt,
+            https: advertise.https,
         }
     }
 }

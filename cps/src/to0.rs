@@ -197,8 +197,7 @@ impl To0 {
     fn registration(&self) -> Result<Registration, To0Error> {
         let addresses: Vec<To2Address> = self
             .core
-            .config
-            .advertise
+            .advertise()
             .fdo
             .iter()
             .map(to2_address)

@@ -17,7 +17,7 @@ use std::time::Duration;
 use holdfast_broker::{Broker, JournalMedium};
 use holdfast_config::{HostPort, secret_file};
 use holdfast_cps::enrol::Cloud;
-use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role, Stores};
+use holdfast_cps::{Cps, CpsConfig, Keys, Role, Stores};
 use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
@@ -56,6 +56,8 @@ pub struct App {
     pub(crate) uplink: tokio::sync::watch::Receiver<State>,
     pub(crate) cloud: https::Client,
     pub(crate) announcer: Option<Announcer>,
+    /// The gateway's addresses of the moment.
+    pub(crate) lan: tokio::sync::watch::Sender<Vec<IpAddr>>,
 }
 
 /// Opens keys and stores in `state` and binds all sockets. The gateway must have enrolled.
@@ -108,6 +110,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         bridge: bridge.connection(),
         cloud: ways.probe,
     });
+    let (lan, _) = tokio::sync::watch::channel(addresses.clone());
     let announcer = Announcer::start(
         &config.discovery,
         &cloud.gateway(),
@@ -130,6 +133,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         uplink,
         cloud: ways.api,
         announcer,
+        lan,
     })
 }
 
@@ -250,22 +254,7 @@ async fn open_cps(
 ) -> Result<Cps, BuildError> {
     let role = Role::Gateway { site: cloud.site() };
     let mut wanted = CpsConfig::new(cloud.gateway(), cloud.domain(), role);
-    let at = |port| {
-        addresses
-            .iter()
-            .map(move |ip| SocketAddr::new(*ip, port).to_string())
-    };
-    wanted.advertise.mqtt = at(ports.mqtt).collect();
-    wanted.advertise.https = at(ports.https).collect();
-    wanted.advertise.fdo = addresses
-        .iter()
-        .map(|ip| FdoAddress {
-            ip: Some(*ip),
-            dns: None,
-            port: ports.fdo,
-            tls: false,
-        })
-        .collect();
+    wanted.advertise = identity::advertise(addresses, ports);
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

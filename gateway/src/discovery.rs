@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use holdfast_link::discovery::{self, Announcement, DiscoveryError, Interfaces};
 use holdfast_protocol::id::{ServerId, SiteId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -68,17 +69,26 @@ impl Announcer {
         }))
     }
 
-    /// Watches for rivals until cancelled, then tells the LAN goodbye.
-    pub async fn run(self, cancel: CancellationToken) {
-        let host = &self.announcement.host;
-        while let Some(Some(rival)) = cancel.run_until_cancelled(self.responder.rivals()).await {
-            tracing::error!(
-                %rival, %host,
-                "another party answers for this gateway's name: devices may go there; find it, or \
-                 give the site one gateway only"
-            );
+    /// Follows the gateway's addresses and watches for rivals until cancelled, then tells the LAN
+    /// goodbye. The responder may end by itself: the LAN is served all the same, by address.
+    pub async fn run(mut self, mut lan: watch::Receiver<Vec<IpAddr>>, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Ok(()) = lan.changed() => {
+                    self.announcement.addresses = lan.borrow_and_update().clone();
+                    if let Err(error) = self.responder.announce(&self.announcement) {
+                        tracing::warn!(%error, "the LAN was not told the new addresses");
+                    }
+                }
+                Some(rival) = self.responder.rivals() => tracing::error!(
+                    %rival, host = self.announcement.host,
+                    "another party answers for this gateway's name: devices may go there; find \
+                     it, or give the site one gateway only"
+                ),
+                else => break,
+            }
         }
-        // The responder may have ended by itself: the LAN is served all the same, by address.
         cancel.cancelled().await;
         if let Err(error) = self.responder.withdraw(&self.announcement.instance).await {
             tracing::debug!(%error, "the LAN was not told goodbye");

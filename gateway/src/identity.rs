@@ -6,22 +6,28 @@
 //! all, so that a kill at any point leaves a folder that the next try completes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_config::{HostPort, secret_file};
-use holdfast_cps::Cps;
 use holdfast_cps::enrol::{self, Cloud, EnrolError, Enrolling, Token};
+use holdfast_cps::{Advertise, Cps, FdoAddress};
 use holdfast_link::discovery::{Interfaces, local_addresses};
 use holdfast_link::time::{FloorError, SystemClock, SystemTrust};
 use holdfast_link::tls::IdentitySlot;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::discovery::Ports;
 
-/// How often the gateway looks whether its certificate is due or its addresses have changed.
+/// How often the gateway looks whether its certificate is due.
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+/// How often it looks whether its addresses have changed.
+const ADDRESS_CHECK: Duration = Duration::from_secs(5);
 
 /// The folder of the keys.
 #[must_use]
@@ -42,6 +48,18 @@ pub enum EnrolFault {
         gateway: String,
         /// Its site.
         site: String,
+    },
+    /// The state folder belongs to the service's user, and we are another.
+    #[error(
+        "{} belongs to user {owner}, not to you: the gateway could not read what you leave there; \
+         run this as its owner, such as: runuser -u holdfast-gateway -- holdfast-gateway enrol ...",
+        path.display()
+    )]
+    OtherOwner {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner's number.
+        owner: u32,
     },
     /// The state folder.
     #[error("cannot use {}: {cause}; give --state a folder that this user owns", path.display())]
@@ -73,7 +91,7 @@ impl EnrolFault {
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         match self {
-            Self::Already { .. } => true,
+            Self::Already { .. } | Self::OtherOwner { .. } => true,
             Self::Enrol(error) => {
                 matches!(
                     error,
@@ -96,6 +114,7 @@ pub async fn enrol(
     token: &Token,
 ) -> Result<Cloud, EnrolFault> {
     let keys = keys_folder(state);
+    check_owner(state)?;
     secret_file::make_folder(state).map_err(|cause| EnrolFault::Folder {
         path: state.to_owned(),
         cause,
@@ -122,6 +141,20 @@ pub async fn enrol(
     Ok(enrol::enrol(&keys, token, enrolling, clock).await?)
 }
 
+/// What root writes into the service user's folder, the service could not read.
+fn check_owner(state: &Path) -> Result<(), EnrolFault> {
+    // A process's own entry belongs to its effective user.
+    let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid());
+    match (owner(state), owner(Path::new("/proc/self"))) {
+        (Ok(theirs), Ok(ours)) if theirs != ours => Err(EnrolFault::OtherOwner {
+            path: state.to_owned(),
+            owner: theirs,
+        }),
+        // A folder that is not there yet will be ours.
+        _ => Ok(()),
+    }
+}
+
 /// The gateway's addresses on the LAN, sorted: as told, or the listening one, or all.
 ///
 /// # Errors
@@ -138,35 +171,78 @@ pub fn lan_addresses(config: &Config) -> std::io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Keeps the gateway's own certificate fresh and true: asks the authority, which is the gateway's
-/// own and needs no cloud, and swaps what the listeners show.
+/// What others are told of the gateway: these addresses with the ports that it listens on.
+#[must_use]
+pub fn advertise(addresses: &[IpAddr], ports: Ports) -> Advertise {
+    let at = |port| {
+        addresses
+            .iter()
+            .map(move |ip| SocketAddr::new(*ip, port).to_string())
+    };
+    let fdo = |ip: &IpAddr| FdoAddress {
+        ip: Some(*ip),
+        dns: None,
+        port: ports.fdo,
+        tls: false,
+    };
+    Advertise {
+        fdo: addresses.iter().map(fdo).collect(),
+        mqtt: at(ports.mqtt).collect(),
+        https: at(ports.https).collect(),
+    }
+}
+
+/// Keeps what the gateway says of itself fresh and true: its certificate, for which it asks the
+/// authority, its own and in need of no cloud, and its addresses, which may come late or change.
 #[derive(Debug)]
-pub struct Renewal {
-    /// Decides whether the certificate is due.
+pub struct Upkeep {
+    /// Decides whether the certificate is due, and tells devices the addresses.
     pub cps: Cps,
     /// What the listeners show.
     pub slot: IdentitySlot,
     /// Where the addresses come from.
     pub config: Config,
+    /// Bound by the listeners.
+    pub ports: Ports,
+    /// The addresses of the moment, for all who tell them.
+    pub lan: watch::Sender<Vec<IpAddr>>,
 }
 
-impl Renewal {
+impl Upkeep {
     /// Looks now and then until cancelled.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
-            let wait = tokio::time::sleep(RENEWAL_CHECK);
-            if stop.run_until_cancelled(wait).await.is_none() {
-                return;
+        let mut look = tokio::time::interval(ADDRESS_CHECK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = Instant::now();
+        while stop.run_until_cancelled(look.tick()).await.is_some() {
+            let moved = self.follow_addresses();
+            if moved || renewed.elapsed() >= RENEWAL_CHECK {
+                renewed = Instant::now();
+                self.renew().await;
             }
-            let addresses = match lan_addresses(&self.config) {
-                Ok(addresses) if !addresses.is_empty() => certified(&self.config, addresses),
-                // A cable pulled out is no reason for a certificate without addresses.
-                _ => continue,
-            };
-            match self.cps.authority().own_identity(&addresses).await {
-                Ok(identity) => self.slot.set(identity),
-                Err(error) => tracing::error!(%error, "the gateway's certificate was not renewed"),
-            }
+        }
+    }
+
+    /// Takes over the machine's addresses; whether they have changed. A cable pulled out is no
+    /// reason to forget them.
+    fn follow_addresses(&self) -> bool {
+        let Ok(addresses) = lan_addresses(&self.config) else {
+            return false;
+        };
+        if addresses.is_empty() || *self.lan.borrow() == addresses {
+            return false;
+        }
+        tracing::info!(?addresses, "the gateway's addresses have changed");
+        self.cps.set_advertise(advertise(&addresses, self.ports));
+        self.lan.send_replace(addresses);
+        true
+    }
+
+    async fn renew(&self) {
+        let addresses = certified(&self.config, self.lan.borrow().clone());
+        match self.cps.authority().own_identity(&addresses).await {
+            Ok(identity) => self.slot.set(identity),
+            Err(error) => tracing::error!(%error, "the gateway's certificate was not renewed"),
         }
     }
 }

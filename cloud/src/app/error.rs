@@ -88,9 +88,12 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(
-            self,
-            Self::OtherInstallation { .. } | Self::Bind { .. } | Self::Directives
-        )
+        matches!(self, Self::OtherInstallation { .. } | Self::Directives)
+    }
+
+    /// Whether it may get better by itself: at boot an address may come later than the cloud.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Bind { .. } | Self::Interfaces(_))
     }
 }

@@ -80,9 +80,16 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::NotEnrolled)
+    }
+
+    /// Whether it may get better by itself: at boot an address or interface may come later than the
+    /// gateway, which never waits for a network.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
-            Self::NotEnrolled | Self::Bind { .. } | Self::Discovery(_)
+            Self::Bind { .. } | Self::Discovery(_) | Self::Interfaces(_)
         )
     }
 }

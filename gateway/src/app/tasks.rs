@@ -4,6 +4,7 @@
 //! the keepers (what looks after certificates, rights and time). The stores' writers end when the
 //! last handle is dropped, after all of them.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use holdfast_broker::{Broker, CutReason, Door, FixedTls};
@@ -13,13 +14,15 @@ use holdfast_cps::fdo::FdoParty;
 use holdfast_cps::relay::Relay;
 use holdfast_cps::rendezvous::OnlyTo0;
 use holdfast_cps::{Cps, Limits, http, sync};
+use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock};
 use holdfast_link::tls::{self, ClientAuth};
+use holdfast_link::{fdo, https};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE, RunError};
-use crate::identity::Renewal;
+use crate::identity::Upkeep;
 use crate::uplink::State;
 use crate::{admin, metrics, rights};
 
@@ -53,12 +56,18 @@ impl App {
         stages.spawn_quiet(KEEPERS, "time floor", async move {
             clock.keep_floor_until(stop.cancelled()).await;
         });
-        let renewal = Renewal {
+        let upkeep = Upkeep {
             cps: self.cps.clone(),
             slot: self.identity.clone(),
             config: self.config.clone(),
+            ports: self.listeners.ports(),
+            lan: self.lan.clone(),
         };
-        stages.spawn_quiet(KEEPERS, "certificate renewal", renewal.run(token.clone()));
+        stages.spawn_quiet(
+            KEEPERS,
+            "certificate and addresses",
+            upkeep.run(token.clone()),
+        );
         let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
         stages.spawn_quiet(KEEPERS, "rights", watch);
         let relay = Arc::clone(self.cps.relay());
@@ -80,6 +89,7 @@ impl App {
     ) -> Result<(), RunError> {
         let (doors, movers) = (stages.token(DOORS), stages.token(MOVERS));
         let backlog = self.bridge.backlog();
+        let (own_fdo, lan) = (self.fdo(), self.lan.subscribe());
         let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&self.clock);
         let fdo = http::fdo_router(
             parties(&self.cps),
@@ -123,7 +133,11 @@ impl App {
             http::serve_admin(&socket, router, limits, stop).await
         });
         if let Some(announcer) = self.announcer {
-            stages.spawn_quiet(DOORS, "discovery", announcer.run(doors));
+            stages.spawn_quiet(
+                DOORS,
+                "discovery",
+                announcer.run(self.lan.subscribe(), doors),
+            );
         }
 
         stages.spawn_quiet(
@@ -138,7 +152,7 @@ impl App {
         stages.spawn_quiet(
             MOVERS,
             "local registration",
-            register_here(self.cps, movers),
+            register_here(self.cps, own_fdo, lan, movers),
         );
         Ok(())
     }
@@ -181,20 +195,34 @@ async fn watch_rights(cps: Cps, broker: Broker, stop: CancellationToken) {
     stop.cancelled().await;
 }
 
-/// Puts the vouchers that this gateway owns into its own rendezvous, and renews them there.
-async fn register_here(cps: Cps, stop: CancellationToken) {
-    let mut changes = cps.roster().changes();
-    loop {
-        if let Err(error) = cps.to0().register_here().await {
-            tracing::warn!(%error, "vouchers could not be registered at this gateway");
+/// Registers the vouchers that this gateway owns at its own rendezvous, by HTTP like any other, and
+/// anew whenever the gateway's addresses have changed.
+async fn register_here(
+    cps: Cps,
+    own: SocketAddr,
+    mut lan: watch::Receiver<Vec<IpAddr>>,
+    stop: CancellationToken,
+) {
+    let host = if own.ip().is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        own.ip()
+    };
+    let endpoint = Endpoint {
+        addresses: vec![SocketAddr::new(host, own.port()).to_string()],
+        security: Security::Plain,
+    };
+    let client = fdo::Client::new(endpoint, "", https::Limits::default());
+    while !stop.is_cancelled() {
+        let round = stop.child_token();
+        if lan.borrow_and_update().is_empty() {
+            // Nothing to register yet; that is no fault.
+            let _ = stop.run_until_cancelled(lan.changed()).await;
+            continue;
         }
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(REGISTRATION) => {}
-            Ok(()) = changes.changed() => {}
+            () = cps.to0().run(client.clone(), round.clone()) => {}
+            Ok(()) = lan.changed() => {}
         }
     }
 }
-
-/// How often the local rendezvous is looked after.
-const REGISTRATION: std::time::Duration = std::time::Duration::from_secs(10);
