@@ -249,13 +249,15 @@ fn contact(
 }
 
 impl Instruction {
-    /// `[variable, ? bstr .cbor value]`; instructions without a value are 1-arrays.
+    /// `[variable, bstr .cbor value]`. Where no value is needed it is a wrapped null: the text of
+    /// the standard lets it be left out, but device libraries are about that insist on two elements
+    /// and others on a value that is CBOR.
     fn encode(&self, w: &mut Writer) {
         let wrapped = |f: &dyn Fn(&mut Writer)| Some(cbor::encode(f));
         let (number, value) = match self {
-            Self::DevOnly => (variable::DEV_ONLY, None),
-            Self::OwnerOnly => (variable::OWNER_ONLY, None),
-            Self::Bypass => (variable::BYPASS, None),
+            Self::DevOnly => (variable::DEV_ONLY, wrapped(&|w| _ = w.null())),
+            Self::OwnerOnly => (variable::OWNER_ONLY, wrapped(&|w| _ = w.null())),
+            Self::Bypass => (variable::BYPASS, wrapped(&|w| _ = w.null())),
             Self::Ip(ip) => (variable::IP_ADDRESS, wrapped(&|w| encode_ip(*ip, w))),
             Self::Dns(name) => (variable::DNS, wrapped(&|w| _ = w.text(name))),
             Self::DevPort(port) => (variable::DEV_PORT, wrapped(&|w| _ = w.uint((*port).into()))),
