@@ -4,7 +4,7 @@
 TESTS := tests
 CARGO ?= cargo
 
-.PHONY: help demo drill test lint bench fuzz deb setup bins
+.PHONY: help demo drill test lint bench fuzz deb package-test setup bins
 
 help:
 	@echo "make demo    the story for a person: narrated, ends with everything running (Ctrl-C stops it)"
@@ -14,6 +14,7 @@ help:
 	@echo "make fuzz    the property and mutation tests for longer (SECONDS_EACH=60)"
 	@echo "make bench   measurements"
 	@echo "make deb     Debian packages"
+	@echo "make package-test  the package in a booted container: install, kill, reboot in an outage, purge (root)"
 
 setup:
 	@$(TESTS)/setup.sh
@@ -40,4 +41,7 @@ bench:
 	@$(TESTS)/not-yet.sh bench "there is no benchmark in the tree yet"
 
 deb:
-	@$(TESTS)/not-yet.sh deb "the first package (gateway) comes with the second act; see CHANGELOG.md"
+	@packaging/build-deb.sh gateway
+
+package-test:
+	@$(TESTS)/package.sh
