@@ -1,8 +1,10 @@
 //! Bad MQTT clients at the gateway's door: no certificate, a foreign or an expired one, a client id that is not the
 //! certificate's, topics that are not theirs, packets that are none. Stock clients where they can do it, raw TLS else.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use holdfast_tests::process::{Finished, run};
@@ -11,7 +13,7 @@ use holdfast_tests::world::{Plan, Server, World};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -41,6 +43,7 @@ async fn bad_clients_are_refused() {
     let door = Door {
         world: &world,
         identity,
+        cases: AtomicU8::new(0),
     };
 
     door.control_the_good_client_is_served().await;
@@ -55,9 +58,12 @@ async fn bad_clients_are_refused() {
     world.stop().await.unwrap();
 }
 
+/// The gateway's door. Each case comes from an address of its own: of one address and fault the broker logs only the
+/// first within a minute.
 struct Door<'a> {
     world: &'a World,
     identity: PathBuf,
+    cases: AtomicU8,
 }
 
 impl Door<'_> {
@@ -118,9 +124,10 @@ impl Door<'_> {
         let watch = self.watch().await;
         let (host, port) = self.address();
         let ca = self.identity.join("ca.pem").display().to_string();
+        let source = self.source().to_string();
         let words = [
-            "-V", "5", "-h", &host, "-p", &port, "--cafile", &ca, "-i", NAME, "-t", OWN, "-m", "x",
-            "-q", "1",
+            "-A", &source, "-V", "5", "-h", &host, "-p", &port, "--cafile", &ca, "-i", NAME, "-t",
+            OWN, "-m", "x", "-q", "1",
         ];
         let told = run(Path::new("mosquitto_pub"), &words, "").await.unwrap();
         assert_ne!(
@@ -212,7 +219,10 @@ impl Door<'_> {
         let (host, port) = self.address();
         let file = |name: &str| identity.join(name).display().to_string();
         let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
-        let mut words = vec!["-V", "5", "-h", &host, "-p", &port, "-i", client];
+        let source = self.source().to_string();
+        let mut words = vec![
+            "-A", &source, "-V", "5", "-h", &host, "-p", &port, "-i", client,
+        ];
         words.extend(["--cafile", &ca, "--cert", &cert, "--key", &key]);
         words.extend(more);
         run(Path::new(program), &words, "").await.unwrap()
@@ -237,12 +247,19 @@ impl Door<'_> {
             .with_root_certificates(roots)
             .with_client_auth_cert(certificates("cert.pem"), key)
             .unwrap();
-        let stream = TcpStream::connect(door).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((self.source(), 0).into()).unwrap();
+        let stream = socket.connect(door).await.unwrap();
         let name = ServerName::from(door.ip());
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
             .expect("the good certificate is let in")
+    }
+
+    /// The address the next client comes from.
+    fn source(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, 251, 0, self.cases.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     async fn watch(&self) -> Watch {

@@ -85,9 +85,16 @@ pub(crate) async fn is_well(part: &Part, metrics: SocketAddr) {
 fn refusals(part: &Part) -> Vec<String> {
     let is_refusal = |line: &&str| {
         let line = line.to_lowercase();
-        [" refus", " warn ", " error "]
-            .iter()
-            .any(|word| line.contains(word))
+        [
+            " refus",
+            " turned away",
+            "=malformed",
+            "=protocol",
+            " warn ",
+            " error ",
+        ]
+        .iter()
+        .any(|word| line.contains(word))
     };
     part.logged()
         .lines()

@@ -161,6 +161,40 @@ async fn a_gateway_stopped_in_mid_backlog_goes_on_where_it_was() {
     cloud.stop().await;
 }
 
+/// A device that stamps nothing: the gateway's journal knows its messages by their rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_without_a_stamp_come_once_too_and_the_site_keeps_its_own_copy() {
+    let pair = Pair::new().await;
+    let (cloud, gateway) = pair.up().await;
+    for seq in 1..=EACH {
+        let message = Message::new(&topic(0), format!("reading {seq}")).qos(Qos::AtLeastOnce);
+        gateway
+            .daemon
+            .broker
+            .publish(message)
+            .await
+            .expect("the LAN takes it");
+        match seq % 250 {
+            100 => pair.cut(Mode::Reset),
+            150 => pair.cut(Mode::Open),
+            _ => {}
+        }
+    }
+    until("the ledger to have all", || {
+        recorded(&cloud, 0).len() as u64 >= EACH
+    })
+    .await;
+    until("the backlog to drain", || gateway.backlog.waiting() == 0).await;
+    assert_eq!(faults(&recorded(&cloud, 0)), Vec::<String>::new());
+    until("the site's ledger", || {
+        recorded(&gateway.daemon, 0).len() as u64 >= EACH
+    })
+    .await;
+    assert_eq!(faults(&recorded(&gateway.daemon, 0)), Vec::<String>::new());
+    gateway.stop().await;
+    cloud.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_of_the_cloud_reach_the_lan_also_those_sent_in_an_outage() {
     let pair = Pair::new().await;
