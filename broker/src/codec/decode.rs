@@ -195,6 +195,15 @@ fn connect_v3(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
 }
 
 fn connect_v5(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
+    shortest(body, 10)?;
+    let nameless = flags & 0xC0 == 0x40;
+    let named;
+    let body = if nameless {
+        named = with_empty_user_name(body).ok_or(Fault::Malformed)?;
+        &named
+    } else {
+        body
+    };
     let (found, used) = v5_0::Connect::parse(body).map_err(|error| fault(&error))?;
     whole(used, body)?;
     let will = match found.will_topic() {
@@ -211,7 +220,10 @@ fn connect_v5(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
         clean: found.clean_start(),
         keep_alive: found.keep_alive(),
         client_id: clear(found.client_id())?,
-        user_name: found.user_name().map(clear).transpose()?,
+        user_name: match found.user_name() {
+            Some(name) if !nameless => Some(clear(name)?),
+            _ => None,
+        },
         password: found.password().map(<[u8]>::to_vec),
         will,
         session_expiry: 0,
@@ -240,6 +252,26 @@ fn connect_v5(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
         return Err(Fault::Protocol);
     }
     Ok(connect)
+}
+
+/// MQTT 5 allows a password without a user name (3.1.2.9); the parser wants one, so it gets an empty one.
+fn with_empty_user_name(body: &[u8]) -> Option<Vec<u8>> {
+    let mut at = 10;
+    let properties = |at: usize| {
+        let (length, used) = property::variable(body.get(at..)?)?;
+        Some(at + used + length)
+    };
+    let field = |at: usize| {
+        let length: [u8; 2] = body.get(at..at + 2)?.try_into().ok()?;
+        Some(at + 2 + usize::from(u16::from_be_bytes(length)))
+    };
+    at = field(properties(at)?)?;
+    if body[7] & 0x04 != 0 {
+        at = field(field(properties(at)?)?)?;
+    }
+    let mut named = [body.get(..at)?, &[0, 0], body.get(at..)?].concat();
+    named[7] |= 0x80;
+    Some(named)
 }
 
 fn will(flags: u8, name: &str, payload: &[u8], props: &CoreProperties) -> Result<Will, Fault> {
@@ -370,12 +402,13 @@ fn subscribe(body: &[u8], v5: bool) -> Result<Subscribe, Fault> {
     let (packet_id, _) = packet_id(body)?;
     let mut id = None;
     let entries = if v5 {
+        shortest(body, 2)?;
         let (found, used) = v5_0::Subscribe::parse(body).map_err(|error| fault(&error))?;
         whole(used, body)?;
         for property in found.props() {
             if let Property::SubscriptionIdentifier(value) = property {
-                // Zero is a protocol error [MQTT-3.8.2.1.2].
-                if value.val() == 0 {
+                // Zero and a second one are protocol errors [MQTT-3.8.2.1.2].
+                if value.val() == 0 || id.is_some() {
                     return Err(Fault::Protocol);
                 }
                 id = Some(value.val());
@@ -434,6 +467,7 @@ fn entry(found: &SubEntry) -> Result<Entry, Fault> {
 fn unsubscribe(body: &[u8], v5: bool) -> Result<Unsubscribe, Fault> {
     let (packet_id, _) = packet_id(body)?;
     let filters: Result<Vec<String>, Fault> = if v5 {
+        shortest(body, 2)?;
         let (found, used) = v5_0::Unsubscribe::parse(body).map_err(|error| fault(&error))?;
         whole(used, body)?;
         found
@@ -468,6 +502,9 @@ fn disconnect(body: &[u8], v5: bool) -> Result<Disconnect, Fault> {
             Err(Fault::Malformed)
         };
     }
+    if body.len() > 1 {
+        shortest(body, 1)?;
+    }
     let (found, used) = v5_0::Disconnect::parse(body).map_err(|error| fault(&error))?;
     whole(used, body)?;
     disconnect.code = found.reason_code().map_or(0, |code| code as u8);
@@ -477,6 +514,12 @@ fn disconnect(body: &[u8], v5: bool) -> Result<Disconnect, Fault> {
         }
     }
     Ok(disconnect)
+}
+
+/// The parser takes a property length of more bytes than needed; we do not [MQTT-1.5.5-1].
+fn shortest(body: &[u8], at: usize) -> Result<(), Fault> {
+    let rest = body.get(at..).ok_or(Fault::Malformed)?;
+    property::variable(rest).map(drop).ok_or(Fault::Malformed)
 }
 
 /// The parser may stop early: bytes behind the packet are a fault.

@@ -53,6 +53,11 @@ impl Frames {
         Ok(paused)
     }
 
+    /// The first byte of an unfinished frame.
+    pub(crate) fn first_byte(&self) -> Option<u8> {
+        self.partial.first().copied()
+    }
+
     /// Bytes kept for an unfinished frame.
     pub(crate) fn held(&self) -> usize {
         self.partial.len()

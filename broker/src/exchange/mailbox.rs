@@ -183,6 +183,20 @@ impl Mailbox {
         self.connected.load(Ordering::Acquire)
     }
 
+    /// Takes out all QoS 1 and 2 deliveries that wait because of a shared subscription.
+    pub(crate) fn take_shared(&self) -> Vec<Delivery> {
+        let mut inner = self.lock();
+        let careful = std::mem::take(&mut inner.careful);
+        let (shared, own): (VecDeque<Delivery>, _) = careful
+            .into_iter()
+            .partition(|delivery| delivery.options.group.is_some());
+        inner.careful = own;
+        for delivery in &shared {
+            inner.forget(delivery.messages());
+        }
+        shared.into()
+    }
+
     /// Marks the session connected or not; when not, live deliveries are refused, and those waiting
     /// are handed back by number so that they are counted.
     pub(crate) fn set_connected(&self, connected: bool) -> usize {

@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) qos: Qos,
     pub(crate) retain_as_published: bool,
     pub(crate) ids: Vec<u32>,
+    /// The shared subscription that picked this receiver.
+    pub(crate) group: Option<Arc<str>>,
 }
 
 /// One receiver of a topic.
@@ -57,6 +59,7 @@ pub(crate) struct Route {
 /// A shared subscription's members, with the turn.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
     members: Vec<Target>,
     turn: Arc<AtomicUsize>,
 }
@@ -206,11 +209,13 @@ impl Exchange {
                 .map(|member| {
                     let mut merge = Merge::new(member);
                     merge.add(member);
+                    merge.all.group = Some(Arc::clone(&group.name));
                     merge.target()
                 })
                 .filter(|target| may_receive(target, topic, rights))
                 .collect();
             (!members.is_empty()).then(|| Shared {
+                name: Arc::clone(&group.name),
                 turn: self.turn(&group.name),
                 members,
             })
@@ -288,6 +293,7 @@ impl Options {
             qos: Qos::AtMostOnce,
             retain_as_published: false,
             ids: Vec::new(),
+            group: None,
         }
     }
 

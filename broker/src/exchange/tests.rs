@@ -56,6 +56,7 @@ fn options() -> Arc<Options> {
         qos: Qos::AtLeastOnce,
         retain_as_published: false,
         ids: Vec::new(),
+        group: None,
     })
 }
 

@@ -121,7 +121,7 @@ impl Ledger {
             let row = Row {
                 qos: entry.message.qos.min(options.qos),
                 retain_as_published: options.retain_as_published,
-                retained: entry.only.is_some(),
+                retained: entry.retained,
                 released: false,
                 sole: sharers == 1,
                 weight: u32::try_from(weight).unwrap_or(u32::MAX),

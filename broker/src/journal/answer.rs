@@ -83,7 +83,7 @@ impl Ledger {
                     id: entry.row,
                     message: Arc::clone(&entry.message),
                     options,
-                    retained: entry.only.is_some(),
+                    retained: entry.retained,
                 });
             }
             if entry.message.retain && entry.only.is_none() {

@@ -137,5 +137,6 @@ pub(crate) fn row_options(
         qos,
         retain_as_published,
         ids,
+        group: None,
     })
 }

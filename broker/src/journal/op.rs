@@ -42,8 +42,11 @@ pub(crate) struct Entry {
     pub(crate) route: Arc<Route>,
     /// The publishing session, for no-local.
     pub(crate) publisher: Option<u64>,
-    /// A single receiver instead of the route's: a retained message for a new subscription.
+    /// A single receiver instead of the route's: of a retained message for a new subscription, or of
+    /// what a gone member of a shared subscription had not acknowledged.
     pub(crate) only: Option<(Arc<Mailbox>, Arc<Options>)>,
+    /// Sent because of a new subscription.
+    pub(crate) retained: bool,
     /// What the repeat filter goes by.
     pub(crate) stamp: Option<Stamp>,
     /// An incoming QoS 2 packet id of a durable session, to be committed with the message.
@@ -64,6 +67,7 @@ impl Entry {
             route,
             publisher,
             only: None,
+            retained: false,
             stamp: None,
             received: None,
             verdict: Verdict::Taken,

@@ -41,6 +41,8 @@ pub(crate) struct Client {
     pub(super) out: BytesMut,
     /// Something slow that the last frame asked for.
     pub(super) slow: Option<Slow>,
+    /// A whole packet came since this was last looked at [MQTT-3.1.2-22].
+    pub(super) heard: bool,
     /// A receiver's queue is getting full: let others run.
     pub(super) crowded: bool,
     /// Operations at the journal whose outcome is to come.
@@ -60,6 +62,8 @@ pub(crate) struct Client {
     settled: Vec<u64>,
     releasing: Vec<u64>,
     forgotten: Vec<u16>,
+    /// PINGREQs to be answered.
+    pings: usize,
     denied_before: bool,
     /// Broker seconds of this read.
     now: u64,
@@ -108,6 +112,7 @@ impl Client {
             max_packet: terms.max_packet,
             out: BytesMut::new(),
             slow: None,
+            heard: false,
             crowded: false,
             outstanding: 0,
             stalled: None,
@@ -123,6 +128,7 @@ impl Client {
             settled: Vec::new(),
             releasing: Vec::new(),
             forgotten: Vec::new(),
+            pings: 0,
             denied_before: false,
             now: 0,
         }
@@ -136,6 +142,13 @@ impl Client {
         consumer(&self.held)
     }
 
+    /// Answers PINGREQs, after whatever was due before them.
+    pub(super) fn answer_pings(&mut self) {
+        for _ in 0..std::mem::take(&mut self.pings) {
+            codec::pingresp(&mut self.out);
+        }
+    }
+
     /// Before the frames of one read.
     pub(super) fn begin_read(&mut self) {
         self.now = self.core.clock.now();
@@ -143,10 +156,11 @@ impl Client {
 
     /// Takes one frame.
     pub(super) fn take(&mut self, first: u8, body: &[u8]) -> Result<Flow, Fault> {
+        self.heard = true;
         match codec::decode(first, body, self.v5)? {
             Packet::Publish(publish) => self.publish(publish)?,
             Packet::Ack(ack) => self.acknowledged(ack),
-            Packet::Pingreq => codec::pingresp(&mut self.out),
+            Packet::Pingreq => self.pings += 1,
             Packet::Subscribe(subscribe) => self.slow = Some(Slow::Subscribe(subscribe)),
             Packet::Unsubscribe(unsubscribe) => self.slow = Some(Slow::Unsubscribe(unsubscribe)),
             Packet::Disconnect(disconnect) => self.slow = Some(Slow::Disconnect(disconnect)),
@@ -407,9 +421,11 @@ impl Client {
         let mut ops = Vec::new();
         if !self.entries.is_empty() {
             let entries = std::mem::take(&mut self.entries);
+            // A retained QoS 0 message has no acknowledgement, but a later SUBSCRIBE of this
+            // connection must find it.
             let waits = entries
                 .iter()
-                .any(|entry| entry.message.qos != Qos::AtMostOnce);
+                .any(|entry| entry.message.qos != Qos::AtMostOnce || entry.message.retain);
             if waits {
                 self.outstanding += 1;
             }

@@ -56,16 +56,49 @@ pub(crate) enum Step {
 #[derive(Debug, Default)]
 pub(crate) struct Inflight {
     sent: VecDeque<Sent>,
+    /// Ids of an earlier connection that this one has not been sent yet, in order.
+    waiting: VecDeque<u16>,
     last_id: u16,
 }
 
 impl Inflight {
-    pub(crate) fn len(&self) -> usize {
-        self.sent.len()
+    /// How many are on their way on this connection.
+    pub(crate) fn open(&self) -> usize {
+        self.sent.len() - self.waiting.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sent> {
-        self.sent.iter()
+    /// Whether some of an earlier connection are still to be sent again.
+    pub(crate) fn resuming(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The next one to be sent again; it is on its way from now on.
+    pub(crate) fn next_again(&mut self) -> Option<Sent> {
+        let packet_id = self.waiting.pop_front()?;
+        let index = self.position(packet_id)?;
+        self.sent.get(index).cloned()
+    }
+
+    /// Forgets a message that may not be sent again.
+    pub(crate) fn discard(&mut self, packet_id: u16) {
+        let found = self.position(packet_id);
+        self.take(found);
+    }
+
+    /// QoS 1 messages of shared subscriptions that were not acknowledged, with the group: another
+    /// member gets them when the session ends. Those of QoS 2 may not be sent to another
+    /// [MQTT-4.8.2-5].
+    pub(crate) fn take_shared(&mut self) -> Vec<(Arc<str>, Arc<Message>)> {
+        let shared = |sent: &Sent| {
+            let content = sent
+                .content
+                .as_ref()
+                .filter(|_| sent.qos == Qos::AtLeastOnce)?;
+            Some((content.options.group.clone()?, Arc::clone(&content.message)))
+        };
+        let found = self.sent.iter().filter_map(shared).collect();
+        self.sent.retain(|sent| shared(sent).is_none());
+        found
     }
 
     /// The packet id of a row.
@@ -104,6 +137,8 @@ impl Inflight {
         let Some(index) = self.position(packet_id) else {
             return Step::Unknown;
         };
+        // The client has it: it need not be sent again.
+        self.waiting.retain(|waiting| *waiting != packet_id);
         let sent = &mut self.sent[index];
         match (sent.qos, sent.stage, sent.row) {
             (Qos::ExactlyOnce, Stage::Published, Some(row)) => {
@@ -137,8 +172,10 @@ impl Inflight {
         self.take(found)
     }
 
-    /// A connection is gone in the middle of a release: the client will hear PUBLISH again.
-    pub(crate) fn disconnected(&mut self) {
+    /// The session goes on on a new connection: all is to be sent again [MQTT-4.4.0-1]. When the old
+    /// one ended in the middle of a release, the client will hear PUBLISH again.
+    pub(crate) fn resume(&mut self) {
+        self.waiting = self.sent.iter().map(|sent| sent.packet_id).collect();
         for sent in &mut self.sent {
             if sent.stage == Stage::Releasing {
                 sent.stage = Stage::Published;
@@ -154,7 +191,10 @@ impl Inflight {
 
     fn take(&mut self, found: Option<usize>) -> Step {
         match found.and_then(|index| self.sent.remove(index)) {
-            Some(sent) => Step::Done(sent.row),
+            Some(sent) => {
+                self.waiting.retain(|waiting| *waiting != sent.packet_id);
+                Step::Done(sent.row)
+            }
             None => Step::Unknown,
         }
     }
@@ -200,7 +240,26 @@ mod tests {
         assert_eq!(inflight.released(6), Some(7));
         assert_eq!(inflight.received(7), Step::Pubrel);
         assert_eq!(inflight.completed(7), Step::Done(Some(6)));
-        assert_eq!(inflight.len(), 0);
+        assert_eq!(inflight.open(), 0);
+    }
+
+    #[test]
+    fn mqtt_4_4_0_1_what_waits_to_be_sent_again_takes_no_room_until_it_is() {
+        let mut inflight = Inflight::default();
+        inflight.push(sent(1, Qos::AtLeastOnce, None));
+        inflight.push(sent(2, Qos::AtLeastOnce, None));
+        inflight.push(sent(3, Qos::ExactlyOnce, None));
+        assert_eq!((inflight.open(), inflight.resuming()), (3, false));
+        inflight.resume();
+        assert_eq!((inflight.open(), inflight.resuming()), (0, true));
+        assert_eq!(inflight.next_again().unwrap().packet_id, 1);
+        // Acknowledged before it was sent again: it is not sent again.
+        inflight.acknowledged(2, Qos::AtLeastOnce);
+        assert_eq!(inflight.open(), 1);
+        assert_eq!(inflight.next_again().unwrap().packet_id, 3);
+        inflight.discard(3);
+        assert_eq!((inflight.open(), inflight.resuming()), (1, false));
+        assert!(inflight.next_again().is_none());
     }
 
     #[test]

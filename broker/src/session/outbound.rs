@@ -19,32 +19,6 @@ use crate::{DropReason, Message, Qos};
 pub(super) const OUT_SOFT: usize = 64 << 10;
 
 impl Client {
-    /// Resumes: everything unacknowledged goes out again, in its order [MQTT-4.4.0-1].
-    pub(super) fn resend(&mut self) {
-        self.held.inflight.disconnected();
-        let now = self.core.clock.now();
-        let held = &*self.held;
-        for sent in held.inflight.iter() {
-            match (&sent.content, sent.stage) {
-                (Some(content), Stage::Published) => {
-                    let hop = Hop {
-                        v5: self.v5,
-                        qos: sent.qos,
-                        retain: retain_flag(content),
-                        dup: true,
-                        packet_id: sent.packet_id,
-                        expiry: content.message.seconds_left(now),
-                        subscription_ids: &content.options.ids,
-                    };
-                    if codec::publish_size(&content.message, &hop) <= self.max_packet {
-                        codec::publish(&mut self.out, &content.message, &hop);
-                    }
-                }
-                _ => codec::ack(&mut self.out, AckKind::Pubrel, sent.packet_id, 0, self.v5),
-            }
-        }
-    }
-
     /// Moves what waits to the output, as far as window and output bound allow.
     pub(super) fn fill(&mut self, journal: &Journal) -> Result<(), StoreError> {
         while self.out.len() < OUT_SOFT {
@@ -53,21 +27,71 @@ impl Client {
                 self.send_fast(&delivery);
                 moved = true;
             }
-            let room = self.window.saturating_sub(self.held.inflight.len());
-            if room > 0
-                && let Some(delivery) = self.mailbox.next_careful(room)
-            {
-                self.send_careful(&delivery);
-                moved = true;
-            }
-            if self.send_rows(journal)? {
-                moved = true;
+            if self.held.inflight.resuming() {
+                // What is new stays behind what is sent again [MQTT-4.6.0-1].
+                moved |= self.send_again();
+            } else {
+                let room = self.room();
+                if room > 0
+                    && let Some(delivery) = self.mailbox.next_careful(room)
+                {
+                    self.send_careful(&delivery);
+                    moved = true;
+                }
+                moved |= self.send_rows(journal)?;
             }
             if !moved {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// QoS 1 and 2 messages that may go out now.
+    fn room(&self) -> usize {
+        self.window.saturating_sub(self.held.inflight.open())
+    }
+
+    /// Sends one message of an earlier connection again, within this one's window and sizes and by
+    /// today's rights; true when there was one and room for it.
+    fn send_again(&mut self) -> bool {
+        if self.room() == 0 {
+            return false;
+        }
+        let Some(sent) = self.held.inflight.next_again() else {
+            return true;
+        };
+        let (Some(content), Stage::Published) = (&sent.content, sent.stage) else {
+            codec::ack(&mut self.out, AckKind::Pubrel, sent.packet_id, 0, self.v5);
+            return true;
+        };
+        let hop = Hop {
+            v5: self.v5,
+            qos: sent.qos,
+            retain: retain_flag(content),
+            dup: true,
+            packet_id: sent.packet_id,
+            expiry: content.message.seconds_left(self.core.clock.now()),
+            subscription_ids: &content.options.ids,
+        };
+        let fault = if !self.may_receive(&content.message.topic) {
+            Some(DropReason::Rights)
+        } else if codec::publish_size(&content.message, &hop) > self.max_packet {
+            // As if it had been sent and acknowledged [MQTT-3.1.2-25].
+            Some(DropReason::TooLarge)
+        } else {
+            None
+        };
+        let Some(reason) = fault else {
+            codec::publish(&mut self.out, &content.message, &hop);
+            return true;
+        };
+        self.drop_live(reason, 1);
+        self.held.inflight.discard(sent.packet_id);
+        if let Some(row) = sent.row {
+            self.settle(row);
+        }
+        true
     }
 
     fn send_fast(&mut self, delivery: &Delivery) {
@@ -132,10 +156,12 @@ impl Client {
         let Some(consumer) = self.consumer() else {
             return Ok(false);
         };
-        if let Some(row) = self.stalled.take() {
+        if self.room() > 0
+            && let Some(row) = self.stalled.take()
+        {
             self.send_row(row);
         }
-        let room = self.window.saturating_sub(self.held.inflight.len());
+        let room = self.room();
         if self.stalled.is_some() || room == 0 {
             return Ok(false);
         }

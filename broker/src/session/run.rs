@@ -33,7 +33,7 @@ const OUT_HARD: usize = 4 * OUT_SOFT;
 const OUT_KEPT: usize = 4 << 10;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// How long the journal has for the answers a closing connection still waits for.
+/// How long the journal has for answers that something must wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 thread_local! {
@@ -110,6 +110,11 @@ async fn read_connect(
         }
         if let Some(connect) = found {
             return Ok(connect);
+        }
+        if let Some(first) = frames.first_byte().filter(|first| *first != 0x10) {
+            // Whatever it will be, it is no CONNECT: nothing is waited for.
+            let fault = codec::connect(first, &[]).err().unwrap_or(Fault::Protocol);
+            return Err((fault.reason(), Some(fault)));
         }
     }
 }
@@ -260,6 +265,9 @@ impl Connection {
             if let Err(end) = self.work().await {
                 break end;
             }
+            if std::mem::take(&mut self.client.heard) {
+                self.last_heard = Instant::now();
+            }
             let timer = self.keep_alive.map(|silent| self.last_heard + silent);
             let changed = mailbox.changed();
             let woken = tokio::select! {
@@ -271,8 +279,7 @@ impl Connection {
                 () = sleep_until(timer) => Ok(Woken::Timer),
             };
             match woken {
-                Ok(Woken::Read) => self.last_heard = Instant::now(),
-                Ok(Woken::Wrote | Woken::Mail) => {}
+                Ok(Woken::Read | Woken::Wrote | Woken::Mail) => {}
                 Ok(Woken::Timer) => break end(CutReason::KeepAlive),
                 Ok(Woken::Cut) => break end(self.cut.borrow().reason),
                 Err(end) => break end,
@@ -303,6 +310,7 @@ impl Connection {
             debug!(client = self.client.client_id(), %error, "rows cannot be read now");
             // The journal reopens by itself; the rows are asked for again then.
         }
+        self.client.answer_pings();
         self.hand_over().await?;
         if self.out.is_empty() {
             self.out = std::mem::take(&mut self.client.out);
@@ -329,6 +337,8 @@ impl Connection {
         match self.client.slow.take() {
             None => Ok(()),
             Some(Slow::Subscribe(subscribe)) => {
+                self.answers(|client| client.outcomes().map_err(end))
+                    .await?;
                 self.client.subscribe(&self.shared.journal, subscribe).await;
                 self.cell.show(&self.client.held);
                 Ok(())
@@ -459,14 +469,27 @@ impl Connection {
 
     /// Answers under way decide what the session holds: they are waited for.
     async fn last_answers(&mut self) {
+        // A failed commit is no reason to stop here: the connection ends anyway.
+        let _ = self
+            .answers(|client| {
+                let _ = client.outcomes();
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Takes the journal's answers until none is outstanding, or for as long as it may take.
+    async fn answers(
+        &mut self,
+        mut take: impl FnMut(&mut Client) -> Result<(), End>,
+    ) -> Result<(), End> {
         let deadline = Instant::now() + LAST_ANSWERS;
         let mailbox = Arc::clone(&self.client.mailbox);
         loop {
             let changed = mailbox.changed();
-            // A failed commit is no reason to stop here: the connection ends anyway.
-            let _ = self.client.outcomes();
+            take(&mut self.client)?;
             if self.client.outstanding == 0 || timeout_at(deadline, changed).await.is_err() {
-                return;
+                return Ok(());
             }
         }
     }
@@ -482,15 +505,17 @@ impl Connection {
         if let Some(row) = client.stalled.take() {
             client.mailbox.rewind(row.id.saturating_sub(1));
         }
-        let unsent = client.mailbox.set_connected(false);
-        shared
-            .core
-            .dropped(client.client_id(), crate::DropReason::Offline, unsent);
         let identity = Identity::clone(&client.identity);
         let expiry = client.held.expiry;
         if expiry == 0 {
             // Should the journal fail now, the next start finds a session whose time is over.
             let _ = shared.end_session(&mut client.held).await;
+        }
+        let unsent = client.mailbox.set_connected(false);
+        shared
+            .core
+            .dropped(client.client_id(), crate::DropReason::Offline, unsent);
+        if expiry == 0 {
             shared.sessions.remove(&identity.client_id);
         } else {
             let now = shared.core.clock.now();

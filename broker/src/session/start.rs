@@ -8,21 +8,24 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedMutexGuard, watch};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::inbound::{Client, Terms};
 use super::registry::{Cell, Cut, Held};
 use super::wills::Pending;
 use crate::broker::Shared;
 use crate::codec::{self, Connack, Connect, Will, code};
-use crate::exchange::Mailbox;
-use crate::journal::Op;
+use crate::exchange::{Batch, Mailbox};
+use crate::journal::{Entry, Op, Reply};
 use crate::rights::Password;
 use crate::topic::Asked;
 use crate::{CutReason, Event, Identity, Message, Peer, Refusal};
 
 /// How long an old connection has to let its session go.
 const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// Bytes of a CONNACK with all we say in it but the text of an assigned client id.
+const CONNACK_BYTES: usize = 32;
 
 /// A connection that has a session.
 pub(super) struct Started {
@@ -74,6 +77,15 @@ async fn begin(
 ) -> Result<(Started, BytesMut), Turned> {
     let core = &shared.core;
     let (identity, assigned) = identify(shared, peer, &connect)?;
+    let told = if assigned {
+        identity.client_id.len()
+    } else {
+        0
+    };
+    if (connect.maximum_packet as usize) < CONNACK_BYTES + told {
+        // Not even our answer would fit [MQTT-3.1.2-24].
+        return Err((code::PACKET_TOO_LARGE, CutReason::PacketTooLarge));
+    }
     let will = connect
         .will
         .as_ref()
@@ -114,12 +126,8 @@ async fn begin(
         max_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
     };
     held.mailbox.set_connected(true);
-    let mut client = Client::new(Arc::clone(core), held, terms);
-    client.out = bytes;
-    if present {
-        client.resend();
-    }
-    let bytes = std::mem::take(&mut client.out);
+    held.inflight.resume();
+    let client = Client::new(Arc::clone(core), held, terms);
     let started = Started {
         client,
         cut,
@@ -143,7 +151,8 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
     };
     let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
         if core.worth_saying(peer.address.ip(), CutReason::Refused) {
-            info!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
+            // Only the rights know what the client should do instead, and they say it.
+            debug!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
         }
         core.tell(Event::Refused {
             address: peer.address,
@@ -335,6 +344,16 @@ impl Shared {
             held.mailbox.set_consumer(None);
         }
         held.exists = false;
+        let mut orphans = held.inflight.take_shared();
+        for delivery in held.mailbox.take_shared() {
+            let messages = delivery.messages().iter().cloned();
+            let group = delivery.options.group.clone();
+            orphans.extend(group.into_iter().flat_map(|group| {
+                messages
+                    .clone()
+                    .map(move |message| (Arc::clone(&group), message))
+            }));
+        }
         for text in std::mem::take(&mut held.subscriptions).into_keys() {
             if let Some(asked) = Asked::parse(&text) {
                 self.core.exchange.unsubscribe(
@@ -344,7 +363,37 @@ impl Shared {
                 );
             }
         }
+        self.redeliver(orphans).await;
         Ok(())
+    }
+
+    /// Gives what a gone member of a shared subscription had not acknowledged to another
+    /// (section 4.8.2).
+    async fn redeliver(&self, orphans: Vec<(Arc<str>, Arc<Message>)>) {
+        let mut entries = Vec::new();
+        for (group, message) in orphans {
+            let route = self.core.route(&message.topic);
+            let picked = route
+                .groups
+                .iter()
+                .find(|shared| shared.name == group)
+                .and_then(|shared| shared.pick());
+            let Some(target) = picked else { continue };
+            let (mailbox, options) = (Arc::clone(&target.mailbox), Arc::clone(&target.options));
+            if mailbox.keeps(message.qos, options.qos) {
+                let mut entry = Entry::new(message, Arc::clone(&route), None);
+                entry.only = Some((mailbox, options));
+                entries.push(entry);
+            } else {
+                let batch = Arc::new(Batch::new(vec![message]));
+                self.core.put(&mailbox, &options, &batch, 0..1, false);
+            }
+        }
+        if !entries.is_empty() {
+            let reply = Reply::None;
+            // Nobody waits for it; should the journal fail now, the fault is told there.
+            let _ = self.journal.send(Op::Accept { entries, reply }).await;
+        }
     }
 
     /// Publishes a will whose time has come, if its owner still may.

@@ -168,6 +168,7 @@ impl Client {
             qos: grant.record.qos,
             retain_as_published: grant.record.retain_as_published,
             ids: grant.record.id.into_iter().collect(),
+            group: None,
         });
         let mut rows = Vec::new();
         for message in found {
@@ -195,6 +196,7 @@ impl Client {
         let route = self.core.route(&message.topic);
         let mut entry = Entry::new(message, route, None);
         entry.only = Some((Arc::clone(&self.mailbox), Arc::clone(options)));
+        entry.retained = true;
         entry
     }
 }
