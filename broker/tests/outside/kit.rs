@@ -3,8 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use holdfast_broker::Config;
@@ -139,7 +139,7 @@ impl Numbers {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
     }
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(bound.max(1)).unwrap()).unwrap()
@@ -188,8 +188,4 @@ pub(crate) fn stock_missing() -> bool {
         );
     }
     missing
-}
-
-pub(crate) fn shared<T>(value: T) -> Arc<T> {
-    Arc::new(value)
 }

@@ -226,8 +226,10 @@ async fn subscriptions_with_their_options_survive_restarts() {
         assert_eq!((got.text(), got.qos()), ("shared", 2));
         // Retained messages come with a subscription, not with a resumption.
         taker.nothing().await;
-        giver.publish("a/c", 1, "waits").await;
-        assert_eq!(taker.receive().await.text(), "waits");
+        giver.publish("a/c", 1, "live").await;
+        assert_eq!(taker.receive().await.text(), "live");
+        taker.nothing().await;
+        taker.disconnect().await;
     }
 }
 
