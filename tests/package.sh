@@ -4,6 +4,7 @@
 # reboot and a power cut in it, to upgrade, removal and purge. Needs root, debootstrap, systemd-nspawn; else skips aloud.
 #
 #   HOLDFAST_PROFILE=dev|release   what is built and packed (dev)
+#   HOLDFAST_BUILT=FOLDER          use the programs that are there, build nothing
 #   HOLDFAST_KEEP=1                leave the run's folder behind
 set -eu
 cd "$(dirname "$0")/.."
@@ -90,16 +91,20 @@ install_package() { guest dpkg -i "/opt/story/$1" >"$world/dpkg.log" 2>&1 || die
 
 # --- the packages and the world ---------------------------------------------------------------------
 profile=${HOLDFAST_PROFILE:-dev}
-case $profile in dev) built=target/debug ;; *) built=target/$profile ;; esac
-cargo build --locked --profile "$profile" -p holdfast-cloud -p holdfast-agent -p holdfast-gateway --bins
+if [ -z "${HOLDFAST_BUILT:-}" ]; then
+    # In one command, so that all share their libraries.
+    cargo build --locked --profile "$profile" -p holdfast-cloud -p holdfast-agent -p holdfast-gateway --bins
+    case $profile in dev) HOLDFAST_BUILT=$PWD/target/debug ;; *) HOLDFAST_BUILT=$PWD/target/$profile ;; esac
+fi
+export HOLDFAST_BUILT
 container_base
 world=$(mktemp -d "$cache/run.XXXXXX")
 mkdir "$world/story"
 for revision in 1 2; do
-    path=$(HOLDFAST_PROFILE=$profile HOLDFAST_REVISION=$revision HOLDFAST_OUT=$world packaging/build-deb.sh gateway)
+    path=$(HOLDFAST_REVISION=$revision HOLDFAST_OUT=$world packaging/build-deb.sh gateway)
     cp "$path" "$world/story/$revision.deb"
 done
-cp "$built/holdfast-cloud" "$built/holdfast-agent" tests/package/guest/* "$world/story/"
+cp "$HOLDFAST_BUILT/holdfast-cloud" "$HOLDFAST_BUILT/holdfast-agent" tests/package/guest/* "$world/story/"
 awk -v rows=$ROWS 'BEGIN { print "row,temperature"; for (i = 1; i <= rows; i++) print i "," 15 + i % 7 }' >"$world/story/rows.csv"
 
 exposure=$(systemd-analyze --offline=true security --no-pager --threshold=15 packaging/gateway/$UNIT) || die "exposure above 1.5"

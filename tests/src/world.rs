@@ -29,19 +29,20 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Plan {
     /// The loopback network to use.
     pub place: Place,
-    /// Name under which the gateway is found by mDNS; worlds that may meet on one host need different ones.
-    pub rendezvous_name: String,
+    /// Name under which the gateway is found by mDNS. `None`: nothing is told or asked by mDNS, so that worlds on one
+    /// host do not meet.
+    pub rendezvous_name: Option<String>,
     /// Time between two of the device's messages.
     pub pace: Duration,
 }
 
 impl Plan {
-    /// For a test: a network and an mDNS name of its own.
+    /// For a test: a network of its own, no mDNS.
     #[must_use]
     pub fn apart() -> Self {
         Self {
             place: Place::of_this_process(),
-            rendezvous_name: format!("holdfast-rv-{}.local", std::process::id()),
+            rendezvous_name: None,
             pace: Duration::from_millis(25),
         }
     }
@@ -160,7 +161,11 @@ impl World {
         let Doors {
             mqtt, https, fdo, ..
         } = self.uplink_doors;
-        let name = &plan.rendezvous_name;
+        let name = plan
+            .rendezvous_name
+            .as_deref()
+            .unwrap_or("holdfast-rv.local");
+        let is_told = plan.rendezvous_name.is_some();
         let gateway_fdo = self.gateway_doors.fdo.port();
         let cloud = format!(
             "{}[advertise]\nmqtt = [\"{mqtt}\"]\nhttps = [\"{https}\"]\nfdo = [\"{fdo}\"]\n\
@@ -168,12 +173,14 @@ impl World {
             self.cloud_doors.as_toml(),
         );
         let gateway = format!(
-            "{}[advertise]\naddresses = [\"{}\"]\n[discovery]\ninterfaces = [\"lo\"]\nhost = \"{name}\"\n",
+            "{}[advertise]\naddresses = [\"{}\"]\n\
+             [discovery]\nenabled = {is_told}\ninterfaces = [\"lo\"]\nhost = \"{name}\"\n",
             self.gateway_doors.as_toml(),
             self.gateway_doors.mqtt.ip(),
         );
         let agent = format!(
-            "[discovery]\ninterfaces = [\"lo\"]\n[[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"{}ms\"\n",
+            "[discovery]\nenabled = {is_told}\ninterfaces = [\"lo\"]\n\
+             [[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"{}ms\"\n",
             weather::file(),
             plan.pace.as_millis(),
         );

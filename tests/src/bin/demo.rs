@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
     println!("the uplink between site and cloud is a small proxy that can be cut.");
     let plan = Plan {
         place: Place::of_the_demo(),
-        rendezvous_name: "holdfast-rv.local".to_owned(),
+        rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
     };
     let mut story = match Story::new(&plan).await {

@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
     }
     let plan = Plan {
         place: Place::of_this_process(),
-        rendezvous_name: "holdfast-rv.local".to_owned(),
+        rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
     };
     let mut story = match Story::new(&plan).await {

@@ -1,7 +1,7 @@
 //! Steps 1 to 3: the cloud starts, the gateway enrols, the first device onboards. See [`super::Story::run`].
 
 use super::*;
-use crate::world::Part;
+use crate::world::{Part, counter, fetch};
 
 /// Filter of everything at the site.
 const ALL_OF_SITE: &str = "hf/v1/harbour/#";
@@ -91,7 +91,20 @@ impl Story {
             "first measurement {:.1} s after power-on",
             unix_now() - began
         ));
+        self.came_by_the_gateway(notes).await?;
         self.is_known_to_both(notes).await
+    }
+
+    /// The gateway was found by mDNS and asked the Internet rendezvous on the device's behalf.
+    async fn came_by_the_gateway(&self, notes: &mut Notes) -> anyhow::Result<()> {
+        let page = fetch(self.world.gateway_doors.metrics, "/metrics").await?;
+        let relayed = counter(&page, "holdfast_cps_relay_runs_total");
+        ensure!(
+            relayed > 0.0,
+            "no TO1 went through the gateway; does another gateway answer for its name?"
+        );
+        notes.figure(format!("{relayed} TO1 relayed by the gateway"));
+        Ok(())
     }
 
     /// Both registries must show the device as onboarded, with proof, a certificate and a new GUID.
