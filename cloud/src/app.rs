@@ -81,13 +81,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         server: config.server.clone(),
         epoch,
     };
-    let intake = Intake::open(
-        &broker,
-        cps.ledger().clone(),
-        unstamped,
-        config.telemetry.batch,
-    )
-    .await?;
+    let intake = Intake::open(&broker, unstamped).await?;
     let (stock, factory) = open_seller(&config, &reached, state, Arc::clone(&clock))?;
     Ok(App {
         config,
@@ -215,6 +209,7 @@ async fn open_cps(
     wanted.advertise.mqtt = texts(&reached.mqtt);
     wanted.advertise.https = texts(&reached.https);
     wanted.advertise.fdo = reached.fdo.iter().map(fdo_address).collect();
+    wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

@@ -398,28 +398,10 @@ impl Ask {
         ))
     }
 
-    /// Prints page by page, so that a long ledger needs no memory.
     async fn export(&self, device: DeviceId) -> anyhow::Result<()> {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let mut after = Value::Null;
-        loop {
-            let wanted = json!({ "source": device.as_str(), "after": after });
-            let mut page = self.post("/v1/telemetry", &wanted).await?;
-            for row in page["rows"].as_array_mut().into_iter().flatten() {
-                // What is JSON is shown as such; the ledger itself never looks.
-                let inner = row["payload"]
-                    .as_str()
-                    .and_then(|text| serde_json::from_str(text).ok());
-                if let Some(inner) = inner {
-                    row["payload"] = inner;
-                }
-                writeln!(out, "{row}").context("cannot write the answer")?;
-            }
-            after = page["next"].take();
-            if after.is_null() {
-                return out.flush().context("cannot write the answer");
-            }
-        }
+        let done = ask::export(&self.socket, device.as_str(), &mut out).await;
+        done.map_err(classify)
     }
 }
 

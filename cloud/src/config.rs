@@ -111,6 +111,8 @@ pub struct Journal {
 /// `[telemetry]`: bounds of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Telemetry {
+    /// Messages kept of each topic of a device; the oldest go first.
+    pub messages: u64,
     /// Rows that one commit takes from the journal into the ledger.
     pub batch: usize,
 }
@@ -203,7 +205,10 @@ impl Default for Journal {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { batch: 512 }
+        Self {
+            messages: 1_000_000,
+            batch: 512,
+        }
     }
 }
 
@@ -327,8 +332,12 @@ impl Settings for Journal {
 
 impl Settings for Telemetry {
     fn read(section: &mut Section<'_>) -> Self {
+        let default = Self::default();
         Self {
-            batch: section.get_checked("batch", Self::default().batch, |rows| match *rows {
+            messages: section.get_checked("messages", default.messages, |count| {
+                at_least(*count, 1, "1")
+            }),
+            batch: section.get_checked("batch", default.batch, |rows| match *rows {
                 1..=10_000 => Ok(()),
                 _ => Err((
                     format!("{rows} rows"),

@@ -1,8 +1,15 @@
 //! How answers look on a terminal: aligned tables and facts. Every text of a peer is escaped.
 //!
-//! Called by the command lines of the daemons. It knows column names and nothing of what they mean.
+//! Called by the command lines of the daemons. Of what a field means it knows only what its name
+//! says: `since`, `time` and `..._ends` are moments (unix seconds), `..._secs` is a span.
+
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+
+/// Spans longer than this are told in whole days.
+const IN_DAYS: u64 = 2 * DAY;
+const DAY: u64 = 86_400;
 
 /// Rows as a table with these columns, each a key of the rows' objects.
 #[must_use]
@@ -18,14 +25,20 @@ pub fn table(rows: &Value, columns: &[&str]) -> String {
     }
     let header: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
     let width = |at: usize| {
-        let cells = rows.iter().chain([&header]).map(|row: &Vec<String>| row[at].chars().count());
+        let cells = rows
+            .iter()
+            .chain([&header])
+            .map(|row: &Vec<String>| row[at].chars().count());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let mut text = String::new();
     for row in [&header].into_iter().chain(&rows) {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -35,8 +48,46 @@ pub fn table(rows: &Value, columns: &[&str]) -> String {
 /// An object as one `name: value` a line.
 #[must_use]
 pub fn facts(value: &Value) -> String {
-    let fields = value.as_object().into_iter().flatten();
-    fields.map(|(name, value)| format!("{}: {}\n", name.replace('_', " "), cell(value))).collect()
+    let lines: Vec<_> = value.as_object().into_iter().flatten().map(fact).collect();
+    let width = lines
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"))
+        .collect()
+}
+
+/// One field's name and value as a person reads them.
+fn fact((name, value): (&String, &Value)) -> (String, String) {
+    let words = |name: &str| name.replace('_', " ");
+    let Some(secs) = value.as_u64() else {
+        return (words(name), cell(value));
+    };
+    if let Some(name) = name.strip_suffix("_secs") {
+        return (words(name), span(secs));
+    }
+    if name == "since" || name == "time" || name.ends_with("_ends") {
+        let moment = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs));
+        // Beyond year 9999 there is no such text.
+        let text = moment
+            .filter(|_| secs < 253_402_300_800)
+            .map(humantime::format_rfc3339_seconds);
+        return (
+            words(name),
+            text.map_or_else(|| secs.to_string(), |text| text.to_string()),
+        );
+    }
+    (words(name), cell(value))
+}
+
+fn span(secs: u64) -> String {
+    if secs >= IN_DAYS {
+        return format!("{} days", secs / DAY);
+    }
+    humantime::format_duration(Duration::from_secs(secs)).to_string()
 }
 
 /// Control characters of a peer must not reach the terminal.
@@ -45,7 +96,9 @@ fn cell(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| format!("{name} {}", cell(value)));
+            let fields = fields
+                .iter()
+                .map(|(name, value)| format!("{name} {}", cell(value)));
             fields.collect::<Vec<_>>().join(", ")
         }
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
@@ -53,7 +106,11 @@ fn cell(value: &Value) -> String {
     };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+        if c.is_control() {
+            shown.extend(c.escape_debug())
+        } else {
+            shown.push(c)
+        }
     }
     shown
 }
@@ -75,6 +132,23 @@ mod tests {
     #[test]
     fn facts_name_their_fields() {
         let value = json!({ "mqtt_connections": 2, "listening": { "fdo": "x" } });
-        assert_eq!(facts(&value), "listening: fdo x\nmqtt connections: 2\n");
+        assert_eq!(
+            facts(&value),
+            "mqtt connections  2\nlistening         fdo x\n"
+        );
+    }
+
+    #[test]
+    fn moments_and_spans_are_told_as_a_person_reads_them() {
+        let value = json!({
+            "since": 1_795_314_230u64, "site_certificate_ends": u64::MAX,
+            "offline_window_left_secs": 94_607_910u64, "uptime_secs": 67, "since_text": "x",
+        });
+        let expected = "since                  2026-11-22T02:23:50Z\n\
+                        site certificate ends  18446744073709551615\n\
+                        offline window left    1094 days\n\
+                        uptime                 1m 7s\n\
+                        since text             x\n";
+        assert_eq!(facts(&value), expected);
     }
 }

@@ -27,6 +27,9 @@ use crate::registry::{Draft, RegistryError};
 use crate::tables::{GatewayRow, PeerRow, TokenRow};
 use crate::vouchers::{VoucherRefusal, extend_to};
 
+/// How much of a name that nobody has checked is logged.
+const SHOWN: usize = 64;
+
 /// What a gateway asks for. All byte strings are base64 in JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Asked {
@@ -124,6 +127,9 @@ pub enum Refusal {
     /// The site was never added.
     #[error("no site {0} here; add it first with 'sites add'")]
     NoSite(SiteId),
+    /// Names are unique in an installation: a second bearer would lock the first out.
+    #[error("the name {0} is taken, by {1}; choose another for this gateway")]
+    NameTaken(ServerId, String),
     /// This server is no cloud.
     #[error("gateways enrol with the cloud, not with another gateway; check the address")]
     NotHere,
@@ -161,6 +167,7 @@ impl Refusal {
             Self::OtherGateway(_) => "other gateway",
             Self::Csr(_) => "csr",
             Self::NoSite(_) => "no site",
+            Self::NameTaken(..) => "name taken",
             Self::NotHere => "not here",
             Self::Authority(_) => "authority",
             Self::Registry(_) => "own store",
@@ -183,7 +190,7 @@ impl Enrolment {
     /// Makes a token for one gateway of one site. It is shown once and stored as a hash.
     ///
     /// # Errors
-    /// No such site, or our own store.
+    /// No such site, a name that another server bears, or our own store.
     pub async fn token(
         &self,
         site: &SiteId,
@@ -202,9 +209,19 @@ impl Enrolment {
             used: None,
         };
         let key = hashed(&*secret);
+        if *gateway == self.core.config.server {
+            return Err(Refusal::NameTaken(gateway.clone(), "the cloud".into()));
+        }
         let done = self.core.registry.write(move |it| {
             if it.tables.site(&row.site)?.is_none() {
                 return Err(WriteError::Job(Refusal::NoSite(row.site.clone())));
+            }
+            if let Some(known) = it.tables.gateway(&row.gateway)?
+                && known.site != row.site
+            {
+                let bearer = format!("a gateway of site {}", known.site);
+                let taken = Refusal::NameTaken(row.gateway.clone(), bearer);
+                return Err(WriteError::Job(taken));
             }
             Ok(it.tables.put_token(&key, &row)?)
         });
@@ -219,7 +236,9 @@ impl Enrolment {
     /// See [`Refusal`]; each is counted and logged once.
     pub async fn enrol(&self, asked: &Asked) -> Result<Given, Refusal> {
         self.try_enrol(asked).await.inspect_err(|refusal| {
-            tracing::warn!(gateway = asked.gateway, %refusal, "enrolment refused");
+            // Whoever asks may call itself anything, at any length.
+            let gateway: String = asked.gateway.chars().take(SHOWN).collect();
+            tracing::warn!(gateway, %refusal, "enrolment refused");
             self.core.metrics.refused("enrolment", refusal.reason());
         })
     }
@@ -244,6 +263,11 @@ impl Enrolment {
             self.authority
                 .sign_request(party, &asked.server_request, &asked.addresses)?;
         let known = self.core.registry.read(|view| view.gateway(&gateway))?;
+        // Two tokens may have been made before the first was used.
+        if let Some(row) = known.as_ref().filter(|row| row.site != site) {
+            let bearer = format!("a gateway of site {}", row.site);
+            return Err(Refusal::NameTaken(gateway, bearer));
+        }
         let epoch = known.map_or(1, |row: GatewayRow| row.epoch.saturating_add(1));
         let enrolled = Change::GatewayEnrolled {
             gateway: gateway.clone(),

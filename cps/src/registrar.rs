@@ -107,9 +107,6 @@ impl Registrar {
             max_service_info: MAX_MTU,
         };
         let (session, answer) = hello.answer(terms, &mut SystemRandom)?;
-        // One TO2 per device: whoever begins anew has given up what was before.
-        self.runs
-            .end_where(|ongoing| ongoing.about.device == row.device);
         let about = About {
             device: row.device,
             row,
@@ -141,7 +138,14 @@ impl Registrar {
         } = ongoing;
         *name = about.device.to_string();
         let token = Some(run.token().clone());
-        let (session, answer) = match session.step(message, &mut SystemRandom)? {
+        let step = session.step(message, &mut SystemRandom)?;
+        if message.kind == MessageType::To2ProveDevice {
+            // One TO2 per device: who proves to be it has given up what was before. Not sooner:
+            // anybody may say hello in its name.
+            self.runs
+                .end_where(|other| other.about.device == about.device);
+        }
+        let (session, answer) = match step {
             OwnerStep::Continue(session, answer) => (session, answer),
             OwnerStep::ServiceInfo(turn) => talk.answer(self, &about, turn).await?,
             OwnerStep::Finished(outcome, answer) => {

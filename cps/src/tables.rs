@@ -181,6 +181,22 @@ impl<S: Source> Tables<S> {
         Ok(entries)
     }
 
+    /// The site in whose log a device is spoken of.
+    pub(crate) fn site_of(&self, device: DeviceId) -> Answer<Option<SiteId>> {
+        let table = self.0.open(DEVICES)?;
+        let first = table.range((device.as_str(), "", "", 0, 0)..)?.next();
+        let Some((key, _)) = first.transpose()? else {
+            return Ok(None);
+        };
+        let (of, site, ..) = key.value();
+        if of != device.as_str() {
+            return Ok(None);
+        }
+        SiteId::from_record(site)
+            .map(Some)
+            .map_err(|_| damaged("site"))
+    }
+
     pub(crate) fn device_ids(&self) -> Answer<Vec<DeviceId>> {
         let table = self.0.open(DEVICES)?;
         let mut ids = BTreeSet::new();

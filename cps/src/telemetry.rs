@@ -5,6 +5,8 @@
 //! A message is known by (source, topic, epoch, seq). A repeat is dropped, for ever: what the
 //! retention bound removed leaves the highest removed (epoch, seq) of its topic behind.
 
+pub mod intake;
+
 use std::io::{self, Write};
 
 use base64::Engine as _;

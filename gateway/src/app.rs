@@ -30,6 +30,7 @@ pub use error::{BuildError, RunError};
 use crate::bridge::{Bridge, DeadLetters, Stamp};
 use crate::config::Config;
 use crate::discovery::{Announcer, Ports};
+use crate::intake::{Intake, Unstamped};
 use crate::rights::CertificateRights;
 use crate::uplink::{self, State, Watch};
 use crate::{bridge, epoch, identity};
@@ -51,6 +52,7 @@ pub struct App {
     pub(crate) identity: IdentitySlot,
     pub(crate) anchors: Anchors,
     pub(crate) bridge: Bridge,
+    pub(crate) intake: Option<Intake>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) watch: Watch,
     pub(crate) uplink: tokio::sync::watch::Receiver<State>,
@@ -86,6 +88,14 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
     let (broker, epoch) = open_broker(&config, &cps, &cloud, state)?;
+    let unstamped = Unstamped {
+        server: cloud.gateway(),
+        epoch,
+    };
+    let intake = match config.telemetry.keep {
+        true => Some(Intake::open(&broker, unstamped).await?),
+        false => None,
+    };
     let ways = Ways::new(&config, &cloud, &identity, &anchors, &clock)?;
     cps.relay().set_remote(Some(ways.rendezvous.clone()));
     let dead_letters = DeadLetters::at(state.join("dead-letters.jsonl"));
@@ -128,6 +138,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         identity,
         anchors,
         bridge,
+        intake,
         dead_letters,
         watch,
         uplink,
@@ -255,6 +266,7 @@ async fn open_cps(
     let role = Role::Gateway { site: cloud.site() };
     let mut wanted = CpsConfig::new(cloud.gateway(), cloud.domain(), role);
     wanted.advertise = identity::advertise(addresses, ports);
+    wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

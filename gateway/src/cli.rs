@@ -12,7 +12,7 @@ use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
 use holdfast_config::{HostPort, life, secret_file, show};
 use holdfast_cps::enrol::Token;
 use holdfast_cps::http::ask::{self, AskError};
-use holdfast_protocol::id::ClientName;
+use holdfast_protocol::id::{ClientName, DeviceId};
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -59,6 +59,9 @@ pub enum Command {
     /// Ordinary MQTT clients of this site
     #[command(subcommand)]
     Clients(Clients),
+    /// What devices of this site sent lately
+    #[command(subcommand)]
+    Telemetry(Telemetry),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -91,6 +94,17 @@ pub enum Clients {
         /// Folder for ca.pem, cert.pem and key.pem
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+    },
+}
+
+/// `telemetry ...`
+#[derive(Debug, Subcommand)]
+pub enum Telemetry {
+    /// Print what a device sent, one JSON object a line, in order
+    Export {
+        /// Device, 32 hexadecimal digits
+        #[arg(long)]
+        device: DeviceId,
     },
 }
 
@@ -129,6 +143,11 @@ impl Cli {
                 ask.table("/v1/devices", &columns, json).await?
             }
             Command::Clients(issue) => ask.client(issue).await?,
+            Command::Telemetry(Telemetry::Export { device }) => {
+                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+                let done = ask::export(&ask.socket, device.as_str(), &mut out).await;
+                return done.map_err(classify);
+            }
         };
         std::io::stdout()
             .write_all(text.as_bytes())

@@ -114,6 +114,8 @@ pub struct Journal {
 pub struct Telemetry {
     /// Whether devices' messages are kept here too, beside their way to the cloud.
     pub keep: bool,
+    /// Messages kept of each topic of a device; the oldest go first.
+    pub messages: u64,
     /// Rows that one commit takes from the journal.
     pub batch: usize,
 }
@@ -166,7 +168,8 @@ impl Default for Journal {
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
-            keep: false,
+            keep: true,
+            messages: 10_000,
             batch: 512,
         }
     }
@@ -365,6 +368,9 @@ impl Settings for Telemetry {
         let default = Self::default();
         Self {
             keep: section.get("keep", default.keep),
+            messages: section.get_checked("messages", default.messages, |count| {
+                at_least(*count, 1, "1")
+            }),
             batch: section.get_checked("batch", default.batch, |rows| match *rows {
                 1..=10_000 => Ok(()),
                 _ => Err((

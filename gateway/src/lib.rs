@@ -4,7 +4,7 @@
 //! broker. Its rooms: [`app`] builds and runs it, [`config`] and [`cli`] are what the operator sees,
 //! [`identity`] is who it is, [`uplink`] watches the Internet link, [`bridge`] carries messages to
 //! the cloud and back, [`discovery`] makes it known on the LAN, [`rights`] answers the broker by
-//! certificate, [`admin`] and [`metrics`] show what goes on.
+//! certificate, [`intake`] fills the site's own ledger, [`admin`] and [`metrics`] show what goes on.
 //!
 //! The registry, FDO's owner and the site's certificate authority are in `holdfast-cps`, the same
 //! code as in the cloud. Nothing on the local path ever waits for the cloud.
@@ -17,6 +17,7 @@ pub mod config;
 pub mod discovery;
 pub mod epoch;
 pub mod identity;
+pub mod intake;
 pub mod metrics;
 pub mod rights;
 pub mod uplink;

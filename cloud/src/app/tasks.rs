@@ -11,6 +11,7 @@ use holdfast_broker::{Broker, CutReason, Door, FixedTls};
 use holdfast_config::life;
 use holdfast_config::stages::{Ended, Stages};
 use holdfast_cps::fdo::FdoParty;
+use holdfast_cps::telemetry::intake::take_in;
 use holdfast_cps::{Cps, Limits, http};
 use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock};
@@ -108,8 +109,9 @@ impl App {
                     .serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop)
                     .await
             });
-            let now = move || self.clock.now().secs;
-            let intake = self.intake.run(now, stages.token(MOVERS));
+            let ledger = self.cps.ledger().clone();
+            let batch = self.config.telemetry.batch;
+            let intake = take_in(self.intake, ledger, self.clock, batch, stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "telemetry intake", intake);
             let client = rendezvous_client(&self.config, self.listeners.fdo.1.port());
             let (to0, stop) = (self.cps.to0().clone(), stages.token(MOVERS));

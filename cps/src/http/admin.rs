@@ -123,7 +123,7 @@ async fn token(State(cps): State<Cps>, body: Bytes) -> Answer {
     let life = Duration::from_secs(asked.life_secs);
     let token = cps.enrolment().token(&site, &gateway, life).await;
     let token = token.map_err(|refusal| match refusal {
-        Refusal::NoSite(_) => bad(refusal),
+        Refusal::NoSite(_) | Refusal::NameTaken(..) => bad(refusal),
         other => own(other),
     })?;
     Ok(Json(json!({ "token": *token })))

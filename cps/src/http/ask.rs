@@ -56,6 +56,33 @@ pub async fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, AskE
     ask(socket, Method::POST, path, Some(body)).await
 }
 
+/// Writes a source's messages to `out`, one JSON object a line, page by page, so that a long ledger
+/// needs no memory. A payload that is JSON is shown as such; the ledger itself never looks.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn export(socket: &Path, source: &str, out: &mut dyn io::Write) -> Result<(), AskError> {
+    let failed = |error: io::Error| AskError::Failed(format!("cannot write the answer: {error}"));
+    let mut after = Value::Null;
+    loop {
+        let wanted = serde_json::json!({ "source": source, "after": after });
+        let mut page = post(socket, "/v1/telemetry", &wanted).await?;
+        for row in page["rows"].as_array_mut().into_iter().flatten() {
+            let inner = row["payload"]
+                .as_str()
+                .and_then(|text| serde_json::from_str(text).ok());
+            if let Some(inner) = inner {
+                row["payload"] = inner;
+            }
+            writeln!(out, "{row}").map_err(failed)?;
+        }
+        after = page["next"].take();
+        if after.is_null() {
+            return out.flush().map_err(failed);
+        }
+    }
+}
+
 async fn ask(
     socket: &Path,
     method: Method,

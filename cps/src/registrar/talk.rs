@@ -84,7 +84,9 @@ impl Talk {
         mut turn: OwnerTurn,
     ) -> Result<(OwnerSession, Message), Error> {
         let items = turn.take_items();
-        self.idle = if items.is_empty() { self.idle + 1 } else { 0 };
+        // A device that listens to a long answer is not idle.
+        let waiting = items.is_empty() && self.outbox.is_empty();
+        self.idle = if waiting { self.idle + 1 } else { 0 };
         for item in &items {
             self.hear(owner, about, item)?;
         }
@@ -156,6 +158,10 @@ impl Talk {
         about: &About,
         item: &Item,
     ) -> Result<(), Error> {
+        if self.statement.is_some() {
+            // The certificate may be out already, for the key that was stated first.
+            return Err(check("a second statement"));
+        }
         let signed = unwrapped(&item.value)?;
         let key = about
             .voucher

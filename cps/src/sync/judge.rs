@@ -5,7 +5,7 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{
-    Change, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry, verify_evidence,
+    Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry, verify_evidence,
 };
 use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
@@ -50,6 +50,21 @@ pub enum Distrust {
     /// It certifies somebody of another site.
     #[error("the entry records a certificate for '{0}', who is not of this site")]
     ForeignSubject(String),
+    /// It is about a certificate of another site, or of the cloud.
+    #[error(
+        "the entry is about the certificate {0}, which is not of this site; look at the gateway that wrote it"
+    )]
+    ForeignSerial(String),
+    /// It is about a device of another site.
+    #[error(
+        "the entry is about device {0}, which belongs to site {1}; look at the gateway that wrote it"
+    )]
+    ForeignDevice(DeviceId, SiteId),
+    /// Its voucher contradicts the one held.
+    #[error(
+        "the voucher in the entry contradicts the one held of device {0}: it was sold twice, or made up"
+    )]
+    SecondChain(DeviceId),
 }
 
 impl Distrust {
@@ -67,12 +82,15 @@ impl Distrust {
             Self::Evidence(_) => "evidence",
             Self::OtherDevice(..) => "other device",
             Self::ForeignSubject(_) => "foreign subject",
+            Self::ForeignSerial(_) => "foreign serial",
+            Self::ForeignDevice(..) => "foreign device",
+            Self::SecondChain(_) => "voucher fork",
         }
     }
 }
 
 /// The key that must have signed an entry. At a gateway the cloud's own is known from enrolment;
-/// all others from the enrolments in the log, including those delivered just before.
+/// all others from the enrolments in the log, including those that the cloud delivered just before.
 pub(super) fn key_of(
     core: &Core,
     site: &SiteId,
@@ -107,12 +125,17 @@ pub(super) fn key_of(
     }
     match row.filter(|row| row.site == *site) {
         Some(row) => Ok(row.record_key),
-        None => enrolled_before(id, before).ok_or_else(unknown),
+        None => enrolled_before(core, id, before).ok_or_else(unknown),
     }
 }
 
-fn enrolled_before(id: &EntryId, before: &[SignedEntry]) -> Option<VerifyingKey> {
-    before.iter().find_map(|entry| match &entry.entry().change {
+/// Enrolling is the cloud's business: what anyone else says of it gives nobody a key.
+fn enrolled_before(core: &Core, id: &EntryId, before: &[SignedEntry]) -> Option<VerifyingKey> {
+    let cloud = core.cloud.as_ref()?.server();
+    let mut by_cloud = before
+        .iter()
+        .filter(|entry| entry.entry().id.origin == cloud);
+    by_cloud.find_map(|entry| match &entry.entry().change {
         Change::GatewayEnrolled {
             gateway,
             epoch,
@@ -136,6 +159,9 @@ pub(super) fn judge(
         .cloud
         .as_ref()
         .is_some_and(|cloud| cloud.server() == content.id.origin);
+    if !by_cloud && let Err(distrust) = judge_reach(core, it, content)? {
+        return Ok(Err(distrust));
+    }
     Ok(match &content.change {
         Change::VoucherAccepted { guid, voucher } => {
             match judge_device(it, content.device, *guid)? {
@@ -169,6 +195,69 @@ pub(super) fn judge(
             Err(Distrust::NotItsBusiness(content.change.word()))
         }
         // Rights of clients are a gateway's to give, within its own site; revoking too.
+        _ => Ok(()),
+    })
+}
+
+/// What a gateway writes reaches nothing beyond its site: no device, certificate or GUID that
+/// another site or the cloud has, and no voucher of ours in place of the one we hold.
+fn judge_reach(core: &Core, it: &Writing<'_>, content: &Entry) -> Result<Verdict, StoreError> {
+    if let Some(device) = content.device
+        && let Some(site) = it.tables.site_of(device)?
+        && site != content.site
+    {
+        return Ok(Err(Distrust::ForeignDevice(device, site)));
+    }
+    match &content.change {
+        Change::CertificateIssued { serial, .. } | Change::CertificateRevoked { serial } => {
+            let held = it.tables.certificate(serial)?;
+            Ok(match held.filter(|row| row.site != content.site) {
+                Some(row) => Err(Distrust::ForeignSerial(row.serial)),
+                None => Ok(()),
+            })
+        }
+        Change::VoucherAccepted { guid, voucher } => judge_second(core, it, *guid, voucher),
+        Change::Onboarded(onboarded) => judge_new_guid(it, content.device, onboarded.new_guid),
+        _ => Ok(Ok(())),
+    }
+}
+
+/// Only what makes us the owner could take the place of what we hold.
+fn judge_second(
+    core: &Core,
+    it: &Writing<'_>,
+    guid: Guid,
+    bytes: &[u8],
+) -> Result<Verdict, StoreError> {
+    let held = it.tables.voucher(guid)?;
+    let held = held.and_then(|row| Voucher::parse(&row.voucher).ok());
+    let (Some(held), Ok(presented)) = (held, Voucher::parse(bytes)) else {
+        return Ok(Ok(()));
+    };
+    let ours = presented.is_owned_by(&core.keys.owner().public());
+    Ok(match presented.relation_to(&held) {
+        Relation::Fork | Relation::Unrelated if ours => {
+            Err(Distrust::SecondChain(DeviceId::from_guid(guid)))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// A new GUID is new: no other device may lose its own to it.
+fn judge_new_guid(
+    it: &Writing<'_>,
+    named: Option<DeviceId>,
+    guid: Guid,
+) -> Result<Verdict, StoreError> {
+    let first = DeviceId::from_guid(guid);
+    let holder = match it.tables.device_of(guid)? {
+        None => it.tables.site_of(first)?.map(|_| first),
+        holder => holder,
+    };
+    Ok(match holder {
+        Some(holder) if named != Some(holder) => {
+            Err(Distrust::OtherDevice(named.unwrap_or(first), holder))
+        }
         _ => Ok(()),
     })
 }

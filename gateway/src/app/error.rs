@@ -71,6 +71,9 @@ pub enum BuildError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] holdfast_broker::OpenError),
+    /// The ledger's consumer.
+    #[error(transparent)]
+    Consumer(#[from] holdfast_broker::ConsumerError),
     /// The bridge's rules.
     #[error(transparent)]
     Bridge(#[from] crate::bridge::OpenError),

@@ -13,6 +13,7 @@ use holdfast_config::stages::Stages;
 use holdfast_cps::fdo::FdoParty;
 use holdfast_cps::relay::Relay;
 use holdfast_cps::rendezvous::OnlyTo0;
+use holdfast_cps::telemetry::intake::take_in;
 use holdfast_cps::{Cps, Limits, http, sync};
 use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock};
@@ -145,6 +146,11 @@ impl App {
             "bridge",
             self.bridge.run(self.uplink, movers.clone()),
         );
+        if let Some(intake) = self.intake {
+            let (ledger, batch) = (self.cps.ledger().clone(), self.config.telemetry.batch);
+            let take_in = take_in(intake, ledger, self.clock, batch, movers.clone());
+            stages.spawn_quiet(MOVERS, "telemetry intake", take_in);
+        }
         let waiting = move || backlog.waiting();
         stages.spawn_quiet(MOVERS, "uplink", self.watch.run(waiting, movers.clone()));
         let (client, stop) = (sync::Client::new(&self.cps, self.cloud), movers.clone());
