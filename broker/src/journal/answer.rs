@@ -68,6 +68,12 @@ impl Ledger {
     /// Entries of one route and QoS: live to those who take them so, rows to their readers.
     fn deliver_run(&self, run: Vec<Entry>) {
         let Some(first) = run.first() else { return };
+        // First of all: who has seen the message may look for it in its slot.
+        for entry in &run {
+            if entry.message.retain && entry.only.is_none() {
+                self.core.retained.set(&entry.message);
+            }
+        }
         if first.only.is_none() {
             let messages = run.iter().map(|entry| Arc::clone(&entry.message)).collect();
             self.core
@@ -85,9 +91,6 @@ impl Ledger {
                     options,
                     retained: entry.retained,
                 });
-            }
-            if entry.message.retain && entry.only.is_none() {
-                self.core.retained.set(&entry.message);
             }
         }
     }
