@@ -13,13 +13,12 @@ const SOON: Duration = Duration::from_secs(5);
 const ECHO: Duration = Duration::from_millis(300);
 
 /// Words in a counter's name or labels that say that something was turned away.
-const TURNED_AWAY: [&str; 6] = [
+const TURNED_AWAY: [&str; 5] = [
     "refus",
     "denied",
     "malformed",
-    "handshake",
-    "protocol",
-    "untrusted",
+    "reason=\"protocol\"",
+    "reason=\"tls\"",
 ];
 
 /// A daemon's log and counters before something bad is sent.
