@@ -87,8 +87,7 @@ fn refusals(part: &Part) -> Vec<String> {
         [
             " refus",
             " turned away",
-            "=malformed",
-            "=protocol",
+            "update the client",
             " warn ",
             " error ",
         ]
