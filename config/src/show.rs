@@ -125,7 +125,7 @@ mod tests {
     fn tables_align_and_escape() {
         let rows = json!([{ "a": "x\u{1b}[2J", "b": 1 }, { "a": "long one", "b": null }]);
         let text = table(&rows, &["a", "b"]);
-        assert_eq!(text, "A            B\nx\\u{1b}[2J  1\nlong one     -\n");
+        assert_eq!(text, "A           B\nx\\u{1b}[2J  1\nlong one    -\n");
         assert_eq!(table(&json!([]), &["a"]), "none\n");
     }
 
