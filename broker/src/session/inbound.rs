@@ -65,6 +65,7 @@ pub(crate) struct Client {
     /// PINGREQs to be answered.
     pings: usize,
     denied_before: bool,
+    pub(super) denied_filter_before: bool,
     /// Broker seconds of this read.
     now: u64,
 }
@@ -130,6 +131,7 @@ impl Client {
             forgotten: Vec::new(),
             pings: 0,
             denied_before: false,
+            denied_filter_before: false,
             now: 0,
         }
     }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::inbound::Client;
 use crate::codec::{self, Entry as Asking, Subscribe, Unsubscribe, code};
 use crate::exchange::{Batch, Options, Subscription};
@@ -81,8 +83,9 @@ impl Client {
     }
 
     /// The code of a refusal, else what is granted.
-    fn grant(&self, entry: &Asking, id: Option<u32>, more: usize) -> Result<Granted, u8> {
-        let limits = &self.core.config.limits;
+    fn grant(&mut self, entry: &Asking, id: Option<u32>, more: usize) -> Result<Granted, u8> {
+        let core = Arc::clone(&self.core);
+        let limits = &core.config.limits;
         let text = &entry.filter;
         if text.len() > limits.topic_bytes || topic::levels(text) > limits.topic_levels {
             return Err(code::FILTER);
@@ -91,6 +94,9 @@ impl Client {
         let filter = asked.filter.as_str();
         if !self.core.rights.may_subscribe(&self.identity, filter) {
             self.core.counters.denied();
+            if !std::mem::replace(&mut self.denied_filter_before, true) {
+                warn!(client = self.client_id(), %filter, "subscription refused: the client has no right to this filter; further ones of this connection are only counted");
+            }
             return Err(code::NOT_AUTHORIZED);
         }
         let new = !self.held.subscriptions.contains_key(text);

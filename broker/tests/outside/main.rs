@@ -4,10 +4,14 @@
 //!
 //! Nothing here looks into the broker except through its public handle.
 
+// Helpers fail by panicking, as tests do.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod kit;
 
+mod certificates;
 mod connect;
 mod flow;
 mod fuzz;
@@ -17,5 +21,6 @@ mod publish;
 mod quota;
 mod rights;
 mod session;
+mod stock;
 mod subscribe;
 mod will;
