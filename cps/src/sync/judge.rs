@@ -5,7 +5,8 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{
-    Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry, verify_evidence,
+    Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry,
+    verify_evidence,
 };
 use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};

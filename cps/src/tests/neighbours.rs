@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::fdo::MessageType;
-use holdfast_protocol::fdo::to2::{Options, start};
+use holdfast_protocol::fdo::to2::{DeviceStep, Options, start};
 use holdfast_protocol::id::DeviceId;
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::record::{Change, Entry, EntryId, Evidence, Onboarded, SignedEntry};
@@ -53,7 +53,10 @@ impl Sites {
     async fn device_of_the_north(&self) -> Device {
         let (mut device, voucher) = self.factory.device_for(&self.cloud.cps, "n");
         let vouchers = self.cloud.cps.vouchers();
-        vouchers.accept(&voucher, Some(site("north"))).await.unwrap();
+        vouchers
+            .accept(&voucher, Some(site("north")))
+            .await
+            .unwrap();
         let ended = device.to2(self.cloud.fdo, &Manners::default()).await;
         assert!(matches!(ended, Ended::Well), "{ended:?}");
         device
@@ -93,13 +96,18 @@ async fn a_gateway_revokes_and_records_certificates_of_its_own_site_alone() {
     };
     refused(&sites.lie(None, change).await, "not of this site");
     assert_eq!(
-        sites.cloud.cps.authority().list(Some(&site("north"))).unwrap(),
+        sites
+            .cloud
+            .cps
+            .authority()
+            .list(Some(&site("north")))
+            .unwrap(),
         all.into_iter()
             .filter(|row| row.site == site("north"))
             .collect::<Vec<_>>()
     );
     // Its own it may.
-    let own = sites.south.cps.authority().list(Some(&site("south")));
+    let own = sites.cloud.cps.authority().list(Some(&site("south")));
     let serial = parse_serial(&own.unwrap()[0].serial).unwrap();
     let change = Change::CertificateRevoked {
         serial: serial.clone(),
@@ -130,7 +138,13 @@ async fn a_gateway_takes_no_device_of_another_site() {
     refused(&sites.lie(Some(id), change).await, "belongs to site north");
     // A device of the south that claims to have got the other's GUID.
     let (mut own, voucher) = sites.factory.device_for(&sites.south.cps, "own");
-    sites.south.cps.vouchers().accept(&voucher, None).await.unwrap();
+    sites
+        .south
+        .cps
+        .vouchers()
+        .accept(&voucher, None)
+        .await
+        .unwrap();
     let ended = own.to2(sites.south.fdo, &Manners::default()).await;
     assert!(matches!(ended, Ended::Well), "{ended:?}");
     let truth = sites.sync.once().await.unwrap();
@@ -162,7 +176,10 @@ async fn a_made_up_chain_does_not_replace_the_voucher_held() {
     let sites = sites().await;
     let (_, voucher) = sites.factory.device_for(&sites.cloud.cps, "s");
     let vouchers = sites.cloud.cps.vouchers();
-    vouchers.accept(&voucher, Some(site("south"))).await.unwrap();
+    vouchers
+        .accept(&voucher, Some(site("south")))
+        .await
+        .unwrap();
     let id = DeviceId::from_guid(voucher.guid());
     // Longer than the one held, for the same GUID, from another root.
     let key = SigningKey::generate(&mut holdfast_link::random::SystemRandom);
@@ -257,7 +274,10 @@ async fn a_hello_in_a_devices_name_does_not_end_its_run() {
     let sites = sites().await;
     let (device, voucher) = sites.factory.device_for(&sites.cloud.cps, "s");
     let vouchers = sites.cloud.cps.vouchers();
-    vouchers.accept(&voucher, Some(site("south"))).await.unwrap();
+    vouchers
+        .accept(&voucher, Some(site("south")))
+        .await
+        .unwrap();
     // The device is in the middle of its run...
     let mut run = fdo_client(sites.cloud.fdo).start();
     let mut rng = holdfast_link::random::SystemRandom;
@@ -267,7 +287,7 @@ async fn a_hello_in_a_devices_name_does_not_end_its_run() {
     let stranger = fdo_client(sites.cloud.fdo).start().exchange(&hello).await;
     assert_eq!(stranger.unwrap().kind, MessageType::To2ProveOvHdr);
     let step = session.step(&answer, &mut rng).unwrap();
-    let holdfast_protocol::fdo::to2::DeviceStep::Continue(_, next) = step else {
+    let DeviceStep::Continue(_, next) = step else {
         panic!("the device asks for an entry");
     };
     let answer = run.exchange(&next).await.unwrap();
