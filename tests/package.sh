@@ -60,13 +60,13 @@ held() { # held WHAT: one step of the story
 }
 now() { date +%s%3N; }
 within() { # within SECONDS WHAT COMMAND...: polls; the time it took is in $took (ms)
-    limit=$1 what=$2 start=$(now)
+    limit=$1 what=$2 since=$(now)
     shift 2
     until "$@" >/dev/null 2>&1; do
-        [ $(($(now) - start)) -lt $((limit * 1000)) ] || die "$what: not within $limit s"
+        [ $(($(now) - since)) -lt $((limit * 1000)) ] || die "$what: not within $limit s"
         sleep 0.05
     done
-    took=$(($(now) - start))
+    took=$(($(now) - since))
 }
 property() { guest systemctl show --value -p "$1" "$UNIT"; }
 active() { [ "$(property ActiveState)" = active ]; }
@@ -86,7 +86,8 @@ taken() { mqtt pub -q 1 -t plant/probe -m here; }
 mode() { mqtt sub -C 1 -W 5 -t "hf/v1/$SITE/gateway/health" | sed -n 's/.*"mode":"\([a-z]*\)".*/\1/p'; }
 mode_is() { [ "$(mode)" = "$1" ]; }
 ledger() { cloud telemetry export --device "$guid"; }
-keys() { guest sh -c "cd $STATE/keys && sha256sum *" ; }
+# All that enrolment left but the gateway's own certificate, which is renewed when its addresses change.
+keys() { guest sh -c "cd $STATE/keys && sha256sum *" | grep -v ' server.pem$'; }
 install_package() { guest dpkg -i "/opt/story/$1" >"$world/dpkg.log" 2>&1 || die "dpkg -i $1: $(tail -n 5 "$world/dpkg.log")"; }
 
 # --- the packages and the world ---------------------------------------------------------------------
@@ -203,14 +204,17 @@ held "a hung daemon is restarted by the watchdog; a healthy one is left alone"
 guest sh -c "rm -r /run/systemd/system/$UNIT.d; systemctl daemon-reload"
 
 # --- outage, reboot in it, power cut in it ------------------------------------------------------------------
+within 60 "mode online before the cut" mode_is online
+at_cut=$(acknowledged)
 guest /opt/story/net.sh cut
 start=$(now)
 within 20 "mode outage" mode_is outage
 held "uplink cut: mode outage after $(($(now) - start)) ms"
-before=$(acknowledged)
-within 20 "acknowledgements in the outage" more_than "$before"
+within 20 "acknowledgements in the outage" more_than $(($(acknowledged) + 50))
 keys >"$world/keys.before"
+# The second boot gets its networks only after the gateway has started.
 for kind in reboot power_cut; do
+    [ $kind = reboot ] || guest touch /var/lib/story/late
     before=$(acknowledged)
     start=$(now)
     container_$kind
@@ -226,11 +230,14 @@ for kind in reboot power_cut; do
 done
 
 # --- the cloud again ------------------------------------------------------------------------------------------
-waiting=$(gateway status --json | grep -i 'waiting\|backlog' | head -n 1 | tr -s ' ')
+backlog() { gateway status --json | sed -n 's/.*"backlog": *\([0-9]*\).*/\1/p' | head -n 1; }
+count=$(($(acknowledged) - at_cut))
+waiting=$(backlog)
+[ "$waiting" -ge $((count - 100)) ] || die "the device had $count rows acknowledged in the outage, but $waiting wait for the cloud"
 guest /opt/story/net.sh mend
 guest systemctl start story-cloud
 within 90 "mode online" mode_is online
-held "uplink back: mode online after $took ms (before:$waiting)"
+held "uplink back: mode online after $took ms; $waiting messages had waited"
 all_published() { [ "$(acknowledged)" -ge $ROWS ]; }
 within 300 "the device's last row" all_published
 all_arrived() { [ "$(ledger | grep -c .)" -ge $ROWS ]; }

@@ -50,7 +50,7 @@ container_boot() {
 # Runs a command in the container, as root.
 guest() {
     [ -n "$leader" ] || return 1
-    nsenter --target "$leader" --all --wd=/ env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    nsenter --target "$leader" --all env -i --chdir=/ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
         DEBIAN_FRONTEND=noninteractive "$@"
 }
 

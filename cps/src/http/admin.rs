@@ -21,6 +21,7 @@ use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::{AuthorityError, parse_serial};
 use crate::enrol::Refusal;
+use crate::tables::GatewayRow;
 use crate::telemetry as ledger;
 use crate::vouchers::VoucherRefusal;
 
@@ -107,7 +108,15 @@ async fn add_site(State(cps): State<Cps>, body: Bytes) -> Answer {
 
 async fn gateways(State(cps): State<Cps>) -> Answer {
     let rows = cps.enrolment().gateways().map_err(own)?;
-    Ok(Json(json!(rows)))
+    let shown = |row: &GatewayRow| {
+        json!({
+            "gateway": row.server.as_str(),
+            "site": row.site.as_str(),
+            "epoch": row.epoch,
+            "enrolled": row.at,
+        })
+    };
+    Ok(Json(rows.iter().map(shown).collect()))
 }
 
 #[derive(Deserialize)]

@@ -1,10 +1,11 @@
 #!/bin/sh
 # The networks around the gateway, made inside the container: a LAN ("yard", where the device is) and an uplink
 # ("internet", where the cloud is), each a namespace behind a veth pair. While /var/lib/story/outage exists the uplink has
-# no carrier, also after a reboot.
+# no carrier, also after a reboot; while /var/lib/story/late exists the networks come some seconds after the boot.
 #   net.sh up | cut | mend
 set -eu
 flag=/var/lib/story/outage
+late=/var/lib/story/late
 
 pair() { # pair NAMESPACE NEAR FAR NEAR-ADDRESS FAR-ADDRESS
     ip netns add "$1"
@@ -19,6 +20,7 @@ pair() { # pair NAMESPACE NEAR FAR NEAR-ADDRESS FAR-ADDRESS
 
 case $1 in
 up)
+    [ ! -e "$late" ] || sleep 4
     pair yard lan0 lan1 192.168.77.1 192.168.77.2
     pair internet wan0 wan1 10.77.0.1 10.77.0.2
     echo 1 >/proc/sys/net/ipv4/ip_forward

@@ -81,7 +81,7 @@ async fn a_token_used_twice(world: &mut World, token: &str) {
     watch.refused_once(&world.cloud, "a token used twice").await;
 }
 
-/// `hf1.<site>.<gateway>.<secret>.<pin>` with another secret of the same form.
+/// `hf1.<site>.<gateway>.<secret>.<root hash>.<cloud's name>` with another secret of the same form.
 fn with_other_secret(token: &str) -> String {
     let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
     let first = parts[3].remove(0);
@@ -89,12 +89,10 @@ fn with_other_secret(token: &str) -> String {
     parts.join(".")
 }
 
-/// The same with another pin.
+/// The same with another hash of the cloud's root.
 fn with_other_pin(token: &str) -> String {
-    let (rest, pin) = token.rsplit_once('.').expect("a token has five parts");
-    let other: String = pin
-        .chars()
-        .map(|digit| if digit == '0' { '1' } else { '0' })
-        .collect();
-    format!("{rest}.{other}")
+    let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
+    let flip = |digit| if digit == '0' { '1' } else { '0' };
+    parts[4] = parts[4].chars().map(flip).collect();
+    parts.join(".")
 }
