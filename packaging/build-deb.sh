@@ -4,6 +4,7 @@
 # tools give the same bytes. Why not cargo-deb or debhelper: docs/decisions/0005-packaging.md.
 #
 #   HOLDFAST_PROFILE=release|dev   cargo profile (release)
+#   HOLDFAST_BUILT=FOLDER          pack the program that is there, build nothing
 #   HOLDFAST_REVISION=N            Debian revision, instead of the changelog's
 #   HOLDFAST_OUT=FOLDER            where the package goes (target/debian)
 #
@@ -29,12 +30,18 @@ version=$(dpkg-parsechangelog -l "$source/changelog" -S Version)
 crate=$(cargo pkgid --locked -p "$package" | sed 's/.*[#@]//')
 [ "${version%-*}" = "$crate" ] || die "$source/changelog says ${version%-*}, Cargo.toml says $crate; add an entry to the changelog"
 architecture=$(dpkg --print-architecture)
+
+case $profile in dev) built=target/debug ;; *) built=target/$profile ;; esac
+if [ -n "${HOLDFAST_BUILT:-}" ]; then
+    built=$HOLDFAST_BUILT
+    say "packing $built/$package as $version"
+else
+    say "building $package $version ($profile)"
+    cargo build --locked --profile "$profile" -p "$package" --bin "$package"
+fi
+# Not before: build scripts of C libraries look at it and would build anew after each commit.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -l "$source/changelog" -S Timestamp)}
 export SOURCE_DATE_EPOCH
-
-say "building $package $version ($profile)"
-cargo build --locked --profile "$profile" -p "$package" --bin "$package"
-case $profile in dev) built=target/debug ;; *) built=target/$profile ;; esac
 
 mkdir -p "$out"
 work=$(mktemp -d "$PWD/target/deb.XXXXXX")
@@ -52,6 +59,7 @@ put 644 "$source/$package.service" "lib/systemd/system/$package.service"
 put 644 "$source/$package.sysusers" "usr/lib/sysusers.d/$package.conf"
 put 644 "$source/$package.tmpfiles" "usr/lib/tmpfiles.d/$package.conf"
 put 644 "$source/copyright" "usr/share/doc/$package/copyright"
+put 644 "$source/$package.lintian" "usr/share/lintian/overrides/$package"
 
 # From the program itself, so that they tell what this very build can do.
 program=$root/usr/bin/$package
