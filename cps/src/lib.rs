@@ -106,7 +106,10 @@ pub(crate) struct Inner {
 impl Inner {
     /// Where this server is reached now.
     pub(crate) fn advertise(&self) -> Advertise {
-        self.advertise.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.advertise
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -216,7 +219,11 @@ impl Cps {
     /// Replaces the addresses that others are told: a machine's may come late or change. Who
     /// registers vouchers with them must register anew.
     pub fn set_advertise(&self, advertise: Advertise) {
-        *self.core.advertise.write().unwrap_or_else(PoisonError::into_inner) = advertise;
+        *self
+            .core
+            .advertise
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = advertise;
     }
 
     /// Its clock.

@@ -2,7 +2,8 @@
 //! as its local backend, and by the TO0 client of the same process. An entry is replaced only by
 //! the same owner's or by a strict descendant of its voucher; forks and ancestors are refused.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
 use holdfast_protocol::fdo::to0::{ExpectOwnerSign, Offer, Registration, hello};
@@ -11,31 +12,43 @@ use holdfast_protocol::fdo::{Error, Message, MessageType};
 use holdfast_protocol::id::Guid;
 use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError, Written};
+use tokio::time::Instant;
 
 use crate::Core;
 use crate::errors::{end_run, own_store};
-use crate::fdo::{Answer, FdoParty, FdoReply, FdoRequest, Run, Sessions, Token};
+use crate::fdo::{Answer, FdoParty, FdoReply, FdoRequest, Sessions, Token};
 use crate::tables::RendezvousRow;
 
-/// The rendezvous server's runs.
-#[derive(Debug)]
-enum Step {
-    Registering(ExpectOwnerSign),
-    Asking(ExpectProveToRv),
-}
+/// Pause between two looks for lapsed entries when the table is full.
+const SWEEP_REST: Duration = Duration::from_secs(60);
 
-/// TO0 and TO1 server.
+/// TO0 and TO1 server. Anybody may begin either run, so neither can crowd the other out.
 #[derive(Debug)]
 pub struct Rendezvous {
     core: Core,
-    runs: Sessions<Step>,
+    registering: Sessions<ExpectOwnerSign>,
+    asking: Sessions<ExpectProveToRv>,
+    swept: Mutex<Option<Instant>>,
+}
+
+/// Why an entry is not taken.
+enum Denied {
+    /// Another chain is registered for the device.
+    Second(Relation),
+    /// The table is full.
+    Full,
 }
 
 impl Rendezvous {
     pub(crate) fn new(core: Core) -> Self {
         let limits = &core.config.limits;
-        let runs = Sessions::new(limits.fdo_sessions, limits.fdo_session_life);
-        Self { core, runs }
+        let (most, life) = (limits.fdo_sessions, limits.fdo_session_life);
+        Self {
+            core,
+            registering: Sessions::new(most, life),
+            asking: Sessions::new(most, life),
+            swept: Mutex::default(),
+        }
     }
 
     /// Registers a voucher here without going through HTTP (a gateway at its own rendezvous);
@@ -62,7 +75,8 @@ impl Rendezvous {
         let done = match kind {
             MessageType::To0Hello => self.begin_registering(&message),
             MessageType::To1HelloRv => self.begin_asking(&message),
-            _ => self.go_on(request.token, &message).await,
+            MessageType::To0OwnerSign => self.end_registering(request.token, &message).await,
+            _ => self.end_asking(request.token, &message),
         };
         done.unwrap_or_else(|error| {
             let area = if kind.number() < 30 { "to0" } else { "to1" };
@@ -72,7 +86,7 @@ impl Rendezvous {
 
     fn begin_registering(&self, message: &Message) -> Result<FdoReply, Error> {
         let (next, answer) = ExpectOwnerSign::begin(message, &mut SystemRandom)?;
-        let token = self.runs.begin(Step::Registering(next));
+        let token = self.registering.begin(next);
         Ok(reply(answer, Some(token)))
     }
 
@@ -85,20 +99,28 @@ impl Rendezvous {
         let voucher = Voucher::parse(&row.voucher)?;
         let key = voucher.device_key().cloned().ok_or(Error::NotFound)?;
         let (next, answer) = hello.answer(key, row.to1d, &mut SystemRandom);
-        let token = self.runs.begin(Step::Asking(next));
+        let token = self.asking.begin(next);
         Ok(reply(answer, Some(token)))
     }
 
-    async fn go_on(&self, token: Option<Token>, message: &Message) -> Result<FdoReply, Error> {
-        let (run, step) = token
-            .and_then(|token| self.runs.take(&token))
+    async fn end_registering(
+        &self,
+        token: Option<Token>,
+        message: &Message,
+    ) -> Result<FdoReply, Error> {
+        let (run, state) = token
+            .and_then(|token| self.registering.take(&token))
             .ok_or(Error::NoSession)?;
-        let answer = match step {
-            Step::Registering(state) => self.register(state, message).await?,
-            Step::Asking(state) => state.step(message)?,
-        };
-        // Both runs end here; the token goes out once more and is void.
-        Ok(reply(answer, Some(Run::token(&run).clone())))
+        let answer = self.register(state, message).await?;
+        // The run ends here; the token goes out once more and is void.
+        Ok(reply(answer, Some(run.token().clone())))
+    }
+
+    fn end_asking(&self, token: Option<Token>, message: &Message) -> Result<FdoReply, Error> {
+        let (run, state) = token
+            .and_then(|token| self.asking.take(&token))
+            .ok_or(Error::NoSession)?;
+        Ok(reply(state.step(message)?, Some(run.token().clone())))
     }
 
     async fn register(&self, state: ExpectOwnerSign, message: &Message) -> Result<Message, Error> {
@@ -124,25 +146,35 @@ impl Rendezvous {
             voucher: offer.voucher.as_bytes().to_vec(),
             expires: self.core.clock.now().secs.saturating_add(granted),
         };
-        let new = offer.voucher.clone();
-        let done: Written<(), Relation> = self
+        let ours = offer.voucher.is_owned_by(&self.core.keys.owner().public());
+        if !ours {
+            self.sweep().await.map_err(|error| own_store(&error))?;
+        }
+        let (new, now) = (offer.voucher.clone(), self.core.clock.now());
+        let most = self.core.config.limits.rendezvous_entries;
+        let done: Written<(), Denied> = self
             .core
             .registry
             .write(move |it| {
                 let held = it.tables.rendezvous(row.guid)?;
+                if held.is_none() && !ours && it.tables.rendezvous_entries()? >= most {
+                    return Err(WriteError::Job(Denied::Full));
+                }
+                let held = held.filter(|held| !held.has_lapsed(now));
                 let held = held.and_then(|held| Voucher::parse(&held.voucher).ok());
                 match held.map(|held| new.relation_to(&held)) {
                     None | Some(Relation::Same | Relation::Descendant) => {
                         Ok(it.tables.put_rendezvous(&row)?)
                     }
-                    Some(other) => Err(WriteError::Job(other)),
+                    Some(other) => Err(WriteError::Job(Denied::Second(other))),
                 }
             })
             .await;
         match done {
             Ok(()) => Ok(()),
             Err(WriteError::Store(error)) => Err(own_store(&error)),
-            Err(WriteError::Job(relation)) => {
+            Err(WriteError::Job(Denied::Full)) => Err(Error::TooMuch("registrations")),
+            Err(WriteError::Job(Denied::Second(relation))) => {
                 let guid = offer.voucher.guid();
                 tracing::error!(
                     ?guid,
@@ -155,12 +187,36 @@ impl Rendezvous {
         }
     }
 
-    /// The entry of a device. On a clock that cannot be trusted nothing counts as expired: better
-    /// an old address than none.
+    /// Makes room in a full table, now and then: it reads the whole of it.
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let entries = self.core.registry.read(|view| view.rendezvous_entries())?;
+        if entries < self.core.config.limits.rendezvous_entries {
+            return Ok(());
+        }
+        {
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            if swept.is_some_and(|last| last.elapsed() < SWEEP_REST) {
+                return Ok(());
+            }
+            *swept = Some(Instant::now());
+        }
+        let now = self.core.clock.now();
+        let done: Written<()> = self
+            .core
+            .registry
+            .write(move |it| Ok(it.tables.sweep_rendezvous(now)?))
+            .await;
+        done.map_err(|error| match error {
+            WriteError::Store(error) => error,
+            WriteError::Job(never) => match never {},
+        })
+    }
+
+    /// The entry of a device, unless it has lapsed.
     fn entry(&self, guid: Guid) -> Result<Option<RendezvousRow>, StoreError> {
         let now = self.core.clock.now();
         let row = self.core.registry.read(|view| view.rendezvous(guid))?;
-        Ok(row.filter(|row| !now.is_authenticated() || row.expires > now.secs))
+        Ok(row.filter(|row| !row.has_lapsed(now)))
     }
 }
 
@@ -174,7 +230,8 @@ impl FdoParty for Rendezvous {
     }
 
     fn give_up(&self, token: &Token) {
-        self.runs.end(token);
+        self.registering.end(token);
+        self.asking.end(token);
     }
 }
 

@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 
 use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::record::{Cursor, EntryId, Serial, SignedEntry};
+use holdfast_protocol::time::Time;
 use holdfast_store::StoreError;
-use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 pub use rows::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
@@ -308,6 +309,10 @@ impl<S: Source> Tables<S> {
         self.by_guid(RENDEZVOUS, guid)
     }
 
+    pub(crate) fn rendezvous_entries(&self) -> Answer<u64> {
+        Ok(self.0.open(RENDEZVOUS)?.len()?)
+    }
+
     pub(crate) fn peers(&self) -> Answer<Vec<PeerRow>> {
         self.values(PEERS)
     }
@@ -451,6 +456,13 @@ impl Tables<&WriteTransaction> {
         self.0
             .open_table(RENDEZVOUS)?
             .insert(&row.guid.0, &*text(row))?;
+        Ok(())
+    }
+
+    /// Removes the entries that have lapsed, and those that nobody can read.
+    pub(crate) fn sweep_rendezvous(&self, now: Time) -> Answer<()> {
+        let mut table = self.0.open_table(RENDEZVOUS)?;
+        table.retain(|_, row| json::<RendezvousRow>(row).is_ok_and(|row| !row.has_lapsed(now)))?;
         Ok(())
     }
 

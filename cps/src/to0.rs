@@ -195,13 +195,8 @@ impl To0 {
     }
 
     fn registration(&self) -> Result<Registration, To0Error> {
-        let addresses: Vec<To2Address> = self
-            .core
-            .advertise()
-            .fdo
-            .iter()
-            .map(to2_address)
-            .collect();
+        let addresses: Vec<To2Address> =
+            self.core.advertise().fdo.iter().map(to2_address).collect();
         if addresses.is_empty() {
             return Err(To0Error::NoAddress);
         }

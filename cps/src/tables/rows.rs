@@ -3,6 +3,7 @@
 
 use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{ClientName, DeviceId, Guid, ServerId, SiteId};
+use holdfast_protocol::time::Time;
 use holdfast_protocol::topic::Filter;
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +143,14 @@ pub(crate) struct RendezvousRow {
     pub(crate) voucher: Vec<u8>,
     /// Unix seconds.
     pub(crate) expires: u64,
+}
+
+impl RendezvousRow {
+    /// Whether its time is over. On a clock that cannot be trusted nothing is: better an old
+    /// address than none.
+    pub(crate) fn has_lapsed(&self, now: Time) -> bool {
+        now.is_authenticated() && self.expires <= now.secs
+    }
 }
 
 /// Where another server said that it can be reached.

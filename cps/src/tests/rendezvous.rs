@@ -11,7 +11,7 @@ use holdfast_protocol::fdo::to0::{Registration, hello};
 use holdfast_protocol::fdo::{ErrorCode, Message, MessageType};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::rv::{To2Address, To2Protocol};
-use holdfast_protocol::voucher::Voucher;
+use holdfast_protocol::voucher::{NewVoucher, Voucher};
 use tokio::net::TcpListener;
 
 use super::kit::*;
@@ -245,4 +245,59 @@ async fn a_crowd_of_runs_is_bounded_and_the_newest_is_served() {
         assert_eq!(party.answer(request).await.message, 21);
     }
     assert_eq!(port(&device, cloud.fdo).await, 1);
+}
+
+#[tokio::test]
+async fn strangers_fill_no_disk_and_keep_no_device_from_its_owner() {
+    let cloud = cloud_with(|config| config.limits.rendezvous_entries = 3).await;
+    let factory = Factory::new();
+    let stranger = SigningKey::generate(&mut SystemRandom);
+    let next = PublicKey::x509(&stranger.public());
+    let foreign = || factory.device("x").1.extend(&next, &factory.key).unwrap();
+    let first = foreign();
+    for voucher in [&first, &foreign(), &foreign()] {
+        register(cloud.fdo, voucher, &stranger, 1).await.unwrap();
+    }
+    let full = register(cloud.fdo, &foreign(), &stranger, 1).await;
+    assert_eq!(code(&full.unwrap_err()), Some(ErrorCode::InvalidMessage));
+    assert_eq!(cloud.cps.metrics().refusals("to0", "too much"), 1);
+    // Who is in may register anew, and this server's own vouchers always find room.
+    register(cloud.fdo, &first, &stranger, 2).await.unwrap();
+    let (device, voucher) = factory.device_for(&cloud.cps, "s");
+    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 4)
+        .await
+        .unwrap();
+    assert_eq!(port(&device, cloud.fdo).await, 4);
+    // A chain made up for a device's GUID lapses like any other, and so does the full table.
+    cloud.clock.advance(Duration::from_secs(30 * 24 * 3_600));
+    let forger = SigningKey::generate(&mut SystemRandom);
+    let made_up = NewVoucher::new(
+        first.guid(),
+        first.rendezvous(),
+        first.device_info(),
+        &PublicKey::x509(&forger.public()),
+        first.device_chain().map(<[_]>::to_vec),
+    );
+    let made_up = made_up.seal(first.mac().clone()).unwrap();
+    let made_up = made_up.extend(&next, &forger).unwrap();
+    register(cloud.fdo, &made_up, &stranger, 5).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crowd_of_owners_ends_no_devices_run() {
+    let cloud = cloud_with(|config| config.limits.fdo_sessions = 4).await;
+    let factory = Factory::new();
+    let (device, voucher) = factory.device_for(&cloud.cps, "s");
+    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 1)
+        .await
+        .unwrap();
+    let mut run = fdo_client(cloud.fdo).start();
+    let (state, first) = holdfast_protocol::fdo::to1::hello(&device.credential);
+    let (_, proof) = state.step(&run.exchange(&first).await.unwrap()).unwrap();
+    for _ in 0..20 {
+        let mut crowd = fdo_client(cloud.fdo).start();
+        crowd.exchange(&hello().1).await.unwrap();
+    }
+    let answer = run.exchange(&proof).await.unwrap();
+    assert_eq!(answer.kind, MessageType::To1RvRedirect);
 }
