@@ -257,3 +257,76 @@ pub fn certified(config: &Config, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.dedup();
     addresses
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str, told: &[&str]) -> Config {
+        let mut config = Config::default();
+        config.listen.mqtt = listen.parse().expect("address");
+        config.listen.https = listen.parse().expect("address");
+        config.advertise.addresses = told
+            .iter()
+            .map(|text| text.parse().expect("address"))
+            .collect();
+        config
+    }
+
+    fn texts(addresses: &[IpAddr]) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn told_addresses_come_before_the_listening_one() {
+        let told = config("192.168.1.10:1", &["192.168.1.12", "192.168.1.11"]);
+        let addresses = lan_addresses(&told).expect("told");
+        assert_eq!(texts(&addresses), ["192.168.1.11", "192.168.1.12"]);
+        let both = certified(&told, addresses);
+        assert_eq!(
+            texts(&both),
+            ["192.168.1.10", "192.168.1.11", "192.168.1.12"]
+        );
+        let own = lan_addresses(&config("192.168.1.10:1", &[])).expect("own");
+        assert_eq!(texts(&own), ["192.168.1.10"]);
+    }
+
+    #[test]
+    fn no_public_and_no_wildcard_address_is_certified() {
+        let config = config("0.0.0.0:1", &["203.0.113.7", "10.0.0.1"]);
+        let addresses = lan_addresses(&config).expect("told");
+        assert_eq!(texts(&certified(&config, addresses)), ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn every_address_is_told_with_the_bound_ports() {
+        let ports = Ports {
+            fdo: 1,
+            https: 2,
+            mqtt: 3,
+        };
+        let told = advertise(&["10.0.0.1".parse().expect("address")], ports);
+        assert_eq!(
+            (told.mqtt, told.https),
+            (vec!["10.0.0.1:3".into()], vec!["10.0.0.1:2".into()])
+        );
+        assert_eq!((told.fdo[0].port, told.fdo[0].tls), (1, false));
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        check_owner(folder.path()).expect("ours");
+        check_owner(&folder.path().join("not there yet")).expect("will be ours");
+        // Only root can give a folder away; elsewhere a folder of root stands in.
+        let theirs = match std::os::unix::fs::chown(folder.path(), Some(12_345), None) {
+            Ok(()) => folder.path(),
+            Err(_) => Path::new("/"),
+        };
+        let fault = check_owner(theirs).expect_err("another user's");
+        assert!(
+            fault.is_misuse() && fault.to_string().contains("runuser"),
+            "{fault}"
+        );
+    }
+}

@@ -4,6 +4,7 @@
 use holdfast_broker::{Message, Qos};
 use holdfast_link::mqtt::{Incoming, Publish, ReasonCode, UserProperty};
 use holdfast_protocol::drain::Refusal;
+use holdfast_protocol::topic::Topic;
 
 /// Names of the sender's stamp.
 const EPOCH: &str = "hf-epoch";
@@ -17,6 +18,11 @@ pub struct Stamp {
 }
 
 /// A journal row for the cloud. The stamp stays the same however often the row is sent.
+///
+/// A sender's own stamp goes along only on a device's topic, which has one sender. At the cloud all
+/// of a topic's senders are this gateway: of two that count by themselves, the one with the lower
+/// numbers would be taken for a repeat and lost. The journal has dropped the sender's repeats
+/// already, so its row is as good a number.
 pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp) -> Publish {
     let mut user: Vec<UserProperty> = message
         .user_properties()
@@ -30,7 +36,9 @@ pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp)
             .user_value(name)
             .is_some_and(|text| text.parse::<u64>().is_ok())
     };
-    if !(number(EPOCH) && number(SEQ)) {
+    let topic = message.topic().parse::<Topic>();
+    let one_sender = topic.is_ok_and(|topic| topic.device().is_some());
+    if !(one_sender && number(EPOCH) && number(SEQ)) {
         user.retain(|property| property.name != EPOCH && property.name != SEQ);
         user.push(UserProperty {
             name: EPOCH.to_owned(),
@@ -112,12 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn a_senders_stamp_stays() {
-        let own = Message::new("a", "x")
-            .user_property(EPOCH, "9")
-            .user_property(SEQ, "5");
-        let sent = outgoing(&own, 1, "", &Stamp { epoch: 3 });
-        assert_eq!(stamps(&sent), [(EPOCH, "9"), (SEQ, "5")]);
+    fn a_devices_stamp_stays_and_of_a_shared_topic_nobodys() {
+        let device = "0".repeat(32);
+        for (topic, kept) in [
+            (format!("hf/v1/bern/{device}/up/t"), true),
+            (format!("svc/v1/bern/s/{device}/telemetry"), true),
+            ("plant/line".to_owned(), false),
+            ("hf/v1/bern/gateway/health".to_owned(), false),
+        ] {
+            let own = Message::new(&topic, "x")
+                .user_property(EPOCH, "9")
+                .user_property(SEQ, "5");
+            let sent = outgoing(&own, 1, "", &Stamp { epoch: 3 });
+            let wanted = if kept { ["9", "5"] } else { ["3", "1"] };
+            let wanted = [(EPOCH, wanted[0]), (SEQ, wanted[1])];
+            assert_eq!(stamps(&sent), wanted, "{topic}");
+        }
     }
 
     #[test]
