@@ -133,7 +133,10 @@ impl Server {
     }
 
     pub async fn raw(&self) -> Wire {
-        Wire::new(TcpStream::connect(self.address).await.unwrap())
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        // Small packets follow each other without an answer between them.
+        stream.set_nodelay(true).unwrap();
+        Wire::new(stream)
     }
 
     pub async fn v5(&self, id: &str) -> Wire {

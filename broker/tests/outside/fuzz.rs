@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::common::{Hello, expiry, packet, publish, stamp, text};
 use crate::kit::{Numbers, VERSIONS, client, lasting, panics, resident, server, until};
 
-const LENGTH: Duration = Duration::from_secs(8);
+const LENGTH: Duration = Duration::from_secs(6);
 
 /// Sessions that use every packet type, as lists of packets.
 fn corpus() -> Vec<Vec<Vec<u8>>> {

@@ -56,7 +56,10 @@ async fn own_trees() -> (Broker, std::net::SocketAddr, tempfile::TempDir) {
 }
 
 async fn dial(address: std::net::SocketAddr, id: &str) -> Wire {
-    let mut wire = Wire::new(TcpStream::connect(address).await.unwrap());
+    let stream = TcpStream::connect(address).await.unwrap();
+    // Small packets follow each other without an answer between them.
+    stream.set_nodelay(true).unwrap();
+    let mut wire = Wire::new(stream);
     wire.v5 = true;
     wire.send(&Hello::v5(id).bytes()).await;
     wire.connack(0).await;

@@ -136,10 +136,11 @@ async fn a_lasting_session_over_a_restart() {
         server = server.restart(holdfast_broker::Config::default()).await;
         publish(&server, version, &["-q", "1", "-t", "x", "-m", "three"]).await;
         let read = [&make[..], &["-C", "3", "-W", "10"]].concat();
-        assert_eq!(
-            subscribe(&server, version, &read).await,
-            "one\ntwo\nthree\n"
-        );
+        let got = subscribe(&server, version, &read).await;
+        // A QoS 2 message is printed at its PUBREL: sorted, since only one QoS keeps its order.
+        let mut got: Vec<&str> = got.lines().collect();
+        got.sort_unstable();
+        assert_eq!(got, ["one", "three", "two"]);
         // It is over with a clean start.
         subscribe(
             &server,
@@ -157,7 +158,7 @@ async fn the_will_of_a_killed_client_and_none_of_one_that_says_goodbye() {
     }
     let server = server().await;
     for version in VERSIONS {
-        let (_taker, out) = background(&server, version, &["-t", "will/#", "-v"]).await;
+        let (taker, out) = background(&server, version, &["-t", "will/#", "-v"]).await;
         let mut lines = BufReader::new(out);
         for polite in [true, false] {
             let id = if polite { "polite" } else { "killed" };
@@ -169,12 +170,17 @@ async fn the_will_of_a_killed_client_and_none_of_one_that_says_goodbye() {
                 "--will-qos",
                 "1",
             ];
-            let arguments = [&["-t", "y", "-i", id][..], &will].concat();
+            let arguments = [&["-t", "y", "-C", "1", "-i", id][..], &will].concat();
             let (mut dying, _out) = background(&server, version, &arguments).await;
-            let pid = dying.0.id().to_string();
-            let signal = if polite { "-INT" } else { "-9" };
-            Command::new("kill").args([signal, &pid]).status().unwrap();
+            if polite {
+                // It ends by itself after one message. (Its answer to SIGINT is "with will" in MQTT 5.)
+                publish(&server, version, &["-t", "y", "-m", "m"]).await;
+            } else {
+                let pid = dying.0.id().to_string();
+                Command::new("kill").args(["-9", &pid]).status().unwrap();
+            }
             dying.0.wait().unwrap();
+            until("gone", || server.broker.metrics().connections == 1).await;
         }
         let line = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -182,7 +188,8 @@ async fn the_will_of_a_killed_client_and_none_of_one_that_says_goodbye() {
             line
         });
         assert_eq!(line.await.unwrap(), "will/x killed\n", "{version}");
-        until("gone", || server.broker.metrics().connections <= 1).await;
+        drop(taker);
+        until("gone", || server.broker.metrics().connections == 0).await;
     }
 }
 
@@ -312,9 +319,10 @@ async fn refusals_are_understood() {
             .await
             .unwrap();
         assert!(!out.status.success());
+        let told = String::from_utf8_lossy(&out.stderr).to_lowercase();
         assert!(
-            String::from_utf8_lossy(&out.stderr).contains("efused"),
-            "{out:?}"
+            told.contains("refused") || told.contains("banned"),
+            "{told}"
         );
         let mut command = stock(
             "mosquitto_sub",
@@ -325,6 +333,7 @@ async fn refusals_are_understood() {
         let out = tokio::task::spawn_blocking(move || command.output().unwrap())
             .await
             .unwrap();
-        assert!(!out.status.success(), "all subscriptions denied: {out:?}");
+        let told = String::from_utf8_lossy(&out.stderr).contains("denied");
+        assert!(told, "all subscriptions denied: {out:?}");
     }
 }
