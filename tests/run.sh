@@ -20,7 +20,8 @@ part() { # part NAME COMMAND...
 
 # The judge made by others: a workspace of its own, run by the test foreign_fdo.
 foreign_device() {
-    HOLDFAST_FOREIGN_DEVICE=$(tests/foreign-fdo/build.sh)
+    # `set -e` does not reach in here from `part`; without the return the test would skip in silence.
+    HOLDFAST_FOREIGN_DEVICE=$(tests/foreign-fdo/build.sh) || return 1
     export HOLDFAST_FOREIGN_DEVICE
 }
 
