@@ -441,6 +441,7 @@ impl Connection {
             let _ = self.shared.journal.send(op).await;
         }
         self.last_answers().await;
+        self.shared.core.counters.ended(ended.reason);
         if ended.reason != CutReason::Network {
             if let Some(code) = ended.code
                 && self.client.v5
@@ -457,10 +458,9 @@ impl Connection {
         } else {
             info!(client = %identity.client_id, reason = %ended.reason, "connection ended");
         }
-        self.shared.core.counters.leave();
-        self.shared.core.counters.ended(ended.reason);
         let core = Arc::clone(&self.shared.core);
         self.leave_session(ended.reason).await;
+        core.counters.leave();
         core.tell(Event::Disconnected {
             identity,
             reason: ended.reason,
