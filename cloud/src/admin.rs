@@ -251,23 +251,23 @@ struct Import {
 /// Takes a voucher that is this seller's to extend, or one extended to this owner.
 async fn import(State(served): State<Served>, Json(wanted): Json<Import>) -> Answer {
     let bytes = STANDARD.decode(wanted.file).map_err(Failure::misuse)?;
-    let voucher = Voucher::read(&bytes)
-        .map_err(|fault| Failure::misuse(format!("{fault}; give a voucher as PEM or CBOR")))?;
-    let guid = voucher.guid();
-    if voucher.owner_key().same_key(served.stock.public_key()) {
-        served
-            .stock
-            .keep(voucher, None)
-            .await
-            .map_err(stock_error)?;
-    } else {
-        served
-            .cps
-            .vouchers()
-            .import(&bytes, None)
-            .await
-            .map_err(Failure::misuse)?;
-    }
+    let own = served.stock.public_key();
+    // What is not the stock's, unreadable files included, is judged, logged and counted in one place.
+    let guid = match Voucher::read(&bytes) {
+        Ok(voucher) if voucher.owner_key().same_key(own) => {
+            let guid = voucher.guid();
+            served.stock.keep(voucher, None).await.map_err(|error| {
+                tracing::warn!(%guid, %error, "voucher refused");
+                served.cps.metrics().refused("voucher", "stock");
+                stock_error(error)
+            })?;
+            guid
+        }
+        _ => {
+            let imported = served.cps.vouchers().import(&bytes, None).await;
+            imported.map_err(Failure::misuse)?.0
+        }
+    };
     Ok(Json(json!({ "guid": guid.to_string() })))
 }
 

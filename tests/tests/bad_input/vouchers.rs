@@ -4,7 +4,7 @@ use std::path::Path;
 
 use holdfast_tests::world::{Plan, World};
 
-use crate::watch::is_well;
+use crate::watch::{Watch, is_well};
 
 /// A good voucher of somebody else's device and owner, from the reference set.
 const FOREIGN: &str = "data/fdo/vouchers/3192ca1ccaa803fac5b3518ecf743624.ov.pem";
@@ -45,8 +45,9 @@ async fn foreign_and_broken_vouchers_are_refused() {
     world.stop().await.unwrap();
 }
 
-/// The import must fail and say something about `word`.
+/// The import must fail, say something about `word`, and be logged once and counted.
 async fn import(world: &World, file: &Path, word: &str) {
+    let watch = Watch::begin(&world.cloud, world.cloud_doors.metrics).await;
     let told = world
         .cloud
         .command(&["vouchers", "import", &file.display().to_string()], "")
@@ -59,6 +60,9 @@ async fn import(world: &World, file: &Path, word: &str) {
         file.display(),
         told.err
     );
+    watch
+        .refused_once(&world.cloud, &file.display().to_string())
+        .await;
 }
 
 /// One bit of the last signature: the last full line of base64 before the end.
