@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use crate::common::{Hello, expiry, packet, publish, stamp, text};
 use crate::kit::{Numbers, VERSIONS, client, lasting, panics, resident, server, until};
 
+/// How long to try unless `HOLDFAST_FUZZ_SECONDS` says otherwise.
 const LENGTH: Duration = Duration::from_secs(6);
 
 /// Sessions that use every packet type, as lists of packets.
@@ -100,6 +101,12 @@ fn mutate(session: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
     packets.concat()
 }
 
+fn length() -> Duration {
+    let wished = std::env::var("HOLDFAST_FUZZ_SECONDS").ok();
+    let seconds = wished.and_then(|text| text.parse().ok());
+    seconds.map_or(LENGTH, Duration::from_secs)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e2_mutated_sessions_do_no_harm() {
     let server = server().await;
@@ -107,6 +114,7 @@ async fn e2_mutated_sessions_do_no_harm() {
     let mut witness = server.v5("witness").await;
     witness.subscribe("witness/#", 1).await;
     let sessions = std::sync::Arc::new(corpus());
+    let length = length();
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for lane in 0..8u64 {
@@ -115,7 +123,7 @@ async fn e2_mutated_sessions_do_no_harm() {
             let mut numbers = Numbers(0xF022_0000 + lane);
             let mut count = 0usize;
             let mut sink = vec![0; 4096];
-            while begun.elapsed() < LENGTH {
+            while begun.elapsed() < length {
                 let bytes = mutate(&sessions[numbers.below(sessions.len())], &mut numbers);
                 let Ok(mut stream) = TcpStream::connect(address).await else {
                     continue;
@@ -138,7 +146,7 @@ async fn e2_mutated_sessions_do_no_harm() {
     // Meanwhile a well-behaved pair is served.
     let mut giver = server.v5("good").await;
     let (mut before, mut rounds) = (0, 0);
-    while begun.elapsed() < LENGTH {
+    while begun.elapsed() < length {
         assert_eq!(giver.publish("witness/x", 1, "m").await, 0);
         assert_eq!(witness.receive().await.text(), "m");
         rounds += 1;

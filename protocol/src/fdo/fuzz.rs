@@ -15,10 +15,16 @@ use crate::voucher::{Entry, Header, Policy, Voucher};
 use crate::wire::cbor::{self, Reader};
 use crate::wire::cose::{Encrypt0, Sign1};
 
-/// How long to try.
+/// How long to try unless `HOLDFAST_FUZZ_SECONDS` says otherwise.
 const TIME: Duration = Duration::from_secs(5);
 /// Fewer tries than this would mean that something hangs.
 const LEAST_TRIES: usize = 2_000;
+
+fn time() -> Duration {
+    let wished = std::env::var("HOLDFAST_FUZZ_SECONDS").ok();
+    let seconds = wished.and_then(|text| text.parse().ok());
+    seconds.map_or(TIME, Duration::from_secs)
+}
 
 type Parser<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
 
@@ -242,7 +248,7 @@ fn no_parser_panics_on_mutated_input() {
     }
     let mut rng = TestRng::new(62);
     let (mut tries, mut refused) = (0_usize, 0_usize);
-    let end = Instant::now() + TIME;
+    let end = Instant::now() + time();
     while Instant::now() < end {
         for (_, text, parse) in &parsers {
             tries += 1;
