@@ -1,5 +1,7 @@
 //! Steps 1 to 3: the cloud starts, the gateway enrols, the first device onboards. See [`super::Story::run`].
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::world::{Part, counter, fetch};
 
@@ -12,9 +14,17 @@ impl Story {
         self.world.start_cloud().await?;
         notes.figure(format!("listening after {:.1} s", unix_now() - began));
         self.world.cloud.ask(&["status"]).await?;
-        let kept = std::fs::read_dir(&self.world.cloud.state)?.count();
+        let state = &self.world.cloud.state;
+        let mode = std::fs::metadata(state)?.permissions().mode();
+        ensure!(
+            mode & 0o077 == 0,
+            "the state folder is open to others: mode {mode:o}"
+        );
+        let kept = std::fs::read_dir(state)?.count();
         ensure!(kept > 0, "the cloud left nothing in its state folder");
-        notes.figure(format!("{kept} files of state, readable by its user alone"));
+        notes.figure(format!(
+            "{kept} entries in a state folder that only its user may open"
+        ));
         Ok(())
     }
 
