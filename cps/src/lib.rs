@@ -210,6 +210,15 @@ impl Cps {
         }
     }
 
+    /// Returns once the registry's writer has answered, be it with a fault: for the watchdog, which
+    /// must know a writer that hangs from one that works.
+    pub async fn answers(&self) {
+        let done: holdfast_store::Written<()> = self.core.registry.write(|_| Ok(())).await;
+        if let Err(fault) = done {
+            tracing::debug!(?fault, "the registry answers, but does not work");
+        }
+    }
+
     /// What it was opened with.
     #[must_use]
     pub fn config(&self) -> &CpsConfig {

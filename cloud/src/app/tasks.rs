@@ -71,7 +71,11 @@ impl App {
         stages.spawn_quiet(KEEPERS, "rights", watch);
         let cps = self.cps.clone();
         stages.spawn_quiet(KEEPERS, "watchdog", async move {
-            life::feed_watchdog(token.clone(), || std::future::ready(cps.sites().is_ok())).await;
+            let alive = || async {
+                cps.answers().await;
+                true
+            };
+            life::feed_watchdog(token.clone(), alive).await;
             token.cancelled().await;
         });
     }

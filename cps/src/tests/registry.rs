@@ -222,3 +222,35 @@ async fn vouchers_of_others_broken_ones_and_second_chains_are_refused() {
     assert_eq!(reason(nowhere), "no site");
     assert_eq!(cloud.cps.metrics().refusals("voucher", "fork"), 1);
 }
+
+#[tokio::test]
+async fn a_writer_that_hangs_does_not_answer() {
+    let cloud = cloud().await;
+    cloud.cps.answers().await;
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let registry = cloud.cps.core.registry.clone();
+    let hung = tokio::spawn(async move {
+        let done: holdfast_store::Written<()> = registry
+            .write(move |_| {
+                let _ = held.recv();
+                Ok(())
+            })
+            .await;
+        assert!(done.is_ok());
+    });
+    let moment = std::time::Duration::from_millis(200);
+    let answered = tokio::time::timeout(moment, async {
+        hung_first(&hung).await;
+        cloud.cps.answers().await;
+    });
+    assert!(answered.await.is_err(), "the writer hangs");
+    release.send(()).unwrap();
+    hung.await.unwrap();
+    cloud.cps.answers().await;
+}
+
+/// Lets the job get to the writer before anything else is asked of it.
+async fn hung_first(hung: &tokio::task::JoinHandle<()>) {
+    tokio::task::yield_now().await;
+    assert!(!hung.is_finished());
+}

@@ -76,7 +76,11 @@ impl App {
         stages.spawn_quiet(KEEPERS, "relay's view of the uplink", follow);
         let (cps, stop) = (self.cps.clone(), token);
         stages.spawn_quiet(KEEPERS, "watchdog", async move {
-            life::feed_watchdog(stop.clone(), || std::future::ready(cps.sites().is_ok())).await;
+            let alive = || async {
+                cps.answers().await;
+                true
+            };
+            life::feed_watchdog(stop.clone(), alive).await;
             stop.cancelled().await;
         });
     }
