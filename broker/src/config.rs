@@ -126,6 +126,9 @@ pub struct Limits {
     pub retained_bytes: usize,
     /// (Sender, topic) pairs whose repeats are remembered.
     pub repeat_topics: usize,
+    /// Those of one client (a bridge is one client for all its devices): beyond them its publishes
+    /// are taken without the filter, and counted.
+    pub repeat_topics_per_client: usize,
 }
 
 impl Default for Limits {
@@ -150,6 +153,7 @@ impl Default for Limits {
             retained: 100_000,
             retained_bytes: 64 << 20,
             repeat_topics: 100_000,
+            repeat_topics_per_client: 20_000,
         }
     }
 }

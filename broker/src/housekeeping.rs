@@ -47,9 +47,9 @@ async fn end_sessions(shared: &Shared) {
         let Some(mut held) = shared.sessions.take_expired(&client_id, now) else {
             continue;
         };
-        debug!(client = %client_id, "session expired");
+        debug!(client = &*client_id, "session expired");
         if let Err(error) = shared.end_session(&mut held).await {
-            warn!(client = %client_id, %error, "an expired session could not be removed; tried again");
+            warn!(client = &*client_id, %error, "an expired session could not be removed; tried again");
             held.exists = true;
             shared.sessions.expires(&client_id, Some(now + 1));
             continue;

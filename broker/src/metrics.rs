@@ -34,6 +34,8 @@ pub struct Figures {
     pub sent: u64,
     /// Publishes dropped as repeats.
     pub repeats: u64,
+    /// Numbered publishes taken without the repeat filter: no room for another topic's mark.
+    pub unfiltered: u64,
     /// Publishes refused: no right.
     pub denied: u64,
     /// Publishes refused: no room.
@@ -61,6 +63,7 @@ pub(crate) struct Counters {
     received: AtomicU64,
     sent: AtomicU64,
     repeats: AtomicU64,
+    unfiltered: AtomicU64,
     denied: AtomicU64,
     refused_full: AtomicU64,
     journal_rows: AtomicU64,
@@ -96,6 +99,10 @@ impl Counters {
 
     pub(crate) fn repeats(&self, count: u64) {
         self.repeats.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unfiltered(&self) {
+        self.unfiltered.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn denied(&self) {
@@ -140,6 +147,7 @@ impl Counters {
             received: read(&self.received),
             sent: read(&self.sent),
             repeats: read(&self.repeats),
+            unfiltered: read(&self.unfiltered),
             denied: read(&self.denied),
             refused_full: read(&self.refused_full),
             journal_rows: read(&self.journal_rows),
@@ -197,6 +205,11 @@ impl Collector for Exposition {
         let counters = [
             ("received", "Publishes accepted", figures.received),
             ("sent", "Messages sent to clients", figures.sent),
+            (
+                "unfiltered",
+                "Numbered publishes without the repeat filter",
+                figures.unfiltered,
+            ),
             ("repeats", "Publishes dropped as repeats", figures.repeats),
             (
                 "denied",

@@ -3,14 +3,14 @@
 //! Built once by [`crate::Broker::open`]. Holds no task and no socket.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::codec::property::Properties;
 use crate::events::EVENTS_KEPT;
@@ -101,6 +101,18 @@ impl Core {
         }
     }
 
+    /// Counts a numbered publish that gets no mark of the repeat filter; logged once a minute.
+    pub(crate) fn unfiltered(&self, client: &str, topic: &str) {
+        self.counters.unfiltered();
+        if self.worth_saying(Ipv4Addr::UNSPECIFIED.into(), CutReason::Quota) {
+            warn!(
+                client,
+                topic,
+                "no room for the repeat filter of another topic: raise `repeat_topics`, or find out why one client uses so many topics; until then its repeats are stored twice"
+            );
+        }
+    }
+
     /// Whether the log has not heard of this in the last minute.
     pub(crate) fn worth_saying(&self, address: IpAddr, reason: CutReason) -> bool {
         let now = Instant::now();
@@ -140,13 +152,14 @@ impl Core {
         let mut epoch = None;
         let mut seq = None;
         for (name, value) in Properties::trusted(properties).user() {
-            if name == &*names.epoch {
-                epoch = value.parse().ok();
-            } else if name == &*names.seq {
-                seq = value.parse().ok();
+            // The first of each counts, as in `Message::user_value`.
+            if name == &*names.epoch && epoch.is_none() {
+                epoch = Some(value.parse());
+            } else if name == &*names.seq && seq.is_none() {
+                seq = Some(value.parse());
             }
         }
-        Some((epoch?, seq?))
+        Some((epoch?.ok()?, seq?.ok()?))
     }
 
     /// Delivers messages of one topic and QoS to every receiver that takes them live; those that

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use holdfast_store::StoreError;
 use redb::ReadableTable as _;
-use tracing::warn;
 
 use super::op::{Entry, Stamp, Verdict};
 use super::record::{self, Row};
@@ -51,9 +50,8 @@ impl Ledger {
             if overtakes(stamp, &topic) {
                 return Ok(Verdict::Full);
             }
-            if known.is_none() && self.repeat_topics >= self.core.config.limits.repeat_topics as u64
-            {
-                warn!(%topic, "no room for another repeat filter: a repeat would be stored twice");
+            if known.is_none() && !self.repeats_fit(&stamp.sender) {
+                self.core.unfiltered(&stamp.sender, &topic);
                 entry.stamp = None;
             }
         }
@@ -95,10 +93,19 @@ impl Ledger {
                 .insert((&*stamp.sender, &*topic), stamp.number)?
                 .is_none()
         {
-            self.repeat_topics += 1;
-            tables.meta.insert("repeat_topics", self.repeat_topics)?;
+            let sender = Arc::clone(&stamp.sender);
+            *self.repeats_of.entry(sender).or_default() += 1;
+            self.repeats += 1;
         }
         Ok(Verdict::Taken)
+    }
+
+    /// Whether another topic of this sender may have its mark: a sender has a share, so that one
+    /// cannot take the filter from the others.
+    fn repeats_fit(&self, sender: &str) -> bool {
+        let limits = &self.core.config.limits;
+        let own = self.repeats_of.get(sender).copied().unwrap_or(0);
+        self.repeats < limits.repeat_topics && own < limits.repeat_topics_per_client
     }
 
     fn insert(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<(), StoreError> {

@@ -22,7 +22,7 @@ impl Ledger {
         self.next_row = tables.number("next_row")?.unwrap_or(1);
         self.next_consumer = u32::try_from(tables.number("next_consumer")?.unwrap_or(1))
             .map_err(|_| damaged("the number of consumers"))?;
-        self.repeat_topics = tables.number("repeat_topics")?.unwrap_or(0);
+        self.load_repeats(tables)?;
         self.touched.clear();
         let mut loaded = Loaded::default();
         let first = self.opening.is_some();
@@ -74,6 +74,23 @@ impl Ledger {
             .number("wall_seconds")?
             .map_or(0, |then| wall.saturating_sub(then));
         self.core.clock.set_base(seconds + away);
+        Ok(())
+    }
+
+    fn load_repeats(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
+        self.repeats = 0;
+        self.repeats_of.clear();
+        for entry in tables.repeats.iter()? {
+            let key = entry?.0;
+            let (sender, _) = key.value();
+            self.repeats += 1;
+            match self.repeats_of.get_mut(sender) {
+                Some(count) => *count += 1,
+                None => {
+                    self.repeats_of.insert(sender.into(), 1);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -37,7 +37,9 @@ pub(crate) struct Ledger {
     pub(super) accounts: HashMap<u32, Account>,
     pub(super) next_row: u64,
     pub(super) next_consumer: u32,
-    pub(super) repeat_topics: u64,
+    /// (Sender, topic) pairs with a mark of the repeat filter, and each sender's part of them.
+    pub(super) repeats: usize,
+    pub(super) repeats_of: HashMap<Arc<str>, usize>,
     pub(super) retained_bytes: usize,
     pub(super) retained_count: usize,
     /// Of all consumers together.
@@ -77,7 +79,8 @@ impl Ledger {
             accounts: HashMap::new(),
             next_row: 1,
             next_consumer: 1,
-            repeat_topics: 0,
+            repeats: 0,
+            repeats_of: HashMap::new(),
             retained_bytes: 0,
             retained_count: 0,
             bytes: 0,

@@ -13,7 +13,7 @@ use super::record::{self, Row};
 use super::{StoredRow, row_options};
 use crate::exchange::TailRow;
 
-/// Numbers by name: `next_row`, `next_consumer`, `repeat_topics`, the clocks.
+/// Numbers by name: `next_row`, `next_consumer`, the clocks.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Row number -> message.
 pub(super) const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");

@@ -430,3 +430,41 @@ async fn repeats_go_by_sender_and_topic() {
     assert_eq!(numbered(&broker, &gateway, 4).await, Verdict::Repeat);
     assert_eq!(all(&consumer).await.len(), 4);
 }
+
+#[tokio::test]
+async fn one_sender_cannot_take_the_repeat_filter_from_the_others() {
+    let mut config = config();
+    config.limits.repeat_topics_per_client = 2;
+    let disk = CrashBackend::new();
+    let medium = || Medium::Backend(Arc::new(disk.clone()));
+    let publish = async |broker: &Broker, sender: &str, topic: &str| {
+        let message = Message::new(topic, "m").qos(Qos::AtLeastOnce);
+        let mut entry = Entry::new(Arc::new(message), broker.shared_core().route(topic), None);
+        entry.stamp = Some(Stamp {
+            number: (1, 1),
+            sender: sender.into(),
+            from: None,
+        });
+        let accept = |answer| Op::Accept {
+            entries: vec![entry],
+            reply: Reply::Caller(answer),
+        };
+        broker.shared().journal.call(accept).await.unwrap()[0]
+    };
+    for round in 0..2 {
+        let broker = Broker::open(config.clone(), medium(), Arc::new(Nobody)).unwrap();
+        let known = if round == 0 {
+            Verdict::Taken
+        } else {
+            Verdict::Repeat
+        };
+        assert_eq!(publish(&broker, "greedy", "t/1").await, known);
+        assert_eq!(publish(&broker, "greedy", "t/2").await, known);
+        // Beyond its share: taken each time, and counted.
+        assert_eq!(publish(&broker, "greedy", "t/3").await, Verdict::Taken);
+        assert_eq!(publish(&broker, "greedy", "t/3").await, Verdict::Taken);
+        assert_eq!(broker.metrics().unfiltered, 2);
+        assert_eq!(publish(&broker, "other", "t/3").await, known);
+        assert_eq!(publish(&broker, "other", "t/3").await, Verdict::Repeat);
+    }
+}

@@ -293,7 +293,11 @@ impl Client {
         self.core.counters.denied();
         if !self.denied_before {
             self.denied_before = true;
-            warn!(client = self.client_id(), %topic, "publish refused: the client has no right to this topic; further ones of this connection are only counted");
+            warn!(
+                client = self.client_id(),
+                topic,
+                "publish refused: the client has no right to this topic; further ones of this connection are only counted"
+            );
         }
         if publish.qos != Qos::AtMostOnce && !self.v5 {
             return Err(Fault::NotAuthorized);

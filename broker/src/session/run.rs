@@ -454,9 +454,9 @@ impl Connection {
         }
         let identity = Identity::clone(&self.client.identity);
         if ended.reason.is_usual() {
-            debug!(client = %identity.client_id, reason = %ended.reason, "connection ended");
+            debug!(client = &*identity.client_id, reason = %ended.reason, "connection ended");
         } else {
-            info!(client = %identity.client_id, reason = %ended.reason, "connection ended");
+            info!(client = &*identity.client_id, reason = %ended.reason, "connection ended");
         }
         let core = Arc::clone(&self.shared.core);
         self.leave_session(ended.reason).await;

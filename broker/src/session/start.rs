@@ -152,7 +152,7 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
     let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
         if core.worth_saying(peer.address.ip(), CutReason::Refused) {
             // Only the rights know what the client should do instead, and they say it.
-            debug!(address = %peer.address, client = %connect.client_id, ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
+            debug!(address = %peer.address, client = connect.client_id.as_str(), ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
         }
         core.tell(Event::Refused {
             address: peer.address,
@@ -186,7 +186,11 @@ fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Messa
     }
     if !shared.core.rights.may_publish(identity, &will.topic) {
         shared.core.counters.denied();
-        info!(client = %identity.client_id, topic = %will.topic, "CONNECT refused: no right to the topic of its will");
+        info!(
+            client = &*identity.client_id,
+            topic = will.topic.as_str(),
+            "CONNECT refused: no right to the topic of its will"
+        );
         return Err((code::NOT_AUTHORIZED, CutReason::Refused));
     }
     let mut message = Message::new(&will.topic, will.payload.clone())
@@ -407,7 +411,7 @@ impl Shared {
             return;
         }
         if let Err(error) = self.publish(pending.message).await {
-            tracing::warn!(client = %pending.identity.client_id, %error, "a will was not taken");
+            tracing::warn!(client = &*pending.identity.client_id, %error, "a will was not taken");
         }
     }
 }

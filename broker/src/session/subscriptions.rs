@@ -95,7 +95,11 @@ impl Client {
         if !self.core.rights.may_subscribe(&self.identity, filter) {
             self.core.counters.denied();
             if !std::mem::replace(&mut self.denied_filter_before, true) {
-                warn!(client = self.client_id(), %filter, "subscription refused: the client has no right to this filter; further ones of this connection are only counted");
+                warn!(
+                    client = self.client_id(),
+                    filter,
+                    "subscription refused: the client has no right to this filter; further ones of this connection are only counted"
+                );
             }
             return Err(code::NOT_AUTHORIZED);
         }
