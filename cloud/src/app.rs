@@ -210,6 +210,7 @@ async fn open_cps(
     wanted.advertise.https = texts(&reached.https);
     wanted.advertise.fdo = reached.fdo.iter().map(fdo_address).collect();
     wanted.limits.ledger_messages = config.telemetry.messages;
+    wanted.limits.registration = config.rendezvous.registration;
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

@@ -134,6 +134,8 @@ pub struct Limits {
     pub voucher_bytes: usize,
     /// Longest life of a rendezvous entry, whatever its owner asks.
     pub rendezvous_life: Duration,
+    /// For how long this server asks its own vouchers to be registered.
+    pub registration: Duration,
     /// Rendezvous entries in all; this server's own vouchers are registered beyond it. Anybody may
     /// register, so this bounds what strangers can fill the disk with.
     pub rendezvous_entries: u64,
@@ -162,6 +164,7 @@ impl Default for Limits {
             fdo_session_life: Duration::from_secs(300),
             voucher_bytes: 20 * 1024,
             rendezvous_life: Duration::from_secs(7 * 24 * 60 * 60),
+            registration: Duration::from_secs(7 * 24 * 60 * 60),
             rendezvous_entries: 20_000,
             sync_batch: 500,
             ledger_messages: 1_000_000,

@@ -200,10 +200,10 @@ impl To0 {
         if addresses.is_empty() {
             return Err(To0Error::NoAddress);
         }
-        let longest = self.core.config.limits.rendezvous_life.as_secs();
+        let asked = self.core.config.limits.registration.as_secs();
         Ok(Registration {
             addresses,
-            wait_secs: u32::try_from(longest).unwrap_or(u32::MAX),
+            wait_secs: u32::try_from(asked).unwrap_or(u32::MAX),
         })
     }
 }

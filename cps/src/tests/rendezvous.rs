@@ -301,3 +301,19 @@ async fn a_crowd_of_owners_ends_no_devices_run() {
     let answer = run.exchange(&proof).await.unwrap();
     assert_eq!(answer.kind, MessageType::To1RvRedirect);
 }
+
+#[tokio::test]
+async fn a_registration_lasts_as_long_as_it_is_asked_to() {
+    let cloud = cloud_with(|config| config.limits.registration = Duration::from_secs(90)).await;
+    let factory = Factory::new();
+    let (_, voucher) = factory.device_for(&cloud.cps, "s");
+    cloud.cps.add_site(&site("north")).await.unwrap();
+    let vouchers = cloud.cps.vouchers();
+    vouchers
+        .accept(&voucher, Some(site("north")))
+        .await
+        .unwrap();
+    let row = vouchers.list().unwrap().remove(0);
+    let granted = cloud.cps.to0().register(&fdo_client(cloud.fdo), &row).await;
+    assert_eq!(granted.unwrap(), 90);
+}
