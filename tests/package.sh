@@ -188,12 +188,16 @@ taken || die "a stock client is not served"
 held "a stock MQTT client is served; mode online"
 
 # --- killed, hung ----------------------------------------------------------------------------------------
+# Milliseconds from the last end of service to the last beginning.
+gap() {
+    guest systemctl show $UNIT -p ActiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic --value | tr '\n' ' ' |
+        awk '{ print int(($1 > $2 ? $1 - $2 : $2 - $1) / 1000) }'
+}
 restarts() { [ "$(property NRestarts)" -ge "$1" ] && active; }
 guest systemctl kill --signal=KILL --kill-who=main $UNIT
 within 20 "restart after kill -9" restarts 1
 within 20 "service after kill -9" taken
-gap=$(guest systemctl show $UNIT -p ActiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic --value | tr '\n' ' ' | awk '{ print int(($1 > $2 ? $1 - $2 : $2 - $1) / 1000) }')
-held "kill -9: ready again after $gap ms"
+held "kill -9: ready again after $(gap) ms"
 guest mkdir -p /run/systemd/system/$UNIT.d
 guest sh -c "printf '[Service]\nWatchdogSec=4\n' >/run/systemd/system/$UNIT.d/test.conf; systemctl daemon-reload; systemctl restart $UNIT"
 within 20 "restart" taken
@@ -214,6 +218,11 @@ guest /opt/story/net.sh cut
 start=$(now)
 within 20 "mode outage" mode_is outage
 held "uplink cut: mode outage after $(($(now) - start)) ms"
+guest systemctl restart $UNIT
+within 20 "service after a restart in the outage" taken
+away=$(gap)
+[ "$away" -le 3000 ] || die "a restart in the outage took the gateway away for $away ms"
+held "restarted in the outage: away for $away ms"
 within 20 "acknowledgements in the outage" more_than $(($(acknowledged) + 50))
 keys >"$world/keys.before"
 # The second boot gets its networks only after the gateway has started.
@@ -256,13 +265,13 @@ held "the cloud has all $ROWS rows, each once"
 guest sh -c "echo '# edited by the operator' >>$CONFIG"
 install_package 2.deb
 within 30 "the gateway after the upgrade" active
-gap=$(guest systemctl show $UNIT -p ActiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic --value | tr '\n' ' ' | awk '{ print int(($1 > $2 ? $1 - $2 : $2 - $1) / 1000) }')
 keys >"$world/keys.after"
 cmp -s "$world/keys.before" "$world/keys.after" || die "the upgrade changed the keys"
 guest grep -q "edited by the operator" "$CONFIG" || die "the upgrade lost the operator's configuration"
-[ "$gap" -le 3000 ] || die "the upgrade took the gateway away for $gap ms"
+away=$(gap)
+[ "$away" -le 3000 ] || die "the upgrade took the gateway away for $away ms"
 within 20 "service after the upgrade" taken
-held "upgrade: keys and edited configuration stay, the broker was away for $gap ms"
+held "upgrade: keys and edited configuration stay, the broker was away for $away ms"
 guest dpkg -r holdfast-gateway >/dev/null 2>&1
 [ "$(property ActiveState)" = inactive ] || die "runs after its removal"
 guest test -e $STATE/keys/cloud.json || die "removal took the keys"

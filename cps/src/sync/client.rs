@@ -78,7 +78,11 @@ impl Client {
         let mut changes = self.sync.core.registry.changes();
         loop {
             changes.mark_unchanged();
-            let wait = match self.once().await {
+            // Into a silent link an exchange may take long; what it left undone is done after the next start.
+            let Some(done) = cancel.run_until_cancelled(self.once()).await else {
+                return;
+            };
+            let wait = match done {
                 Ok(_) => {
                     backoff.worked();
                     INTERVAL
