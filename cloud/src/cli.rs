@@ -130,13 +130,16 @@ pub enum Vouchers {
         #[arg(long)]
         site: SiteId,
     },
-    /// Extend a kept voucher to another owner's public key and print it
+    /// Extend a kept voucher to another owner's public key, such as an installer's, and print it
     Extend {
         /// GUID, 32 hexadecimal digits
         guid: DeviceId,
         /// The new owner's public key (PEM, SubjectPublicKeyInfo)
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+        /// Write it to this file instead, which must not exist
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Import a voucher that was extended to this owner elsewhere (PEM or CBOR)
     Import {
@@ -343,10 +346,22 @@ impl Ask {
                     "device {guid} belongs to site {site}; it can be powered on\n"
                 ))
             }
-            Vouchers::Extend { guid, to } => {
+            Vouchers::Extend { guid, to, out } => {
+                if let Some(taken) = out.as_deref().filter(|out| out.exists()) {
+                    let taken = taken.display();
+                    return Err(
+                        Misuse(format!("{taken} exists already; choose another --out")).into(),
+                    );
+                }
                 let wanted = json!({ "key": STANDARD.encode(public_key(&to)?) });
                 let path = format!("/v1/vouchers/{guid}/extend");
-                text_of(&self.post(&path, &wanted).await?, "pem")
+                let pem = text_of(&self.post(&path, &wanted).await?, "pem")?;
+                let Some(out) = out else {
+                    return Ok(pem);
+                };
+                secret_file::write(&out, pem.as_bytes())
+                    .with_context(|| format!("cannot write {}", out.display()))?;
+                Ok(format!("voucher {guid} is in {}\n", out.display()))
             }
             Vouchers::Import { file } => {
                 let bytes = read_file(&file)?;

@@ -16,6 +16,7 @@ pub mod devices;
 pub mod enrol;
 pub mod errors;
 pub mod fdo;
+pub mod handover;
 pub mod http;
 pub mod keys;
 pub mod metrics;
@@ -36,13 +37,13 @@ use holdfast_link::time::Clock;
 use holdfast_protocol::id::SiteId;
 use holdfast_store::{Store, StoreError};
 
-pub use config::{Advertise, CpsConfig, FdoAddress, Limits, Lives, Role};
+pub use config::{Advertise, CpsConfig, FdoAddress, HandoverPolicy, Limits, Lives, Role};
 pub use keys::{KeyError, Keys};
 pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
-    prepare,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, PeerRow, RefusedRow, SiteRow,
+    VoucherRow, prepare,
 };
 
 use authority::{Authority, AuthorityError};
@@ -115,6 +116,7 @@ pub struct Cps {
     core: Core,
     authority: Authority,
     vouchers: vouchers::Vouchers,
+    handover: handover::Handover,
     rendezvous: Arc<rendezvous::Rendezvous>,
     relay: Arc<relay::Relay>,
     registrar: Arc<registrar::Registrar>,
@@ -176,8 +178,10 @@ impl Cps {
     fn assemble(core: Core, authority: Authority, ledger: telemetry::Ledger) -> Self {
         let rendezvous = Arc::new(rendezvous::Rendezvous::new(core.clone()));
         let devices = devices::Devices::new(core.clone(), authority.clone());
+        let vouchers = vouchers::Vouchers::new(core.clone());
         Self {
-            vouchers: vouchers::Vouchers::new(core.clone()),
+            handover: handover::Handover::new(core.clone(), vouchers.clone()),
+            vouchers,
             relay: Arc::new(relay::Relay::new(core.clone(), Arc::clone(&rendezvous))),
             registrar: Arc::new(registrar::Registrar::new(
                 core.clone(),
@@ -224,6 +228,12 @@ impl Cps {
     #[must_use]
     pub fn vouchers(&self) -> &vouchers::Vouchers {
         &self.vouchers
+    }
+
+    /// Vouchers that installers hand in, and whose hands are trusted.
+    #[must_use]
+    pub fn handover(&self) -> &handover::Handover {
+        &self.handover
     }
 
     /// TO0 and TO1 server.

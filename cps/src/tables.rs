@@ -10,13 +10,14 @@ mod source;
 
 use std::collections::BTreeSet;
 
-use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
+use holdfast_protocol::id::{ClientName, DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::record::{Cursor, EntryId, Serial, SignedEntry};
 use holdfast_store::StoreError;
 use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
 pub use rows::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, PeerRow, RefusedRow, SiteRow,
+    VoucherRow,
 };
 pub(crate) use rows::{RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
@@ -57,6 +58,8 @@ const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("loca
 const RENDEZVOUS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("local.rendezvous");
 /// server -> where it said that it can be reached. *Local.*
 const PEERS: Json = TableDefinition::new("local.peers");
+/// name -> installer or manufacturer whose vouchers are taken. *Local.*
+const INSTALLERS: Json = TableDefinition::new("local.installers");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -70,7 +73,7 @@ const REFUSALS_SHOWN: usize = 1_000;
 pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ENTRIES)?;
     tx.open_table(REFUSED)?;
-    for table in [SITES, PEERS, CERTIFICATES, GATEWAYS, CLIENTS] {
+    for table in [SITES, PEERS, INSTALLERS, CERTIFICATES, GATEWAYS, CLIENTS] {
         tx.open_table(table)?;
     }
     for table in [VOUCHERS, INBOX, RENDEZVOUS] {
@@ -296,6 +299,10 @@ impl<S: Source> Tables<S> {
         self.values(PEERS)
     }
 
+    pub(crate) fn installers(&self) -> Answer<Vec<InstallerRow>> {
+        self.values(INSTALLERS)
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }
@@ -440,6 +447,16 @@ impl Tables<&WriteTransaction> {
 
     pub(crate) fn put_peer(&self, row: &PeerRow) -> Answer<()> {
         self.put_json(PEERS, row.server.as_str(), row)
+    }
+
+    pub(crate) fn put_installer(&self, row: &InstallerRow) -> Answer<()> {
+        self.put_json(INSTALLERS, row.name.as_str(), row)
+    }
+
+    /// Whether there was one of that name.
+    pub(crate) fn remove_installer(&self, name: &ClientName) -> Answer<bool> {
+        let mut table = self.0.open_table(INSTALLERS)?;
+        Ok(table.remove(name.as_str())?.is_some())
     }
 
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {

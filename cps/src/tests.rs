@@ -4,6 +4,7 @@
 mod api;
 mod authority;
 mod enrolment;
+mod handover;
 mod kit;
 mod onboarding;
 mod registry;

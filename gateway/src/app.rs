@@ -266,6 +266,7 @@ async fn open_cps(
             tls: false,
         })
         .collect();
+    wanted.handover = config.vouchers.from;
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

@@ -39,6 +39,19 @@ pub struct InboxRow {
     pub at: u64,
 }
 
+/// An installer, or a manufacturer, whose vouchers are taken when they are handed in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallerRow {
+    /// By which people know it.
+    #[serde(with = "as_text")]
+    pub name: ClientName,
+    /// Its public key.
+    #[serde(with = "key")]
+    pub key: VerifyingKey,
+    /// When it was listed, unix seconds.
+    pub at: u64,
+}
+
 /// A certificate that one of the two servers issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
