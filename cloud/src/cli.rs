@@ -100,6 +100,27 @@ pub enum Gateways {
         #[arg(long, default_value = "1h", value_parser = duration)]
         life: Duration,
     },
+    /// A gateway's machine is lost: lock it out and print a token for the one in its place
+    Replace {
+        /// Site of the gateway
+        #[arg(long)]
+        site: SiteId,
+        /// Name of the gateway, which the new machine will carry on
+        #[arg(long)]
+        gateway: ServerId,
+        /// How long the token may be used
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        life: Duration,
+    },
+    /// Let a gateway in again that was to be replaced, before anything took its place
+    Unlock {
+        /// Site of the gateway
+        #[arg(long)]
+        site: SiteId,
+        /// Name of the gateway
+        #[arg(long)]
+        gateway: ServerId,
+    },
     /// List the enrolled gateways
     List {
         /// As JSON
@@ -327,6 +348,24 @@ impl Ask {
                 });
                 let answer = self.post("/v1/gateways/token", &wanted).await?;
                 text_of(&answer, "token").map(|token| token + "\n")
+            }
+            Gateways::Replace {
+                site,
+                gateway,
+                life,
+            } => {
+                let wanted = json!({
+                    "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
+                });
+                let answer = self.post("/v1/gateways/replace", &wanted).await?;
+                text_of(&answer, "token").map(|token| token + "\n")
+            }
+            Gateways::Unlock { site, gateway } => {
+                let wanted = json!({ "site": site.as_str(), "gateway": gateway.as_str() });
+                self.post("/v1/gateways/unlock", &wanted).await?;
+                Ok(format!(
+                    "gateway {gateway} of site {site} is let in again\n"
+                ))
             }
         }
     }

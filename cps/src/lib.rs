@@ -42,8 +42,8 @@ pub use keys::{KeyError, Keys};
 pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, PeerRow, RefusedRow, SiteRow,
-    VoucherRow, prepare,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
+    SiteRow, VoucherRow, prepare,
 };
 
 use authority::{Authority, AuthorityError};

@@ -16,7 +16,7 @@ use holdfast_store::{Store, StoreError, WriteError, Written};
 use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
 
-use crate::roster::Roster;
+use crate::roster::{Content, Roster};
 use crate::tables::{CertificateRow, ClientRow, GatewayRow, RefusedRow, Tables, VoucherRow};
 
 /// Name of this server's enrolment number among the settings kept in the registry.
@@ -156,7 +156,14 @@ impl Registry {
     /// Brings what the brokers ask (revocations, clients, gateways) up to the last commit.
     pub(crate) fn refresh_roster(&self) -> Result<(), StoreError> {
         self.roster.refresh(|| {
-            self.read(|view| Ok((view.certificates()?, view.clients()?, view.gateways()?)))
+            self.read(|view| {
+                Ok(Content::new(
+                    view.certificates()?,
+                    view.clients()?,
+                    view.gateways()?,
+                    &view.locks()?,
+                ))
+            })
         })
     }
 
@@ -249,6 +256,11 @@ impl std::fmt::Debug for Writing<'_> {
 }
 
 impl Writing<'_> {
+    /// Tells that brokers must ask again after this commit, though no entry says so.
+    pub(crate) fn rights_changed(&mut self) {
+        self.grants = true;
+    }
+
     /// Writes the next entry of this server and folds it.
     pub(crate) fn append(&mut self, draft: Draft) -> Result<(), WriteError<RegistryError>> {
         let Draft {
@@ -314,7 +326,11 @@ impl Writing<'_> {
                 self.fold_voucher(it, onboarded.new_guid, &onboarded.voucher)?;
                 self.settle_vouchers(it)
             }
-            Change::CertificateIssued { .. } => self.fold_certificate(it),
+            Change::CertificateIssued { .. } => {
+                // What another server issued counts here even if its authority is revoked later.
+                self.grants |= it.id.origin != self.author.server;
+                self.fold_certificate(it)
+            }
             Change::CertificateRevoked { .. } => {
                 self.grants = true;
                 self.fold_certificate(it)

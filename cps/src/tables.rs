@@ -16,8 +16,8 @@ use holdfast_store::StoreError;
 use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
 pub use rows::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, PeerRow, RefusedRow, SiteRow,
-    VoucherRow,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
+    SiteRow, VoucherRow,
 };
 pub(crate) use rows::{RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
@@ -60,6 +60,8 @@ const RENDEZVOUS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("
 const PEERS: Json = TableDefinition::new("local.peers");
 /// name -> installer or manufacturer whose vouchers are taken. *Local.*
 const INSTALLERS: Json = TableDefinition::new("local.installers");
+/// gateway -> the enrolment that is locked out. *Local.*
+const LOCKS: Json = TableDefinition::new("local.locks");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -73,7 +75,15 @@ const REFUSALS_SHOWN: usize = 1_000;
 pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ENTRIES)?;
     tx.open_table(REFUSED)?;
-    for table in [SITES, PEERS, INSTALLERS, CERTIFICATES, GATEWAYS, CLIENTS] {
+    for table in [
+        SITES,
+        PEERS,
+        INSTALLERS,
+        LOCKS,
+        CERTIFICATES,
+        GATEWAYS,
+        CLIENTS,
+    ] {
         tx.open_table(table)?;
     }
     for table in [VOUCHERS, INBOX, RENDEZVOUS] {
@@ -303,6 +313,14 @@ impl<S: Source> Tables<S> {
         self.values(INSTALLERS)
     }
 
+    pub(crate) fn lock(&self, gateway: &ServerId) -> Answer<Option<LockRow>> {
+        self.by_name(LOCKS, gateway.as_str())
+    }
+
+    pub(crate) fn locks(&self) -> Answer<Vec<LockRow>> {
+        self.values(LOCKS)
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }
@@ -457,6 +475,15 @@ impl Tables<&WriteTransaction> {
     pub(crate) fn remove_installer(&self, name: &ClientName) -> Answer<bool> {
         let mut table = self.0.open_table(INSTALLERS)?;
         Ok(table.remove(name.as_str())?.is_some())
+    }
+
+    pub(crate) fn put_lock(&self, row: &LockRow) -> Answer<()> {
+        self.put_json(LOCKS, row.gateway.as_str(), row)
+    }
+
+    pub(crate) fn remove_lock(&self, gateway: &ServerId) -> Answer<()> {
+        self.0.open_table(LOCKS)?.remove(gateway.as_str())?;
+        Ok(())
     }
 
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {

@@ -9,4 +9,5 @@ mod kit;
 mod onboarding;
 mod registry;
 mod rendezvous;
+mod replace;
 mod sync;

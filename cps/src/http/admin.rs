@@ -40,6 +40,8 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/sites", get(sites).post(add_site))
         .route("/v1/gateways", get(gateways))
         .route("/v1/gateways/token", post(token))
+        .route("/v1/gateways/replace", post(replace))
+        .route("/v1/gateways/unlock", post(unlock))
         .route("/v1/registry/vouchers", get(vouchers))
         .route("/v1/registry/vouchers/import", post(import))
         .route("/v1/registry/vouchers/assign", post(assign))
@@ -127,11 +129,37 @@ async fn token(State(cps): State<Cps>, body: Bytes) -> Answer {
     let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
     let life = Duration::from_secs(asked.life_secs);
     let token = cps.enrolment().token(&site, &gateway, life).await;
-    let token = token.map_err(|refusal| match refusal {
-        Refusal::NoSite(_) => bad(refusal),
-        other => own(other),
-    })?;
-    Ok(Json(json!({ "token": *token })))
+    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
+}
+
+async fn replace(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: MakeToken = read(&body)?;
+    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
+    let life = Duration::from_secs(asked.life_secs);
+    let token = cps.enrolment().replace(&site, &gateway, life).await;
+    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
+}
+
+#[derive(Deserialize)]
+struct Unlock {
+    site: String,
+    gateway: String,
+}
+
+async fn unlock(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: Unlock = read(&body)?;
+    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
+    let done = cps.enrolment().unlock(&site, &gateway).await;
+    done.map_err(not_enrolled)?;
+    Ok(Json(json!({ "unlocked": asked.gateway })))
+}
+
+fn not_enrolled(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Authority(error) => own(error),
+        Refusal::Registry(error) => own(error),
+        other => bad(other),
+    }
 }
 
 async fn vouchers(State(cps): State<Cps>) -> Answer {

@@ -19,6 +19,7 @@ use crate::Cps;
 use crate::enrol::Bytes as Base64;
 use crate::enrol::{Asked, Refusal};
 use crate::handover::HandoverRefusal;
+use crate::roster::Refusal as NotAdmitted;
 use crate::tables::PeerRow;
 use crate::vouchers::{Accepted, VoucherRefusal};
 
@@ -189,11 +190,11 @@ fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
         .roster()
         .identify(&peer.certificates)
         .map_err(|refusal| {
-            refuse(
-                StatusCode::UNAUTHORIZED,
-                refusal.reason(),
-                refusal.to_string(),
-            )
+            let status = match refusal {
+                NotAdmitted::Replaced(_) | NotAdmitted::Locked(_) => StatusCode::FORBIDDEN,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            refuse(status, refusal.reason(), refusal.to_string())
         })?;
     match known.party {
         Party::Gateway { server, site } => Ok((server, site)),

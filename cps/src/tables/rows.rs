@@ -52,6 +52,18 @@ pub struct InstallerRow {
     pub at: u64,
 }
 
+/// A gateway whose present enrolment is locked out until another takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRow {
+    /// Which one.
+    #[serde(with = "as_text")]
+    pub gateway: ServerId,
+    /// The enrolment that is out; a higher one is in.
+    pub epoch: u32,
+    /// Since when, unix seconds.
+    pub at: u64,
+}
+
 /// A certificate that one of the two servers issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
