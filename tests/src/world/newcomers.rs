@@ -17,7 +17,7 @@ impl World {
     pub fn another_device(&self, name: &'static str) -> anyhow::Result<Part> {
         let part = part("holdfast-agent", name, self.folder())?;
         let text = format!(
-            "[discovery]\ninterfaces = [\"lo\"]\n[[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"25ms\"\n",
+            "[discovery]\ninterfaces = [\"lo\"]\n[[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"100ms\"\n",
             weather::file(),
         );
         std::fs::write(&part.config, text)?;
