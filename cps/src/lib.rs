@@ -18,6 +18,7 @@ pub mod errors;
 pub mod fdo;
 pub mod http;
 pub mod keys;
+pub mod lifecycle;
 pub mod metrics;
 pub mod registrar;
 mod registry;
@@ -124,6 +125,7 @@ pub struct Cps {
     clients: clients::Clients,
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
+    lifecycle: lifecycle::Lifecycle,
 }
 
 impl Cps {
@@ -188,6 +190,11 @@ impl Cps {
             sync: sync::Sync::new(core.clone()),
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
+            lifecycle: lifecycle::Lifecycle::new(
+                core.clone(),
+                authority.clone(),
+                devices.clone(),
+            ),
             rendezvous,
             devices,
             authority,
@@ -278,6 +285,12 @@ impl Cps {
     #[must_use]
     pub fn enrolment(&self) -> &enrol::Enrolment {
         &self.enrolment
+    }
+
+    /// Services of devices: orders, updates, history.
+    #[must_use]
+    pub fn lifecycle(&self) -> &lifecycle::Lifecycle {
+        &self.lifecycle
     }
 
     /// Who may speak: asked by brokers.

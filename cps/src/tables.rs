@@ -18,7 +18,7 @@ use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 pub use rows::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
 };
-pub(crate) use rows::{RendezvousRow, TokenRow};
+pub(crate) use rows::{NoticeRow, RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
 
@@ -57,6 +57,8 @@ const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("loca
 const RENDEZVOUS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("local.rendezvous");
 /// server -> where it said that it can be reached. *Local.*
 const PEERS: Json = TableDefinition::new("local.peers");
+/// device -> the notice that it is sent. *Local.*
+const NOTICES: Json = TableDefinition::new("local.notices");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -70,7 +72,7 @@ const REFUSALS_SHOWN: usize = 1_000;
 pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ENTRIES)?;
     tx.open_table(REFUSED)?;
-    for table in [SITES, PEERS, CERTIFICATES, GATEWAYS, CLIENTS] {
+    for table in [SITES, PEERS, CERTIFICATES, GATEWAYS, CLIENTS, NOTICES] {
         tx.open_table(table)?;
     }
     for table in [VOUCHERS, INBOX, RENDEZVOUS] {
@@ -296,6 +298,10 @@ impl<S: Source> Tables<S> {
         self.values(PEERS)
     }
 
+    pub(crate) fn notice(&self, device: DeviceId) -> Answer<Option<NoticeRow>> {
+        self.by_name(NOTICES, device.as_str())
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }
@@ -440,6 +446,10 @@ impl Tables<&WriteTransaction> {
 
     pub(crate) fn put_peer(&self, row: &PeerRow) -> Answer<()> {
         self.put_json(PEERS, row.server.as_str(), row)
+    }
+
+    pub(crate) fn put_notice(&self, device: DeviceId, row: &NoticeRow) -> Answer<()> {
+        self.put_json(NOTICES, device.as_str(), row)
     }
 
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {

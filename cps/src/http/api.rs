@@ -28,6 +28,7 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/sync/pull", post(pull))
         .route("/api/v1/sync/push", post(push))
         .route("/api/v1/health", get(health))
+        .merge(super::lifecycle::api())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
