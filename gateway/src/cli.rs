@@ -3,6 +3,8 @@
 //!
 //! Called by `main` alone.
 
+mod services;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::ClientName;
 use serde_json::{Value, json};
 
+use self::services::Services;
 use crate::config::Config;
 use crate::{app, identity};
 
@@ -59,6 +62,9 @@ pub enum Command {
     /// Ordinary MQTT clients of this site
     #[command(subcommand)]
     Clients(Clients),
+    /// Services that devices work for
+    #[command(subcommand)]
+    Services(Services),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -129,6 +135,7 @@ impl Cli {
                 ask.table("/v1/devices", &columns, json).await?
             }
             Command::Clients(issue) => ask.client(issue).await?,
+            Command::Services(services) => services.execute(&ask).await?,
         };
         std::io::stdout()
             .write_all(text.as_bytes())
