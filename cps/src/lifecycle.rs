@@ -146,7 +146,9 @@ impl Lifecycle {
             let mut known = known.filter(|server| server.server.as_str() == text);
             return known.next().ok_or_else(bad);
         };
-        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
         let fits = name.len() <= MAX_NAME && address.len() <= MAX_ADDRESS;
         if !fits || !matches!(port, Some(Ok(1..))) {
             return Err(bad());
@@ -162,7 +164,10 @@ impl Lifecycle {
     }
 
     fn site_of(&self, device: DeviceId) -> Result<Option<SiteId>, StoreError> {
-        let entries = self.core.registry.read(|view| view.device_entries(device))?;
+        let entries = self
+            .core
+            .registry
+            .read(|view| view.device_entries(device))?;
         Ok(entries.last().map(|entry| entry.entry().site.clone()))
     }
 
@@ -207,7 +212,8 @@ impl Lifecycle {
     /// # Errors
     /// The registry.
     pub async fn notice(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
-        let (Some(record), Some(site)) = (self.core.registry.device(device)?, self.site_of(device)?)
+        let (Some(record), Some(site)) =
+            (self.core.registry.device(device)?, self.site_of(device)?)
         else {
             return Ok(None);
         };
@@ -219,7 +225,10 @@ impl Lifecycle {
         if let Some(row) = kept.filter(|row| row.order == key(order) && row.epoch == epoch) {
             return Ok(Some(row.notice));
         }
-        let (server, signer) = (self.core.config.server.clone(), self.core.keys.record_shared());
+        let (server, signer) = (
+            self.core.config.server.clone(),
+            self.core.keys.record_shared(),
+        );
         let done: Written<Option<Vec<u8>>> = self
             .core
             .registry

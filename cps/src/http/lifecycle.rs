@@ -77,7 +77,9 @@ async fn change(State(cps): State<Cps>, body: Bytes) -> admin::Answer {
         OrderError::Registry(error) => own(error),
         other => bad(other),
     })?;
-    Ok(Json(json!({ "device": device.as_str(), "ordered": asked.service })))
+    Ok(Json(
+        json!({ "device": device.as_str(), "ordered": asked.service }),
+    ))
 }
 
 async fn services(State(cps): State<Cps>, Path(device): Path<String>) -> admin::Answer {

@@ -378,9 +378,13 @@ const MAX_DETAIL: usize = 300;
 
 /// Whether the same request may succeed later without anybody's doing at the device.
 fn is_passing(refusal: Refusal) -> bool {
-    // A register that was cut off may learn of the device from the other one.
+    // A register that was cut off may learn of the device and its order from the other one.
     matches!(
         refusal,
-        Refusal::Unavailable | Refusal::UnknownDevice | Refusal::Unknown(_)
+        Refusal::Unavailable
+            | Refusal::UnknownDevice
+            | Refusal::NoService
+            | Refusal::WrongService
+            | Refusal::Unknown(_)
     )
 }
