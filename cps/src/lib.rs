@@ -19,6 +19,7 @@ pub mod fdo;
 pub mod handover;
 pub mod http;
 pub mod keys;
+pub mod lifecycle;
 pub mod metrics;
 pub mod registrar;
 mod registry;
@@ -126,6 +127,7 @@ pub struct Cps {
     clients: clients::Clients,
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
+    lifecycle: lifecycle::Lifecycle,
 }
 
 impl Cps {
@@ -192,6 +194,7 @@ impl Cps {
             sync: sync::Sync::new(core.clone()),
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
+            lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
             rendezvous,
             devices,
             authority,
@@ -288,6 +291,12 @@ impl Cps {
     #[must_use]
     pub fn enrolment(&self) -> &enrol::Enrolment {
         &self.enrolment
+    }
+
+    /// Services of devices: orders, updates, history.
+    #[must_use]
+    pub fn lifecycle(&self) -> &lifecycle::Lifecycle {
+        &self.lifecycle
     }
 
     /// Who may speak: asked by brokers.

@@ -51,6 +51,7 @@ pub(crate) struct Registry {
     author: Arc<Signing>,
     roster: Roster,
     written: watch::Sender<u64>,
+    ordered: watch::Sender<u64>,
 }
 
 struct Signing {
@@ -97,6 +98,7 @@ impl Registry {
             author,
             roster,
             written: watch::Sender::new(0),
+            ordered: watch::Sender::new(0),
         }
     }
 
@@ -138,12 +140,17 @@ impl Registry {
                     author: &author,
                     grants: false,
                     appended: false,
+                    ordered: false,
                 };
                 let value = job(&mut writing)?;
-                Ok((value, writing.grants, writing.appended))
+                let (grants, appended) = (writing.grants, writing.appended);
+                Ok((value, grants, appended, writing.ordered))
             })
             .await;
-        let (value, grants, appended) = changed?;
+        let (value, grants, appended, ordered) = changed?;
+        if ordered {
+            self.ordered.send_modify(|version| *version += 1);
+        }
         if appended {
             self.written.send_modify(|version| *version += 1);
         }
@@ -170,6 +177,11 @@ impl Registry {
     /// Tells of new entries by this server.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
+    }
+
+    /// Tells of new orders for devices, by whichever server.
+    pub(crate) fn orders(&self) -> watch::Receiver<u64> {
+        self.ordered.subscribe()
     }
 
     /// Everything known of one device.
@@ -247,6 +259,8 @@ pub(crate) struct Writing<'t> {
     grants: bool,
     /// Whether there is something new for the other server.
     appended: bool,
+    /// Whether a device must be told of another service.
+    ordered: bool,
 }
 
 impl std::fmt::Debug for Writing<'_> {
@@ -343,7 +357,15 @@ impl Writing<'_> {
                 self.grants = true;
                 self.fold_client(it)
             }
-            Change::AlternateTold { .. } | Change::Unknown { .. } => Ok(()),
+            Change::ServiceOrdered(_) => {
+                self.ordered = true;
+                Ok(())
+            }
+            Change::AlternateTold { .. }
+            | Change::ServiceActivated { .. }
+            | Change::ServiceStarted { .. }
+            | Change::ServiceEnded
+            | Change::Unknown { .. } => Ok(()),
         }
     }
 

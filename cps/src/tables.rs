@@ -19,7 +19,7 @@ pub use rows::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
     SiteRow, VoucherRow,
 };
-pub(crate) use rows::{RendezvousRow, TokenRow};
+pub(crate) use rows::{NoticeRow, RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
 
@@ -62,6 +62,8 @@ const PEERS: Json = TableDefinition::new("local.peers");
 const INSTALLERS: Json = TableDefinition::new("local.installers");
 /// gateway -> the enrolment that is locked out. *Local.*
 const LOCKS: Json = TableDefinition::new("local.locks");
+/// device -> the notice that it is sent. *Local.*
+const NOTICES: Json = TableDefinition::new("local.notices");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -83,6 +85,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
         CERTIFICATES,
         GATEWAYS,
         CLIENTS,
+        NOTICES,
     ] {
         tx.open_table(table)?;
     }
@@ -321,6 +324,10 @@ impl<S: Source> Tables<S> {
         self.values(LOCKS)
     }
 
+    pub(crate) fn notice(&self, device: DeviceId) -> Answer<Option<NoticeRow>> {
+        self.by_name(NOTICES, device.as_str())
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }
@@ -484,6 +491,10 @@ impl Tables<&WriteTransaction> {
     pub(crate) fn remove_lock(&self, gateway: &ServerId) -> Answer<()> {
         self.0.open_table(LOCKS)?.remove(gateway.as_str())?;
         Ok(())
+    }
+
+    pub(crate) fn put_notice(&self, device: DeviceId, row: &NoticeRow) -> Answer<()> {
+        self.put_json(NOTICES, device.as_str(), row)
     }
 
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {

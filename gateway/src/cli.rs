@@ -3,6 +3,8 @@
 //!
 //! Called by `main` alone.
 
+mod services;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::ClientName;
 use serde_json::{Value, json};
 
+use self::services::Services;
 use crate::config::Config;
 use crate::{app, identity};
 
@@ -68,6 +71,9 @@ pub enum Command {
         #[arg(long)]
         fingerprint: bool,
     },
+    /// Services that devices work for
+    #[command(subcommand)]
+    Services(Services),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -172,6 +178,7 @@ impl Cli {
                     false => root["pem"].as_str().unwrap_or_default().to_owned(),
                 }
             }
+            Command::Services(services) => services.execute(&ask).await?,
         };
         std::io::stdout()
             .write_all(text.as_bytes())

@@ -55,15 +55,18 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/installers", get(installers).post(list_installer))
         .route("/v1/installers/remove", post(strike_installer))
         .route("/v1/telemetry", post(telemetry))
+        .merge(super::lifecycle::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
 
-fn bad(text: impl std::fmt::Display) -> Failure {
+pub(super) fn bad(text: impl std::fmt::Display) -> Failure {
     Failure(StatusCode::BAD_REQUEST, text.to_string())
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<T, Failure> {
     text.parse().map_err(|error: T::Err| bad(error))
 }
 

@@ -33,6 +33,7 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/health", get(health))
         .route("/api/v1/owner", get(owner))
         .route("/api/v1/vouchers", post(hand_in))
+        .merge(super::lifecycle::api())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }

@@ -138,6 +138,18 @@ pub struct SiteRow {
     pub at: u64,
 }
 
+/// A notice as it is sent, and for which order and under which enrolment it was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoticeRow {
+    /// Rank, origin, epoch and number of the order.
+    pub(crate) order: (u64, String, u32, u64),
+    /// This server's enrolment.
+    pub(crate) epoch: u32,
+    /// Signed, CBOR.
+    #[serde(with = "base64")]
+    pub(crate) notice: Vec<u8>,
+}
+
 /// A one-time enrolment token; its secret is stored as a hash only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TokenRow {
