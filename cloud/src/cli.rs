@@ -100,6 +100,27 @@ pub enum Gateways {
         #[arg(long, default_value = "1h", value_parser = duration)]
         life: Duration,
     },
+    /// A gateway's machine is lost: lock it out and print a token for the one in its place
+    Replace {
+        /// Site of the gateway
+        #[arg(long)]
+        site: SiteId,
+        /// Name of the gateway, which the new machine will carry on
+        #[arg(long)]
+        gateway: ServerId,
+        /// How long the token may be used
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        life: Duration,
+    },
+    /// Let a gateway in again that was to be replaced, before anything took its place
+    Unlock {
+        /// Site of the gateway
+        #[arg(long)]
+        site: SiteId,
+        /// Name of the gateway
+        #[arg(long)]
+        gateway: ServerId,
+    },
     /// List the enrolled gateways
     List {
         /// As JSON
@@ -130,13 +151,16 @@ pub enum Vouchers {
         #[arg(long)]
         site: SiteId,
     },
-    /// Extend a kept voucher to another owner's public key and print it
+    /// Extend a kept voucher to another owner's public key, such as an installer's, and print it
     Extend {
         /// GUID, 32 hexadecimal digits
         guid: DeviceId,
         /// The new owner's public key (PEM, SubjectPublicKeyInfo)
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+        /// Write it to this file instead, which must not exist
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Import a voucher that was extended to this owner elsewhere (PEM or CBOR)
     Import {
@@ -326,6 +350,24 @@ impl Ask {
                 let answer = self.post("/v1/gateways/token", &wanted).await?;
                 text_of(&answer, "token").map(|token| token + "\n")
             }
+            Gateways::Replace {
+                site,
+                gateway,
+                life,
+            } => {
+                let wanted = json!({
+                    "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
+                });
+                let answer = self.post("/v1/gateways/replace", &wanted).await?;
+                text_of(&answer, "token").map(|token| token + "\n")
+            }
+            Gateways::Unlock { site, gateway } => {
+                let wanted = json!({ "site": site.as_str(), "gateway": gateway.as_str() });
+                self.post("/v1/gateways/unlock", &wanted).await?;
+                Ok(format!(
+                    "gateway {gateway} of site {site} is let in again\n"
+                ))
+            }
         }
     }
 
@@ -344,10 +386,22 @@ impl Ask {
                     "device {guid} belongs to site {site}; it can be powered on\n"
                 ))
             }
-            Vouchers::Extend { guid, to } => {
+            Vouchers::Extend { guid, to, out } => {
+                if let Some(taken) = out.as_deref().filter(|out| out.exists()) {
+                    let taken = taken.display();
+                    return Err(
+                        Misuse(format!("{taken} exists already; choose another --out")).into(),
+                    );
+                }
                 let wanted = json!({ "key": STANDARD.encode(public_key(&to)?) });
                 let path = format!("/v1/vouchers/{guid}/extend");
-                text_of(&self.post(&path, &wanted).await?, "pem")
+                let pem = text_of(&self.post(&path, &wanted).await?, "pem")?;
+                let Some(out) = out else {
+                    return Ok(pem);
+                };
+                secret_file::write(&out, pem.as_bytes())
+                    .with_context(|| format!("cannot write {}", out.display()))?;
+                Ok(format!("voucher {guid} is in {}\n", out.display()))
             }
             Vouchers::Import { file } => {
                 let bytes = read_file(&file)?;

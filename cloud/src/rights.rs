@@ -77,10 +77,12 @@ impl Rights for CertificateRights {
     }
 }
 
-/// Whether the session of `who` should go on: its certificate is not revoked.
+/// Whether the session of `who` must end: its certificate is revoked, or it is locked out.
 #[must_use]
 pub fn is_revoked(roster: &Roster, who: &Identity) -> bool {
-    parse(&who.subject).is_none_or(|(serial, _)| roster.is_revoked(&serial))
+    parse(&who.subject).is_none_or(|(serial, dns)| {
+        roster.is_revoked(&serial) || roster.rights_for_subject(dns).is_err()
+    })
 }
 
 /// The id a session runs under: the certificate's name without the domain, which no other party

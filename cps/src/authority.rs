@@ -354,7 +354,7 @@ impl Authority {
     ) -> Result<(Vec<Vec<u8>>, Draft), AuthorityError> {
         let key = csr_key(csr)?;
         let chain = self.sign_issuer(&Issuer::Site(site.clone()), holder, key.to_spki_der())?;
-        let subject = format!("intermediate of {site} at {holder}");
+        let subject = crate::enrol::authority_of(site, holder);
         let draft = issue_draft(site, None, &chain[0], subject)?;
         Ok((chain, draft))
     }

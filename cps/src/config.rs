@@ -27,6 +27,8 @@ pub struct CpsConfig {
     /// Whether intermediates carry name constraints. Off only for TLS stacks that refuse them:
     /// a stolen site key can then speak for every other site.
     pub name_constraints: bool,
+    /// From whom vouchers are taken that are handed in over the network.
+    pub handover: HandoverPolicy,
     /// Bounds.
     pub limits: Limits,
 }
@@ -42,6 +44,7 @@ impl CpsConfig {
             advertise: Advertise::default(),
             lives: Lives::default(),
             name_constraints: true,
+            handover: HandoverPolicy::default(),
             limits: Limits::default(),
         }
     }
@@ -68,6 +71,16 @@ impl Role {
             Self::Gateway { site } => Some(site),
         }
     }
+}
+
+/// From whom a handed-in voucher is taken, its chain being good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandoverPolicy {
+    /// From listed installers, or of listed manufacturers.
+    #[default]
+    Listed,
+    /// From anybody: whoever holds a voucher of any make brings a device into the site.
+    AnyChain,
 }
 
 /// Where this server is reached.

@@ -1,8 +1,9 @@
 //! Enrolment of a gateway with its cloud by a one-time token: the cloud's side here, the gateway's
-//! in [`client`]. Called by the CLI (tokens) and the HTTPS API. A token is bound to a site and a
+//! in [`client`], the replacement of a lost one in [`replace`]. Called by the CLI (tokens) and the HTTPS API. A token is bound to a site and a
 //! gateway, has a life, works once, and is stored as a hash only.
 
 mod client;
+mod replace;
 mod token;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 pub use client::{Cloud, EnrolError, Enrolling, enrol};
+pub(crate) use replace::authority_of;
 pub use token::{BadToken, Token};
 
 use crate::Core;
@@ -130,6 +132,17 @@ pub enum Refusal {
     /// Names are unique in an installation: a second bearer would lock the first out.
     #[error("the name {0} is taken, by {1}; choose another for this gateway")]
     NameTaken(ServerId, String),
+    /// Nothing to replace or unlock.
+    #[error("no gateway {0} is enrolled at site {1}; 'gateways list' shows them")]
+    NoGateway(ServerId, SiteId),
+    /// Nothing to unlock.
+    #[error("gateway {0} is not locked out; nothing changed")]
+    NotLocked(ServerId),
+    /// Too late to unlock.
+    #[error(
+        "gateway {0} was replaced by enrolment {1} and the old one's certificates are revoked for good; to use the old machine, enrol it anew with a token and an empty state folder"
+    )]
+    Replaced(ServerId, u32),
     /// This server is no cloud.
     #[error("gateways enrol with the cloud, not with another gateway; check the address")]
     NotHere,
@@ -168,6 +181,9 @@ impl Refusal {
             Self::Csr(_) => "csr",
             Self::NoSite(_) => "no site",
             Self::NameTaken(..) => "name taken",
+            Self::NoGateway(..) => "no gateway",
+            Self::NotLocked(_) => "not locked",
+            Self::Replaced(..) => "replaced",
             Self::NotHere => "not here",
             Self::Authority(_) => "authority",
             Self::Registry(_) => "own store",
@@ -275,7 +291,8 @@ impl Enrolment {
             record_key: asked.record_key.clone(),
             owner_key: asked.owner_key.clone(),
         };
-        let mut drafts = vec![
+        let mut drafts = self.voided(&site, &gateway)?;
+        drafts.extend([
             Draft {
                 site: site.clone(),
                 device: None,
@@ -283,7 +300,7 @@ impl Enrolment {
             },
             issuer_draft,
             own_draft,
-        ];
+        ]);
         drafts.extend(self.vouchers_for(&site, &asked.owner_key)?);
         let peer = PeerRow {
             server: gateway.clone(),

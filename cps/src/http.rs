@@ -6,6 +6,7 @@ pub mod admin;
 mod api;
 pub mod ask;
 mod fdo;
+mod lifecycle;
 mod serve;
 pub(crate) mod wire;
 

@@ -16,8 +16,10 @@ pub mod devices;
 pub mod enrol;
 pub mod errors;
 pub mod fdo;
+pub mod handover;
 pub mod http;
 pub mod keys;
+pub mod lifecycle;
 pub mod metrics;
 pub mod registrar;
 mod registry;
@@ -36,13 +38,13 @@ use holdfast_link::time::Clock;
 use holdfast_protocol::id::SiteId;
 use holdfast_store::{Store, StoreError};
 
-pub use config::{Advertise, CpsConfig, FdoAddress, Limits, Lives, Role};
+pub use config::{Advertise, CpsConfig, FdoAddress, HandoverPolicy, Limits, Lives, Role};
 pub use keys::{KeyError, Keys};
 pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
-    prepare,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
+    SiteRow, VoucherRow, prepare,
 };
 
 use authority::{Authority, AuthorityError};
@@ -127,6 +129,7 @@ pub struct Cps {
     core: Core,
     authority: Authority,
     vouchers: vouchers::Vouchers,
+    handover: handover::Handover,
     rendezvous: Arc<rendezvous::Rendezvous>,
     relay: Arc<relay::Relay>,
     registrar: Arc<registrar::Registrar>,
@@ -136,6 +139,7 @@ pub struct Cps {
     clients: clients::Clients,
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
+    lifecycle: lifecycle::Lifecycle,
 }
 
 impl Cps {
@@ -190,8 +194,10 @@ impl Cps {
     fn assemble(core: Core, authority: Authority, ledger: telemetry::Ledger) -> Self {
         let rendezvous = Arc::new(rendezvous::Rendezvous::new(core.clone()));
         let devices = devices::Devices::new(core.clone(), authority.clone());
+        let vouchers = vouchers::Vouchers::new(core.clone());
         Self {
-            vouchers: vouchers::Vouchers::new(core.clone()),
+            handover: handover::Handover::new(core.clone(), vouchers.clone()),
+            vouchers,
             relay: Arc::new(relay::Relay::new(core.clone(), Arc::clone(&rendezvous))),
             registrar: Arc::new(registrar::Registrar::new(
                 core.clone(),
@@ -202,6 +208,7 @@ impl Cps {
             sync: sync::Sync::new(core.clone()),
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
+            lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
             rendezvous,
             devices,
             authority,
@@ -259,6 +266,12 @@ impl Cps {
         &self.vouchers
     }
 
+    /// Vouchers that installers hand in, and whose hands are trusted.
+    #[must_use]
+    pub fn handover(&self) -> &handover::Handover {
+        &self.handover
+    }
+
     /// TO0 and TO1 server.
     #[must_use]
     pub fn rendezvous(&self) -> &Arc<rendezvous::Rendezvous> {
@@ -311,6 +324,12 @@ impl Cps {
     #[must_use]
     pub fn enrolment(&self) -> &enrol::Enrolment {
         &self.enrolment
+    }
+
+    /// Services of devices: orders, updates, history.
+    #[must_use]
+    pub fn lifecycle(&self) -> &lifecycle::Lifecycle {
+        &self.lifecycle
     }
 
     /// Who may speak: asked by brokers.

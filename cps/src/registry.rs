@@ -16,7 +16,7 @@ use holdfast_store::{Store, StoreError, WriteError, Written};
 use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
 
-use crate::roster::Roster;
+use crate::roster::{Content, Roster};
 use crate::tables::{CertificateRow, ClientRow, GatewayRow, RefusedRow, Tables, VoucherRow};
 
 /// Name of this server's enrolment number among the settings kept in the registry.
@@ -51,6 +51,7 @@ pub(crate) struct Registry {
     author: Arc<Signing>,
     roster: Roster,
     written: watch::Sender<u64>,
+    ordered: watch::Sender<u64>,
 }
 
 struct Signing {
@@ -97,6 +98,7 @@ impl Registry {
             author,
             roster,
             written: watch::Sender::new(0),
+            ordered: watch::Sender::new(0),
         }
     }
 
@@ -138,12 +140,17 @@ impl Registry {
                     author: &author,
                     grants: false,
                     appended: false,
+                    ordered: false,
                 };
                 let value = job(&mut writing)?;
-                Ok((value, writing.grants, writing.appended))
+                let (grants, appended) = (writing.grants, writing.appended);
+                Ok((value, grants, appended, writing.ordered))
             })
             .await;
-        let (value, grants, appended) = changed?;
+        let (value, grants, appended, ordered) = changed?;
+        if ordered {
+            self.ordered.send_modify(|version| *version += 1);
+        }
         if appended {
             self.written.send_modify(|version| *version += 1);
         }
@@ -156,13 +163,25 @@ impl Registry {
     /// Brings what the brokers ask (revocations, clients, gateways) up to the last commit.
     pub(crate) fn refresh_roster(&self) -> Result<(), StoreError> {
         self.roster.refresh(|| {
-            self.read(|view| Ok((view.certificates()?, view.clients()?, view.gateways()?)))
+            self.read(|view| {
+                Ok(Content::new(
+                    view.certificates()?,
+                    view.clients()?,
+                    view.gateways()?,
+                    &view.locks()?,
+                ))
+            })
         })
     }
 
     /// Tells of new entries by this server.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
+    }
+
+    /// Tells of new orders for devices, by whichever server.
+    pub(crate) fn orders(&self) -> watch::Receiver<u64> {
+        self.ordered.subscribe()
     }
 
     /// Everything known of one device.
@@ -240,6 +259,8 @@ pub(crate) struct Writing<'t> {
     grants: bool,
     /// Whether there is something new for the other server.
     appended: bool,
+    /// Whether a device must be told of another service.
+    ordered: bool,
 }
 
 impl std::fmt::Debug for Writing<'_> {
@@ -249,6 +270,11 @@ impl std::fmt::Debug for Writing<'_> {
 }
 
 impl Writing<'_> {
+    /// Tells that brokers must ask again after this commit, though no entry says so.
+    pub(crate) fn rights_changed(&mut self) {
+        self.grants = true;
+    }
+
     /// Writes the next entry of this server and folds it.
     pub(crate) fn append(&mut self, draft: Draft) -> Result<(), WriteError<RegistryError>> {
         let Draft {
@@ -314,7 +340,11 @@ impl Writing<'_> {
                 self.fold_voucher(it, onboarded.new_guid, &onboarded.voucher)?;
                 self.settle_vouchers(it)
             }
-            Change::CertificateIssued { .. } => self.fold_certificate(it),
+            Change::CertificateIssued { .. } => {
+                // What another server issued counts here even if its authority is revoked later.
+                self.grants |= it.id.origin != self.author.server;
+                self.fold_certificate(it)
+            }
             Change::CertificateRevoked { .. } => {
                 self.grants = true;
                 self.fold_certificate(it)
@@ -327,7 +357,15 @@ impl Writing<'_> {
                 self.grants = true;
                 self.fold_client(it)
             }
-            Change::AlternateTold { .. } | Change::Unknown { .. } => Ok(()),
+            Change::ServiceOrdered(_) => {
+                self.ordered = true;
+                Ok(())
+            }
+            Change::AlternateTold { .. }
+            | Change::ServiceActivated { .. }
+            | Change::ServiceStarted { .. }
+            | Change::ServiceEnded
+            | Change::Unknown { .. } => Ok(()),
         }
     }
 

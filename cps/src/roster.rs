@@ -15,7 +15,7 @@ use holdfast_store::StoreError;
 use tokio::sync::watch;
 
 use crate::config::{CpsConfig, Role};
-use crate::tables::{CertificateRow, ClientRow, GatewayRow};
+use crate::tables::{CertificateRow, ClientRow, GatewayRow, LockRow};
 
 /// Why a peer is nobody here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,16 @@ pub enum Refusal {
     /// It was revoked.
     #[error("the certificate {0} is revoked; admit the party anew if it should come back")]
     Revoked(String),
+    /// A gateway whose machine another one replaced.
+    #[error(
+        "{0} was replaced: this machine is locked out; to use it again enrol it anew with a token and an empty state folder"
+    )]
+    Replaced(String),
+    /// A gateway that waits for its replacement.
+    #[error(
+        "{0} is locked out, to be replaced; if that was a mistake, 'gateways unlock' at the cloud lets it in again"
+    )]
+    Locked(String),
     /// It belongs to another site.
     #[error("{0} has no business at this server; it belongs to another site")]
     ForeignSite(Party),
@@ -46,6 +56,8 @@ impl Refusal {
             Self::Certificate(_) => "certificate",
             Self::Name(_) => "name",
             Self::Revoked(_) => "revoked",
+            Self::Replaced(_) => "replaced",
+            Self::Locked(_) => "locked",
             Self::ForeignSite(_) => "foreign site",
         }
     }
@@ -64,9 +76,14 @@ pub struct Known {
     pub rights: Rights,
 }
 
+/// What the registry says of who may speak.
 #[derive(Debug, Default)]
-struct Content {
+pub(crate) struct Content {
     revoked: BTreeSet<String>,
+    /// Serials in the log: what a revoked authority issued counts only if it is among them.
+    issued: BTreeSet<String>,
+    /// Gateways that wait for their replacement.
+    locked: BTreeSet<ServerId>,
     clients: BTreeMap<(SiteId, String), Arc<Patterns>>,
     gateways: BTreeMap<ServerId, GatewayRow>,
 }
@@ -106,10 +123,9 @@ impl Roster {
         let leaf = certificates.first().ok_or(Refusal::NoCertificate)?;
         let leaf = Leaf::inspect(leaf, &self.domain, Purpose::Client)?;
         leaf.check_time(self.clock.now())?;
-        if self.is_revoked(&leaf.serial) {
-            return Err(Refusal::Revoked(leaf.serial.to_string()));
-        }
+        self.check_standing(&leaf, certificates)?;
         self.check_place(&leaf.party)?;
+        self.check_lock(&leaf.party, &leaf.dns)?;
         let rights = self.rights_of(&leaf.party);
         Ok(Known {
             party: leaf.party,
@@ -126,8 +142,49 @@ impl Roster {
     pub fn rights_for_subject(&self, subject: &str) -> Result<(Party, Rights), Refusal> {
         let party = Party::parse(subject, &self.domain)?;
         self.check_place(&party)?;
+        self.check_lock(&party, subject)?;
         let rights = self.rights_of(&party);
         Ok((party, rights))
+    }
+
+    /// Neither the certificate nor, for what the log does not know, an authority above it is revoked.
+    fn check_standing(&self, leaf: &Leaf, certificates: &[Vec<u8>]) -> Result<(), Refusal> {
+        let above: Vec<String> = certificates
+            .iter()
+            .skip(1)
+            .filter_map(|der| crate::authority::serial_of(der))
+            .map(|serial| serial.to_string())
+            .collect();
+        let serial = leaf.serial.to_string();
+        let (revoked, known) = self.read(|content| {
+            let by_revoked = above.iter().any(|one| content.revoked.contains(one));
+            let known = !by_revoked || content.issued.contains(&serial);
+            let gateway = matches!(leaf.party, Party::Gateway { .. });
+            let revoked = content.revoked.contains(&serial) || (by_revoked && gateway);
+            (revoked, known)
+        });
+        if !revoked && known {
+            return Ok(());
+        }
+        let replaced = match &leaf.party {
+            // Whatever a later enrolment left void, it has replaced.
+            Party::Gateway { server, .. } => self.gateway(server).is_some_and(|row| row.epoch > 1),
+            _ => false,
+        };
+        Err(match replaced {
+            true => Refusal::Replaced(leaf.dns.clone()),
+            false => Refusal::Revoked(serial),
+        })
+    }
+
+    fn check_lock(&self, party: &Party, name: &str) -> Result<(), Refusal> {
+        let Party::Gateway { server, .. } = party else {
+            return Ok(());
+        };
+        match self.read(|content| content.locked.contains(server)) {
+            true => Err(Refusal::Locked(name.to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// What an operator granted to an ordinary client; nobody else has patterns.
@@ -175,37 +232,57 @@ impl Roster {
     /// Takes the content anew. One at a time, so that an older snapshot never replaces a newer.
     pub(crate) fn refresh(
         &self,
-        load: impl FnOnce()
-            -> Result<(Vec<CertificateRow>, Vec<ClientRow>, Vec<GatewayRow>), StoreError>,
+        load: impl FnOnce() -> Result<Content, StoreError>,
     ) -> Result<(), StoreError> {
         let _one = self
             .refreshing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (certificates, clients, gateways) = load()?;
-        let revoked = certificates
-            .into_iter()
-            .filter(|row| row.revoked)
-            .map(|row| row.serial);
-        let clients = clients.into_iter().map(|row| {
-            let patterns = Patterns {
-                publish: row.publish,
-                subscribe: row.subscribe,
-                shared: false,
-            };
-            ((row.site, row.name.as_str().to_owned()), Arc::new(patterns))
-        });
-        let gateways = gateways.into_iter().map(|row| (row.server.clone(), row));
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Content {
-            revoked: revoked.collect(),
-            clients: clients.collect(),
-            gateways: gateways.collect(),
-        };
+        let content = load()?;
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
         self.changed.send_modify(|version| *version += 1);
         Ok(())
     }
 
     fn read<T>(&self, read: impl FnOnce(&Content) -> T) -> T {
         read(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Content {
+    /// From the rows as of one commit.
+    pub(crate) fn new(
+        certificates: Vec<CertificateRow>,
+        clients: Vec<ClientRow>,
+        gateways: Vec<GatewayRow>,
+        locks: &[LockRow],
+    ) -> Self {
+        let mut content = Self::default();
+        for row in certificates {
+            if row.revoked {
+                content.revoked.insert(row.serial.clone());
+            }
+            content.issued.insert(row.serial);
+        }
+        for row in clients {
+            let patterns = Patterns {
+                publish: row.publish,
+                subscribe: row.subscribe,
+                shared: false,
+            };
+            let key = (row.site, row.name.as_str().to_owned());
+            content.clients.insert(key, Arc::new(patterns));
+        }
+        for row in gateways {
+            content.gateways.insert(row.server.clone(), row);
+        }
+        for lock in locks {
+            let present = content.gateways.get(&lock.gateway);
+            // A higher enrolment is in: the lock has done its work.
+            if present.is_some_and(|row| row.epoch <= lock.epoch) {
+                content.locked.insert(lock.gateway.clone());
+            }
+        }
+        content
     }
 }

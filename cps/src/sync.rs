@@ -64,6 +64,8 @@ pub struct Shown {
 pub struct Sync {
     core: Core,
     unauthentic: Arc<Mutex<VecDeque<Shown>>>,
+    /// At a gateway: why the cloud lets it in no more.
+    locked_out: Arc<Mutex<Option<String>>>,
 }
 
 impl Sync {
@@ -71,6 +73,7 @@ impl Sync {
         Self {
             core,
             unauthentic: Arc::default(),
+            locked_out: Arc::default(),
         }
     }
 
@@ -233,6 +236,26 @@ impl Sync {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         shown.iter().cloned().collect()
+    }
+
+    /// At a gateway: the cloud's words, if it locked this machine out.
+    #[must_use]
+    pub fn locked_out(&self) -> Option<String> {
+        let said = self.locked_out.lock();
+        said.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_lock(&self, why: Option<&str>) {
+        let said = self.locked_out.lock();
+        let mut said = said.unwrap_or_else(PoisonError::into_inner);
+        if said.as_deref() == why {
+            return;
+        }
+        match why {
+            Some(why) => tracing::error!(why, "the cloud locked this gateway out"),
+            None => tracing::info!("the cloud lets this gateway in again"),
+        }
+        *said = why.map(str::to_owned);
     }
 
     /// Entries that are authentic, but whose claims do not hold.

@@ -10,16 +10,17 @@ mod source;
 
 use std::collections::BTreeSet;
 
-use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
+use holdfast_protocol::id::{ClientName, DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::record::{Cursor, EntryId, Serial, SignedEntry};
 use holdfast_protocol::time::Time;
 use holdfast_store::StoreError;
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 pub use rows::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, PeerRow, RefusedRow, SiteRow, VoucherRow,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
+    SiteRow, VoucherRow,
 };
-pub(crate) use rows::{RendezvousRow, TokenRow};
+pub(crate) use rows::{NoticeRow, RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
 
@@ -58,6 +59,12 @@ const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("loca
 const RENDEZVOUS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("local.rendezvous");
 /// server -> where it said that it can be reached. *Local.*
 const PEERS: Json = TableDefinition::new("local.peers");
+/// name -> installer or manufacturer whose vouchers are taken. *Local.*
+const INSTALLERS: Json = TableDefinition::new("local.installers");
+/// gateway -> the enrolment that is locked out. *Local.*
+const LOCKS: Json = TableDefinition::new("local.locks");
+/// device -> the notice that it is sent. *Local.*
+const NOTICES: Json = TableDefinition::new("local.notices");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -71,7 +78,16 @@ const REFUSALS_SHOWN: usize = 1_000;
 pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ENTRIES)?;
     tx.open_table(REFUSED)?;
-    for table in [SITES, PEERS, CERTIFICATES, GATEWAYS, CLIENTS] {
+    for table in [
+        SITES,
+        PEERS,
+        INSTALLERS,
+        LOCKS,
+        CERTIFICATES,
+        GATEWAYS,
+        CLIENTS,
+        NOTICES,
+    ] {
         tx.open_table(table)?;
     }
     for table in [VOUCHERS, INBOX, RENDEZVOUS] {
@@ -317,6 +333,22 @@ impl<S: Source> Tables<S> {
         self.values(PEERS)
     }
 
+    pub(crate) fn installers(&self) -> Answer<Vec<InstallerRow>> {
+        self.values(INSTALLERS)
+    }
+
+    pub(crate) fn lock(&self, gateway: &ServerId) -> Answer<Option<LockRow>> {
+        self.by_name(LOCKS, gateway.as_str())
+    }
+
+    pub(crate) fn locks(&self) -> Answer<Vec<LockRow>> {
+        self.values(LOCKS)
+    }
+
+    pub(crate) fn notice(&self, device: DeviceId) -> Answer<Option<NoticeRow>> {
+        self.by_name(NOTICES, device.as_str())
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }
@@ -468,6 +500,29 @@ impl Tables<&WriteTransaction> {
 
     pub(crate) fn put_peer(&self, row: &PeerRow) -> Answer<()> {
         self.put_json(PEERS, row.server.as_str(), row)
+    }
+
+    pub(crate) fn put_installer(&self, row: &InstallerRow) -> Answer<()> {
+        self.put_json(INSTALLERS, row.name.as_str(), row)
+    }
+
+    /// Whether there was one of that name.
+    pub(crate) fn remove_installer(&self, name: &ClientName) -> Answer<bool> {
+        let mut table = self.0.open_table(INSTALLERS)?;
+        Ok(table.remove(name.as_str())?.is_some())
+    }
+
+    pub(crate) fn put_lock(&self, row: &LockRow) -> Answer<()> {
+        self.put_json(LOCKS, row.gateway.as_str(), row)
+    }
+
+    pub(crate) fn remove_lock(&self, gateway: &ServerId) -> Answer<()> {
+        self.0.open_table(LOCKS)?.remove(gateway.as_str())?;
+        Ok(())
+    }
+
+    pub(crate) fn put_notice(&self, device: DeviceId, row: &NoticeRow) -> Answer<()> {
+        self.put_json(NOTICES, device.as_str(), row)
     }
 
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {

@@ -4,9 +4,11 @@
 mod api;
 mod authority;
 mod enrolment;
+mod handover;
 mod kit;
 mod neighbours;
 mod onboarding;
 mod registry;
 mod rendezvous;
+mod replace;
 mod sync;

@@ -22,6 +22,7 @@ use crate::config::{Config, Input};
 use crate::connection::Connection;
 use crate::onboard::Onboarding;
 use crate::outbox::Outbox;
+use crate::service::{Desk, File, Net, Pace, Services};
 use crate::source;
 use crate::status::{Board, Lock, Phase};
 use crate::vault::{Identity, Vault};
@@ -108,17 +109,20 @@ impl Agent {
         show_identity(&self.board, Some(&identity));
         let discovery = self.discovery.clone();
         let connection = Connection::new(
-            identity,
+            identity.clone(),
             self.outbox.clone(),
             self.config.connection.clone(),
             discovery.map(|discovery| (discovery, self.config.discovery.patience)),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
             self.board.clone(),
         )?;
+        let (services, desk) = self.services(&identity)?;
+        let connection = connection.with_desk(desk);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
         parts.spawn(connection.run(end.clone()));
+        parts.spawn(services.run(end.clone()));
         let floor = Arc::clone(&self.clock).keep_floor_until(end.clone().cancelled_owned());
         parts.spawn(floor);
         life::tell_ready("serving");
@@ -134,6 +138,14 @@ impl Agent {
             (_, true) => Ok(()),
             (_, false) => anyhow::bail!("a part of the agent ended by itself"),
         }
+    }
+
+    fn services(&self, identity: &Identity) -> anyhow::Result<(Services<Net, File>, Desk)> {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let net = Net::new(identity, clock, self.config.connection.connect_timeout)?;
+        let file = File::new(&self.state);
+        let opened = Services::open(identity, file, net, Pace::default(), self.board.clone());
+        Ok(opened?)
     }
 
     /// Cut off wherever they are: what is not yet in the outbox is read again.

@@ -26,10 +26,12 @@ use tracing::{debug, info, warn};
 
 use crate::config;
 use crate::outbox::{Outbox, Row};
+use crate::service::Desk;
 use crate::status::{Board, Phase};
 use crate::vault::Identity;
 use flight::Flight;
-use server::{Servers, Unusable};
+use server::Servers;
+pub use server::Unusable;
 
 /// Rows read from the outbox at once.
 const READ: usize = 128;
@@ -41,6 +43,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const LANDING: Duration = Duration::from_secs(5);
 /// How long a connection must have lived to count as a success.
 const SETTLED: Duration = Duration::from_secs(10);
+/// The mark of reports among publications; rows of the outbox never reach it.
+const REPORT: u64 = u64::MAX;
 /// From one look at a better server to the next, while it can be reached.
 const CHECK: Duration = Duration::from_secs(5);
 
@@ -52,6 +56,7 @@ pub struct Connection {
     outbox: Outbox,
     config: config::Connection,
     board: Board,
+    desk: Option<Desk>,
     begun: Instant,
 }
 
@@ -95,8 +100,16 @@ impl Connection {
             outbox,
             config,
             board,
+            desk: None,
             begun: Instant::now(),
         })
+    }
+
+    /// Hands notices about services over to `desk`, and publishes its reports.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Desk) -> Self {
+        self.desk = Some(desk);
+        self
     }
 
     /// Stays connected until `stop`.
@@ -217,6 +230,7 @@ impl Connection {
             end = self.settle(&client, &flight) => end,
             end = self.receive(&client, inbox) => end,
             end = self.look_up(choice) => end,
+            end = self.report(&client) => end,
             () = stop.cancelled() => End::Stopping,
         };
         self.finish(&client, flight).await;
@@ -314,10 +328,46 @@ impl Connection {
         }
     }
 
-    /// Takes what is sent to the device. Nothing acts on it yet: it is counted and logged, and
-    /// retained notices stay at the server.
+    /// Publishes what is to be known of the device's services, and again whenever it changes.
+    async fn report(&self, client: &Client) -> End {
+        let Some(mut reports) = self.desk.as_ref().map(|desk| desk.report.clone()) else {
+            return std::future::pending().await;
+        };
+        let site = &self.identity.site;
+        let topic = Topic::ServiceReported {
+            site: site.site.clone(),
+            device: site.device,
+        };
+        loop {
+            let report = reports.borrow_and_update().clone();
+            if let Some(report) = report {
+                let message = Publish {
+                    tag: REPORT,
+                    retain: true,
+                    ..Publish::new(topic.to_string(), report)
+                };
+                match client.publish(message).await {
+                    Ok(()) => {}
+                    Err(PublishError::Closed) => return End::Lost(client.ended().await),
+                    Err(error) => warn!(%error, "what runs on the device cannot be reported"),
+                }
+            }
+            if reports.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Takes what is sent to the device: notices about services go to their room. Nothing acts on
+    /// the rest yet: it is counted and logged.
     async fn receive(&self, client: &Client, mut inbox: Inbox) -> End {
         let filters = self.filters();
+        let site = &self.identity.site;
+        let desired = Topic::ServiceDesired {
+            site: site.site.clone(),
+            device: site.device,
+        };
+        let desired = desired.to_string();
         let filters: Vec<_> = filters
             .iter()
             .map(|filter| (filter.as_str(), Qos::AtLeastOnce))
@@ -331,6 +381,10 @@ impl Connection {
         while let Some(message) = inbox.next().await {
             info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
             self.board.tell(|status| status.received += 1);
+            if let Some(desk) = self.desk.as_ref().filter(|_| message.topic == *desired) {
+                // Retained at the server: what is lost here with a crash comes again.
+                _ = desk.notices.send(message.payload.to_vec()).await;
+            }
             inbox.acknowledge(&message).await;
         }
         End::Lost(client.ended().await)

@@ -2,7 +2,8 @@
 //!
 //! One process, few rooms: `cli` reads the command line, `app` owns the parts, `vault` holds who the
 //! device is, `onboard` finds the owner and becomes its device, `source` turns sensors into readings,
-//! `outbox` keeps them until `connection` has had them acknowledged, `status` tells people about it.
+//! `outbox` keeps them until `connection` has had them acknowledged, `service` moves the device from one
+//! service to the next, `status` tells people about it.
 //!
 //! It never sends a reading that is not on its own disk, and never removes one that nobody has taken
 //! over. Imports `protocol`, `config`, `store` and `link`, no other crate of the house.
@@ -13,6 +14,7 @@ pub mod config;
 pub mod connection;
 pub mod onboard;
 pub mod outbox;
+pub mod service;
 pub mod source;
 pub mod status;
 pub mod vault;

@@ -68,6 +68,14 @@ pub struct Status {
     pub sources: BTreeMap<String, SourceStatus>,
     /// Messages received on the device's own topics since the start.
     pub received: u64,
+    /// The service that it works for.
+    pub service: Option<String>,
+    /// How the last order to another service went.
+    pub service_state: Option<String>,
+    /// Why, or what it waits for.
+    pub service_detail: String,
+    /// Notices about services since the start that were forged, replayed or for others.
+    pub notices_refused: u64,
     /// Publications refused by a server since the start.
     pub refused: u64,
     /// The end of the certificate, seconds of Unix time.
@@ -284,6 +292,14 @@ pub fn show(status: &Status, running: bool) -> String {
         status.received,
         status.refused,
     );
+    if status.service.is_some() || status.service_state.is_some() {
+        text.push_str(&format!(
+            "service      {} (last order: {}) {}\n",
+            status.service.as_deref().unwrap_or("-"),
+            status.service_state.as_deref().unwrap_or("-"),
+            status.service_detail,
+        ));
+    }
     for (name, topic) in &status.topics {
         text.push_str(&format!(
             "topic        {name}: newest {}, acknowledged {}\n",

@@ -85,6 +85,7 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "mode": uplink.mode,
         "reason": uplink.reason,
         "since": uplink.since,
+        "locked_out": served.cps.sync().locked_out(),
         "backlog": served.backlog.waiting(),
         "dead_letters": served.dead_letters.count(),
         "devices": devices.iter().filter(|device| device.onboarded).count(),

@@ -267,6 +267,7 @@ async fn open_cps(
     let mut wanted = CpsConfig::new(cloud.gateway(), cloud.domain(), role);
     wanted.advertise = identity::advertise(addresses, ports);
     wanted.limits.ledger_messages = config.telemetry.messages;
+    wanted.handover = config.vouchers.from;
     wanted.limits.connections = config.limits.connections;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;

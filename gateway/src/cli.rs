@@ -3,6 +3,8 @@
 //!
 //! Called by `main` alone.
 
+mod services;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId};
 use serde_json::{Value, json};
 
+use self::services::Services;
 use crate::config::Config;
 use crate::{app, identity};
 
@@ -62,6 +65,18 @@ pub enum Command {
     /// What devices of this site sent lately
     #[command(subcommand)]
     Telemetry(Telemetry),
+    /// Installers, and manufacturers, whose vouchers are taken when they are handed in here
+    #[command(subcommand)]
+    Installers(Installers),
+    /// Print the certificate that everybody of this installation believes in (PEM)
+    Root {
+        /// Its SHA-256 instead, for `holdfast-installer trust`
+        #[arg(long)]
+        fingerprint: bool,
+    },
+    /// Services that devices work for
+    #[command(subcommand)]
+    Services(Services),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -108,6 +123,32 @@ pub enum Telemetry {
     },
 }
 
+/// `installers ...`
+#[derive(Debug, Subcommand)]
+pub enum Installers {
+    /// Take vouchers that were extended with this key
+    Add {
+        /// Public key as `holdfast-installer key show` prints it
+        file: PathBuf,
+        /// Name to know it by: lower-case letters, digits, hyphens
+        #[arg(long)]
+        name: ClientName,
+    },
+    /// Take no more vouchers from it; devices that came by it keep working
+    Remove {
+        /// Its name
+        name: ClientName,
+    },
+    /// List them
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Longest public key file read.
+const KEY_BYTES: u64 = 16 * 1024;
 /// Longest token read.
 const TOKEN_BYTES: u64 = 4096;
 
@@ -148,6 +189,15 @@ impl Cli {
                 let done = ask::export(&ask.socket, device.as_str(), &mut out).await;
                 return done.map_err(classify);
             }
+            Command::Installers(installers) => ask.installers(installers).await?,
+            Command::Root { fingerprint } => {
+                let root = ask.get("/v1/root").await?;
+                match fingerprint {
+                    true => format!("{}\n", root["sha256"].as_str().unwrap_or_default()),
+                    false => root["pem"].as_str().unwrap_or_default().to_owned(),
+                }
+            }
+            Command::Services(services) => services.execute(&ask).await?,
         };
         std::io::stdout()
             .write_all(text.as_bytes())
@@ -223,6 +273,29 @@ impl Ask {
         ask::get(&self.socket, path).await.map_err(classify)
     }
 
+    async fn installers(&self, installers: Installers) -> anyhow::Result<String> {
+        let post = async |path: &str, wanted: Value| {
+            let done = ask::post(&self.socket, path, &wanted).await;
+            done.map_err(classify)
+        };
+        match installers {
+            Installers::List { json } => {
+                let columns = ["name", "key", "listed"];
+                self.table("/v1/installers", &columns, json).await
+            }
+            Installers::Add { file, name } => {
+                let wanted = json!({ "name": name.as_str(), "key": public_key(&file)? });
+                let answer = post("/v1/installers", wanted).await?;
+                let key = answer["key"].as_str().unwrap_or_default();
+                Ok(format!("vouchers extended by {name} ({key}) are taken\n"))
+            }
+            Installers::Remove { name } => {
+                post("/v1/installers/remove", json!({ "name": name.as_str() })).await?;
+                Ok(format!("{name} is not listed any more\n"))
+            }
+        }
+    }
+
     async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
         let rows = self.get(path).await?;
         Ok(if json {
@@ -274,6 +347,20 @@ impl Ask {
             out.display()
         ))
     }
+}
+
+/// The base64 inside a PEM file `PUBLIC KEY`.
+fn public_key(file: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|it| it.take(KEY_BYTES).read_to_string(&mut text))
+        .map_err(|error| Misuse(format!("cannot read {}: {error}", file.display())))?;
+    let body = text
+        .split_once("-----BEGIN PUBLIC KEY-----")
+        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
+    let missing = || Misuse(format!("{} holds no PEM block PUBLIC KEY", file.display()));
+    let (body, _) = body.ok_or_else(missing)?;
+    Ok(body.split_whitespace().collect())
 }
 
 /// The exit code follows from whose fault it is.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use holdfast_config::{ByteSize, HostPort, Section, Settings};
+use holdfast_cps::HandoverPolicy;
 use holdfast_protocol::uplink;
 
 /// Everything `holdfast-gateway` can be told.
@@ -26,6 +27,8 @@ pub struct Config {
     pub uplink: Uplink,
     /// Topic rules beside the built-in ones.
     pub bridge: Vec<Rule>,
+    /// From whom vouchers are taken.
+    pub vouchers: Vouchers,
     /// The broker's durable messages.
     pub journal: Journal,
     /// What is kept of the telemetry at the site.
@@ -100,6 +103,13 @@ pub enum Direction {
     Out,
     /// From the cloud to the LAN.
     In,
+}
+
+/// `[vouchers]`: vouchers that are handed in over the LAN; their chain must hold in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Vouchers {
+    /// From whom.
+    pub from: HandoverPolicy,
 }
 
 /// `[journal]`: bounds of the broker's durable messages.
@@ -196,6 +206,7 @@ impl Settings for Config {
             cloud: section.section("cloud"),
             uplink: section.section("uplink"),
             bridge: section.sections("bridge"),
+            vouchers: section.section("vouchers"),
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
@@ -350,6 +361,21 @@ impl Settings for Rule {
             filter,
             prefix,
         }
+    }
+}
+
+impl Settings for Vouchers {
+    fn read(section: &mut Section<'_>) -> Self {
+        let from = match section.get("from", "listed".to_owned()).as_str() {
+            "listed" => HandoverPolicy::Listed,
+            "anyone" => HandoverPolicy::AnyChain,
+            _ => {
+                let remedy = "write \"listed\" or \"anyone\"";
+                section.fault("from", "is neither of the two", remedy);
+                HandoverPolicy::Listed
+            }
+        };
+        Self { from }
     }
 }
 

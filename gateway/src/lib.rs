@@ -3,8 +3,9 @@
 //! Gateway (30), local CPS server (50), local rendezvous (70) with its relay, and the LAN's MQTT
 //! broker. Its rooms: [`app`] builds and runs it, [`config`] and [`cli`] are what the operator sees,
 //! [`identity`] is who it is, [`uplink`] watches the Internet link, [`bridge`] carries messages to
-//! the cloud and back, [`discovery`] makes it known on the LAN, [`rights`] answers the broker by
-//! certificate, [`intake`] fills the site's own ledger, [`admin`] and [`metrics`] show what goes on.
+//! the cloud and back, [`discovery`] makes it known on the LAN, [`notices`] tells devices of their
+//! services, [`rights`] answers the broker by certificate, [`intake`] fills the site's own ledger,
+//! [`admin`] and [`metrics`] show what goes on.
 //!
 //! The registry, FDO's owner and the site's certificate authority are in `holdfast-cps`, the same
 //! code as in the cloud. Nothing on the local path ever waits for the cloud.
@@ -19,5 +20,6 @@ pub mod epoch;
 pub mod identity;
 pub mod intake;
 pub mod metrics;
+pub mod notices;
 pub mod rights;
 pub mod uplink;

@@ -1,8 +1,12 @@
 //! `holdfast-installer`: what a person who installs devices carries: a signing key and a tool that
 //! reads ownership vouchers, checks them, and extends them to the next owner (party 80).
 //!
-//! Called by `main`. It works without any network; nothing here ever speaks to a device.
+//! Called by `main`. Keys and voucher files need no network; only a gateway whose certificate comes
+//! from the pinned root is ever handed anything.
 
 pub mod cli;
+mod gateway;
+mod handed;
 mod key;
 mod paper;
+mod trust;

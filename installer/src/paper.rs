@@ -11,6 +11,8 @@ use holdfast_protocol::crypto::{HashAlg, SigningKey, VerifyingKey, hash};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::voucher::{Policy, Voucher, VoucherError};
 
+use crate::handed::{self, HandedFault};
+
 /// A voucher has at most 32 KiB; in PEM a third more.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -37,6 +39,12 @@ pub(crate) enum PaperFault {
         "{path} was extended to {next} before: hand on that file, or the device would have two owners"
     )]
     AlreadyTheirs { path: PathBuf, next: String },
+    #[error(
+        "{path} was extended by this installer to {next} and further: it is not yours to extend any more; use the newest file of this device"
+    )]
+    Elsewhere { path: PathBuf, next: String },
+    #[error(transparent)]
+    Handed(#[from] HandedFault),
     #[error("{0} exists already; choose another --out, so that no voucher is overwritten")]
     WouldOverwrite(PathBuf),
 }
@@ -87,36 +95,64 @@ pub(crate) fn extend(
     from: &Path,
     next: &VerifyingKey,
     signer: &SigningKey,
+    state: &Path,
     to: &Path,
 ) -> Result<Voucher, PaperFault> {
     let voucher = read(from)?;
-    if !voucher.is_owned_by(&signer.public()) {
-        if voucher.is_owned_by(next) {
-            return Err(PaperFault::AlreadyTheirs {
-                path: from.to_owned(),
-                next: fingerprint(next),
-            });
-        }
-        return Err(PaperFault::NotOurs {
+    if voucher.is_owned_by(next) && !voucher.is_owned_by(&signer.public()) {
+        return Err(PaperFault::AlreadyTheirs {
             path: from.to_owned(),
-            owner: fingerprint(voucher.owner_key().key()),
-            yours: fingerprint(&signer.public()),
+            next: fingerprint(next),
         });
     }
+    check_ours(&voucher, from, &signer.public())?;
     if to.exists() {
         return Err(PaperFault::WouldOverwrite(to.to_owned()));
     }
-    let extended = voucher
-        .extend(&PublicKey::x509(next), signer)
-        .map_err(|source| PaperFault::Voucher {
-            path: from.to_owned(),
-            source,
-        })?;
+    handed::note(state, voucher.guid(), next, "the owner of that key")?;
+    let extended = sign(&voucher, from, next, signer)?;
     secret_file::write(to, extended.to_pem().as_bytes()).map_err(|source| PaperFault::File {
         path: to.to_owned(),
         source,
     })?;
     Ok(extended)
+}
+
+/// Whether the voucher is this installer's to extend.
+pub(crate) fn check_ours(
+    voucher: &Voucher,
+    path: &Path,
+    ours: &VerifyingKey,
+) -> Result<(), PaperFault> {
+    if voucher.is_owned_by(ours) {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    let owner = fingerprint(voucher.owner_key().key());
+    let entries = voucher.entries();
+    let was_ours = entries.iter().any(|entry| entry.next().key() == ours);
+    Err(match was_ours {
+        true => PaperFault::Elsewhere { path, next: owner },
+        false => PaperFault::NotOurs {
+            path,
+            owner,
+            yours: fingerprint(ours),
+        },
+    })
+}
+
+/// The voucher with one more entry. The caller has noted the next owner before.
+pub(crate) fn sign(
+    voucher: &Voucher,
+    path: &Path,
+    next: &VerifyingKey,
+    signer: &SigningKey,
+) -> Result<Voucher, PaperFault> {
+    let extended = voucher.extend(&PublicKey::x509(next), signer);
+    extended.map_err(|source| PaperFault::Voucher {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The first half of the SHA-256 of a public key's SubjectPublicKeyInfo, in hex: short enough to

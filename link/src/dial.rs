@@ -35,7 +35,8 @@ pub enum Security {
     Plain,
     /// TLS; the peer must prove that it is `name`.
     Tls {
-        /// The DNS name to verify, whatever address was dialled.
+        /// The DNS name to verify, whatever address was dialled. An IP address is taken too, for
+        /// first contact with a server whose name is not known yet.
         name: String,
         /// From [`tls::client_config`].
         config: Arc<rustls::ClientConfig>,
@@ -48,8 +49,8 @@ pub enum DialError {
     /// The list of addresses was empty.
     #[error("no address to dial: configure at least one")]
     NoAddress,
-    /// The name to verify is not a DNS name.
-    #[error("`{0}` is not a DNS name that can be verified")]
+    /// The name to verify is neither a DNS name nor an IP address.
+    #[error("`{0}` is not a name that can be verified")]
     BadName(String),
     /// A host name of the list has no address.
     #[error("cannot resolve {address}: {source}")]
@@ -146,10 +147,8 @@ async fn dial_one(
     let Security::Tls { name, config } = security else {
         return Ok((Stream::Plain(tcp), peer));
     };
-    let server = ServerName::try_from(name.clone())
-        .ok()
-        .filter(|name| matches!(name, ServerName::DnsName(_)))
-        .ok_or_else(|| DialError::BadName(name.clone()))?;
+    let server =
+        ServerName::try_from(name.clone()).map_err(|_| DialError::BadName(name.clone()))?;
     let handshake = TlsConnector::from(Arc::clone(config)).connect(server, tcp);
     let stream = timeout_at(deadline, handshake)
         .await

@@ -116,6 +116,11 @@ label!(
     "service id"
 );
 label!(
+    /// An application program of a device.
+    Application,
+    "application name"
+);
+label!(
     /// A server of ours: a gateway (30, 50) or a cloud server (40).
     ServerId,
     "server id"
@@ -172,7 +177,7 @@ macro_rules! nothing_reserved {
         })*
     };
 }
-nothing_reserved!(ServiceId, ServerId, ClientName);
+nothing_reserved!(ServiceId, Application, ServerId, ClientName);
 
 /// FDO's identifier of a device's present credential (16 bytes). TO2 replaces it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     crypto::{SigningKey, VerifyingKey},
-    id::{DeviceId, Guid, InvalidId, ServerId, ServiceId, SiteId},
+    id::{DeviceId, Guid, InvalidId, ServerId, SiteId},
+    record::{Assignment, RecordFault},
     site_module::{ServerAddress, SiteFault},
     wire::{
         cbor::{self, CborError, Reader},
@@ -42,10 +43,11 @@ pub enum Body {
     Alternate(ServerAddress),
     /// The device shall work for this service.
     Service {
-        /// Which service.
-        service: ServiceId,
-        /// The service-providing server (230), if the notice names one.
-        server: Option<ServerAddress>,
+        /// Service, and server (230) and application if others.
+        assignment: Assignment,
+        /// Logical time of the order in the site's log: of two orders, whichever servers tell of
+        /// them, the one of the higher rank is meant.
+        rank: u64,
     },
     /// A kind from the future: verified, never acted on.
     Unknown {
@@ -99,12 +101,10 @@ impl Notice {
             w.uint(self.body.kind());
             match &self.body {
                 Body::Alternate(server) => server.encode(w),
-                Body::Service { service, server } => {
-                    w.array(2).text(service.as_str());
-                    match server {
-                        Some(server) => server.encode(w),
-                        None => _ = w.null(),
-                    }
+                Body::Service { assignment, rank } => {
+                    w.array(2);
+                    assignment.encode(w);
+                    w.uint(*rank);
                 }
                 Body::Unknown { .. } => _ = w.null(),
             }
@@ -153,12 +153,10 @@ impl Notice {
             ALTERNATE => Body::Alternate(ServerAddress::decode(&mut r)?),
             SERVICE => {
                 r.array(2)?;
-                let service = r.text(MAX_ID)?.parse()?;
-                let server = match r.null() {
-                    true => None,
-                    false => Some(ServerAddress::decode(&mut r)?),
-                };
-                Body::Service { service, server }
+                Body::Service {
+                    assignment: Assignment::decode(&mut r)?,
+                    rank: r.uint()?,
+                }
             }
             kind => {
                 r.raw()?;
@@ -275,6 +273,9 @@ pub enum NoticeFault {
     /// A server address that is none.
     #[error("the notice holds a bad server address: {0}")]
     Address(#[from] SiteFault),
+    /// A service that is none.
+    #[error("the notice holds a bad service: {0}")]
+    Assignment(#[from] RecordFault),
     /// An id that is none.
     #[error("the notice holds {0}")]
     Id(#[from] InvalidId),

@@ -30,7 +30,10 @@
 //! 2. **Certificates.** A revocation beats every issue, whatever their order, and is never undone.
 //! 3. **Clients.** The admission with the highest [`Order`] holds, as a whole.
 //! 4. **Gateways.** The highest epoch of a gateway holds; lower ones are locked out.
-//! 5. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
+//! 5. **Services** ([`DeviceRecord::services`]). Of orders the highest [`Order`] holds; every
+//!    credential that the device was given is as good as the other. The history is all starts and ends in [`Order`]; each closes what the one before opened,
+//!    so one entry ends the old service and begins the new, on whichever side it was written.
+//! 6. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
 
 mod author;
 mod change;
@@ -38,6 +41,7 @@ mod cursor;
 mod entry;
 mod evidence;
 mod fold;
+mod services;
 
 pub use author::Author;
 pub use change::{Change, Evidence, MAX_SERIAL, Onboarded, Serial};
@@ -45,6 +49,7 @@ pub use cursor::{Admission, Cursor, MAX_ORIGINS, Span};
 pub use entry::{Entry, EntryId, MAX_ENTRY, Order, RecordFault, SignedEntry};
 pub use evidence::{EvidenceFault, Expected, Standing, verify_evidence};
 pub use fold::{Certificate, Claim, ClientGrant, DeviceRecord, Enrolment, Ownership, SiteRecord};
+pub use services::{Activation, Assignment, Period, ServiceOrder, Services};
 
 #[cfg(test)]
 mod tests;

@@ -124,7 +124,7 @@ pub enum ServerRole {
 }
 
 /// Where a server is and what name to verify there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerAddress {
     /// Which server.
     pub server: ServerId,

@@ -1,6 +1,8 @@
 //! The world of a story: a cloud, an uplink that can be cut, a gateway and a device, each the real binary with its own
 //! state folder and addresses. Called by the story and by tests; it starts, asks and stops, and judges nothing.
 
+mod newcomers;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

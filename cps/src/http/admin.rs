@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
 use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
 use holdfast_protocol::topic::Filter;
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::{AuthorityError, parse_serial};
 use crate::enrol::Refusal;
+use crate::handover::{ListingError, fingerprint};
 use crate::tables::GatewayRow;
 use crate::telemetry as ledger;
 use crate::vouchers::VoucherRefusal;
@@ -39,6 +41,8 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/sites", get(sites).post(add_site))
         .route("/v1/gateways", get(gateways))
         .route("/v1/gateways/token", post(token))
+        .route("/v1/gateways/replace", post(replace))
+        .route("/v1/gateways/unlock", post(unlock))
         .route("/v1/registry/vouchers", get(vouchers))
         .route("/v1/registry/vouchers/import", post(import))
         .route("/v1/registry/vouchers/assign", post(assign))
@@ -48,16 +52,22 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/certificates/revoke", post(revoke))
         .route("/v1/clients", get(clients).post(issue))
         .route("/v1/refusals", get(refusals))
+        .route("/v1/root", get(root))
+        .route("/v1/installers", get(installers).post(list_installer))
+        .route("/v1/installers/remove", post(strike_installer))
         .route("/v1/telemetry", post(telemetry))
+        .merge(super::lifecycle::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
 
-fn bad(text: impl std::fmt::Display) -> Failure {
+pub(super) fn bad(text: impl std::fmt::Display) -> Failure {
     Failure(StatusCode::BAD_REQUEST, text.to_string())
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<T, Failure> {
     text.parse().map_err(|error: T::Err| bad(error))
 }
 
@@ -131,11 +141,37 @@ async fn token(State(cps): State<Cps>, body: Bytes) -> Answer {
     let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
     let life = Duration::from_secs(asked.life_secs);
     let token = cps.enrolment().token(&site, &gateway, life).await;
-    let token = token.map_err(|refusal| match refusal {
-        Refusal::NoSite(_) | Refusal::NameTaken(..) => bad(refusal),
-        other => own(other),
-    })?;
-    Ok(Json(json!({ "token": *token })))
+    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
+}
+
+async fn replace(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: MakeToken = read(&body)?;
+    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
+    let life = Duration::from_secs(asked.life_secs);
+    let token = cps.enrolment().replace(&site, &gateway, life).await;
+    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
+}
+
+#[derive(Deserialize)]
+struct Unlock {
+    site: String,
+    gateway: String,
+}
+
+async fn unlock(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: Unlock = read(&body)?;
+    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
+    let done = cps.enrolment().unlock(&site, &gateway).await;
+    done.map_err(not_enrolled)?;
+    Ok(Json(json!({ "unlocked": asked.gateway })))
+}
+
+fn not_enrolled(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Authority(error) => own(error),
+        Refusal::Registry(error) => own(error),
+        other => bad(other),
+    }
 }
 
 async fn vouchers(State(cps): State<Cps>) -> Answer {
@@ -280,6 +316,65 @@ async fn issue(State(cps): State<Cps>, body: Bytes) -> Answer {
     Ok(Json(
         json!({ "ca": files.ca, "cert": files.cert, "key": *files.key }),
     ))
+}
+
+/// The root that everybody of this installation believes in.
+async fn root(State(cps): State<Cps>) -> Answer {
+    let root = cps.authority().anchors().map_err(own)?.remove(0);
+    let digest = hash(HashAlg::Sha256, &root);
+    let hex: String = digest
+        .value()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let pem = crate::authority::pem::block("CERTIFICATE", &root);
+    Ok(Json(json!({ "pem": pem, "sha256": hex })))
+}
+
+async fn installers(State(cps): State<Cps>) -> Answer {
+    let rows = cps.handover().listed().map_err(own)?;
+    let shown = rows.iter().map(
+        |row| json!({ "name": row.name.as_str(), "key": fingerprint(&row.key), "listed": row.at }),
+    );
+    Ok(Json(shown.collect()))
+}
+
+#[derive(Deserialize)]
+struct ListInstaller {
+    name: String,
+    /// SubjectPublicKeyInfo, DER in base64.
+    key: String,
+}
+
+async fn list_installer(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: ListInstaller = read(&body)?;
+    let spki = STANDARD.decode(asked.key.trim()).map_err(bad)?;
+    let key = VerifyingKey::from_spki_der(&spki).map_err(|_| {
+        bad("the key is no P-256 or P-384 public key; give what `holdfast-installer key show` prints")
+    })?;
+    let shown = fingerprint(&key);
+    let done = cps.handover().list_key(parse(&asked.name)?, key).await;
+    done.map_err(unlisted)?;
+    Ok(Json(json!({ "name": asked.name, "key": shown })))
+}
+
+#[derive(Deserialize)]
+struct StrikeInstaller {
+    name: String,
+}
+
+async fn strike_installer(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: StrikeInstaller = read(&body)?;
+    let done = cps.handover().strike(parse(&asked.name)?).await;
+    done.map_err(unlisted)?;
+    Ok(Json(json!({ "removed": asked.name })))
+}
+
+fn unlisted(error: ListingError) -> Failure {
+    match error {
+        ListingError::Store(error) => own(error),
+        other => bad(other),
+    }
 }
 
 async fn refusals(State(cps): State<Cps>) -> Answer {

@@ -8,17 +8,20 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::Cursor;
 use serde::de::DeserializeOwned;
 
 use super::serve::Peer;
-use super::wire::{Pull, Pulled, Push, Pushed};
+use super::wire::{HandedIn, Owner, Pull, Pulled, Push, Pushed};
 use crate::Cps;
 use crate::enrol::Bytes as Base64;
 use crate::enrol::{Asked, Refusal};
+use crate::handover::HandoverRefusal;
+use crate::roster::Refusal as NotAdmitted;
 use crate::tables::PeerRow;
+use crate::vouchers::{Accepted, VoucherRefusal};
 
 /// The API of one server.
 pub fn api_router(cps: Cps) -> Router {
@@ -28,6 +31,9 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/sync/pull", post(pull))
         .route("/api/v1/sync/push", post(push))
         .route("/api/v1/health", get(health))
+        .route("/api/v1/owner", get(owner))
+        .route("/api/v1/vouchers", post(hand_in))
+        .merge(super::lifecycle::api())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -134,6 +140,46 @@ async fn health(State(cps): State<Cps>) -> Json<serde_json::Value> {
     }))
 }
 
+/// Who owns devices here: to whom an installer extends its vouchers. TLS proves who says it.
+async fn owner(State(cps): State<Cps>) -> Json<Owner> {
+    let config = cps.config();
+    Json(Owner {
+        server: config.server.to_string(),
+        site: config.role.site().map(ToString::to_string),
+        name: cps.authority().own_party().dns(&config.domain),
+        owner_key: cps.keys().owner().public(),
+    })
+}
+
+/// A voucher from whoever brings it: its chain says whether it is good.
+async fn hand_in(State(cps): State<Cps>, body: Bytes) -> Result<Json<HandedIn>, Failure> {
+    let (guid, accepted) = cps
+        .handover()
+        .take(&body)
+        .await
+        .map_err(|refusal| match refusal {
+            HandoverRefusal::Voucher(VoucherRefusal::Registry(error)) => own(error),
+            HandoverRefusal::NotListed(_) => Failure(StatusCode::FORBIDDEN, refusal.to_string()),
+            HandoverRefusal::Voucher(
+                VoucherRefusal::Fork(_)
+                | VoucherRefusal::Ancestor(_)
+                | VoucherRefusal::OtherSite(..),
+            ) => Failure(StatusCode::CONFLICT, refusal.to_string()),
+            HandoverRefusal::Voucher(_) => Failure(StatusCode::BAD_REQUEST, refusal.to_string()),
+        })?;
+    if cps.cloud().is_some() {
+        // So that the device finds us at once; the gateway's own round comes later anyway.
+        if let Err(error) = cps.to0().register_here().await {
+            tracing::warn!(%error, "a voucher handed in is not registered here yet");
+        }
+    }
+    cps.to0().wake();
+    Ok(Json(HandedIn {
+        guid: DeviceId::from_guid(guid).to_string(),
+        known: accepted == Accepted::Known,
+    }))
+}
+
 /// The gateway at the other end, by its certificate.
 fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
     let refuse = |status, reason, text: String| {
@@ -145,11 +191,11 @@ fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
         .roster()
         .identify(&peer.certificates)
         .map_err(|refusal| {
-            refuse(
-                StatusCode::UNAUTHORIZED,
-                refusal.reason(),
-                refusal.to_string(),
-            )
+            let status = match refusal {
+                NotAdmitted::Replaced(_) | NotAdmitted::Locked(_) => StatusCode::FORBIDDEN,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            refuse(status, refusal.reason(), refusal.to_string())
         })?;
     match known.party {
         Party::Gateway { server, site } => Ok((server, site)),

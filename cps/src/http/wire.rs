@@ -1,6 +1,7 @@
-//! Bodies of the sync API, the same on both sides: JSON with base64 for bytes. Used by `http::api`
-//! and `sync::client`.
+//! Bodies of the HTTPS API, the same on both sides: JSON with base64 for bytes. Used by `http::api`
+//! and `sync::client`; the installer reads [`Owner`] and [`HandedIn`] by their field names.
 
+use holdfast_protocol::crypto::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Bytes;
@@ -47,4 +48,27 @@ pub(crate) struct Pushed {
     pub(crate) cursor: Vec<u8>,
     /// What became of the entries.
     pub(crate) report: Report,
+}
+
+/// Answer of `GET /api/v1/owner`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    /// The server's name.
+    pub(crate) server: String,
+    /// Its site; none at the cloud.
+    pub(crate) site: Option<String>,
+    /// The DNS name of its certificate.
+    pub(crate) name: String,
+    /// SubjectPublicKeyInfo: vouchers for it are extended to this.
+    #[serde(with = "crate::tables::key")]
+    pub(crate) owner_key: VerifyingKey,
+}
+
+/// Answer of `POST /api/v1/vouchers`, whose body is the voucher file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HandedIn {
+    /// The voucher's GUID.
+    pub(crate) guid: String,
+    /// Whether it was here before.
+    pub(crate) known: bool,
 }

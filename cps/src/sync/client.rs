@@ -107,6 +107,16 @@ impl Client {
     /// # Errors
     /// See [`SyncError`]; what was exchanged so far stays.
     pub async fn once(&self) -> Result<Exchange, SyncError> {
+        let done = self.exchange().await;
+        match &done {
+            Ok(_) => self.sync.note_lock(None),
+            Err(SyncError::Refused { status: 403, why }) => self.sync.note_lock(Some(why)),
+            Err(_) => {}
+        }
+        done
+    }
+
+    async fn exchange(&self) -> Result<Exchange, SyncError> {
         let site = self
             .sync
             .core

@@ -8,7 +8,7 @@ use holdfast_protocol::record::{
     Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry,
     verify_evidence,
 };
-use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
+use holdfast_protocol::voucher::{Entry, Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
@@ -165,14 +165,22 @@ pub(super) fn judge(
     }
     Ok(match &content.change {
         Change::VoucherAccepted { guid, voucher } => {
-            match judge_device(it, content.device, *guid)? {
+            // The cloud names the device of a GUID whose onboarding elsewhere it has judged before;
+            // that entry, of another origin, may come after this one.
+            let unheard =
+                by_cloud && content.device.is_some() && it.tables.device_of(*guid)?.is_none();
+            let device = match unheard {
+                true => Ok(()),
+                false => judge_device(it, content.device, *guid)?,
+            };
+            match device {
                 Ok(()) => judge_voucher(core, *guid, voucher),
                 distrust => distrust,
             }
         }
         Change::Onboarded(onboarded) => {
-            let keys = owner_keys(core, it, &content.id.origin)?;
-            let known = known_voucher(it, onboarded)?;
+            let keys = owner_keys(core, it, &content.id)?;
+            let known = known_voucher(core, it, onboarded)?;
             let expected = Expected {
                 origin: &content.id.origin,
                 owner_keys: &keys,
@@ -263,17 +271,17 @@ fn judge_new_guid(
     })
 }
 
-/// The owner keys that the origin may have shown in TO2.
+/// The owner keys that the origin may have shown in TO2, in that enrolment of it.
 fn owner_keys(
     core: &Core,
     it: &Writing<'_>,
-    origin: &ServerId,
+    id: &EntryId,
 ) -> Result<Vec<VerifyingKey>, StoreError> {
     match &core.cloud {
-        Some(cloud) if cloud.server() == *origin => Ok(vec![cloud.owner_key.clone()]),
+        Some(cloud) if cloud.server() == id.origin => Ok(vec![cloud.owner_key.clone()]),
         _ => Ok(it
             .tables
-            .gateway(origin)?
+            .enrolment(&id.origin, id.epoch)?
             .into_iter()
             .map(|row| row.owner_key)
             .collect()),
@@ -282,14 +290,44 @@ fn owner_keys(
 
 /// The voucher held here that the presented one must agree with. A server that extended its own
 /// voucher to us in advance goes on using the shorter one itself; that is no contradiction.
-fn known_voucher(it: &Writing<'_>, onboarded: &Onboarded) -> Result<Option<Voucher>, StoreError> {
+fn known_voucher(
+    core: &Core,
+    it: &Writing<'_>,
+    onboarded: &Onboarded,
+) -> Result<Option<Voucher>, StoreError> {
     let known = it.tables.voucher(onboarded.old_guid)?;
     let known = known.and_then(|row| Voucher::parse(&row.voucher).ok());
     let presented = Voucher::parse(&onboarded.evidence.voucher).ok();
     Ok(known.filter(|known| {
-        let relation = presented.map(|presented| presented.relation_to(known));
-        relation != Some(Relation::Ancestor)
+        let Some(presented) = &presented else {
+            return true;
+        };
+        match presented.relation_to(known) {
+            Relation::Ancestor => false,
+            Relation::Fork => !are_siblings(core, presented, known),
+            _ => true,
+        }
     }))
+}
+
+/// The cloud extends a voucher to each gateway of the site, one after the other's loss too: two
+/// chains that part at the cloud's own extension do not contradict each other.
+fn are_siblings(core: &Core, one: &Voucher, other: &Voucher) -> bool {
+    let Some(cloud) = &core.cloud else {
+        return false;
+    };
+    let (Some((_, one_above)), Some((_, other_above))) =
+        (one.entries().split_last(), other.entries().split_last())
+    else {
+        return false;
+    };
+    let by_cloud = one_above
+        .last()
+        .is_some_and(|entry| *entry.next().key() == cloud.owner_key);
+    let same = one_above.iter().map(Entry::as_bytes);
+    by_cloud
+        && one.header().as_bytes() == other.header().as_bytes()
+        && same.eq(other_above.iter().map(Entry::as_bytes))
 }
 
 /// An entry's device is the one that first came with that GUID, or the one that had it since.

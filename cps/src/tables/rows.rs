@@ -40,6 +40,31 @@ pub struct InboxRow {
     pub at: u64,
 }
 
+/// An installer, or a manufacturer, whose vouchers are taken when they are handed in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallerRow {
+    /// By which people know it.
+    #[serde(with = "as_text")]
+    pub name: ClientName,
+    /// Its public key.
+    #[serde(with = "key")]
+    pub key: VerifyingKey,
+    /// When it was listed, unix seconds.
+    pub at: u64,
+}
+
+/// A gateway whose present enrolment is locked out until another takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRow {
+    /// Which one.
+    #[serde(with = "as_text")]
+    pub gateway: ServerId,
+    /// The enrolment that is out; a higher one is in.
+    pub epoch: u32,
+    /// Since when, unix seconds.
+    pub at: u64,
+}
+
 /// A certificate that one of the two servers issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
@@ -112,6 +137,18 @@ pub struct SiteRow {
     pub site: SiteId,
     /// Since when, unix seconds.
     pub at: u64,
+}
+
+/// A notice as it is sent, and for which order and under which enrolment it was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoticeRow {
+    /// Rank, origin, epoch and number of the order.
+    pub(crate) order: (u64, String, u32, u64),
+    /// This server's enrolment.
+    pub(crate) epoch: u32,
+    /// Signed, CBOR.
+    #[serde(with = "base64")]
+    pub(crate) notice: Vec<u8>,
 }
 
 /// A one-time enrolment token; its secret is stored as a hash only.

@@ -225,6 +225,16 @@ pub(crate) async fn enrol_in(
 
 /// The gateway's HTTPS client of the cloud, by its own certificate.
 pub(crate) async fn https_client(gateway: &Served, cloud: SocketAddr) -> https::Client {
+    let name = gateway.cps.cloud().unwrap().name();
+    https_client_of(gateway, cloud, name).await
+}
+
+/// A server's HTTPS client of the server of that name, by its own certificate.
+pub(crate) async fn https_client_of(
+    gateway: &Served,
+    at: SocketAddr,
+    name: String,
+) -> https::Client {
     let identity = gateway
         .cps
         .authority()
@@ -237,13 +247,12 @@ pub(crate) async fn https_client(gateway: &Served, cloud: SocketAddr) -> https::
         Some(IdentitySlot::with(identity)),
         Arc::clone(&gateway.clock) as _,
     );
-    let name = gateway.cps.cloud().unwrap().name();
     let security = Security::Tls {
         name,
         config: config.unwrap(),
     };
     let endpoint = Endpoint {
-        addresses: vec![cloud.to_string()],
+        addresses: vec![at.to_string()],
         security,
     };
     https::Client::new(endpoint, https::Limits::default())

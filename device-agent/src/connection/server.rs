@@ -29,6 +29,12 @@ const SESSION: Duration = Duration::from_secs(24 * 3600);
 )]
 pub struct Unusable(String);
 
+impl Unusable {
+    pub(crate) fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Servers {
     servers: Vec<ServerAddress>,

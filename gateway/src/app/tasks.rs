@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{App, GRACE, RunError};
 use crate::identity::Upkeep;
 use crate::uplink::State;
-use crate::{admin, metrics, rights};
+use crate::{admin, metrics, notices, rights};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;
@@ -159,6 +159,8 @@ impl App {
         stages.spawn_quiet(MOVERS, "uplink", self.watch.run(waiting, movers.clone()));
         let (client, stop) = (sync::Client::new(&self.cps, self.cloud), movers.clone());
         stages.spawn_quiet(MOVERS, "sync", async move { client.run(stop).await });
+        let tell = notices::run(self.cps.clone(), self.broker.clone(), movers.clone());
+        stages.spawn_quiet(MOVERS, "notices", tell);
         stages.spawn_quiet(
             MOVERS,
             "local registration",

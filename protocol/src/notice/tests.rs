@@ -35,16 +35,25 @@ fn notice(issuer: &str, epoch: u32, seq: u64, body: Body) -> Notice {
 }
 
 fn bodies() -> Vec<Body> {
-    let service: ServiceId = "weather".parse().unwrap();
+    let assignment = Assignment {
+        service: "weather".parse().unwrap(),
+        server: None,
+        application: None,
+    };
+    let elsewhere = Assignment {
+        server: Some(server()),
+        application: Some("forecast-2".parse().unwrap()),
+        ..assignment.clone()
+    };
     vec![
         Body::Alternate(server()),
         Body::Service {
-            service: service.clone(),
-            server: None,
+            assignment,
+            rank: 3,
         },
         Body::Service {
-            service,
-            server: Some(server()),
+            assignment: elsewhere,
+            rank: 4,
         },
         Body::Unknown { kind: 77 },
     ]

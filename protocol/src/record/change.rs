@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::entry::RecordFault;
+use super::{entry::RecordFault, services::Assignment};
 use crate::{
     crypto::VerifyingKey,
     id::{ClientName, Guid, ServerId},
@@ -143,6 +143,22 @@ pub enum Change {
         /// Of which one.
         server: ServerId,
     },
+    /// A device was given a credential for its services.
+    ServiceActivated {
+        /// SHA-256 of it; the log never holds the credential itself.
+        credential: [u8; 32],
+    },
+    /// A device shall work for a service.
+    ServiceOrdered(Box<Assignment>),
+    /// A device was given its certificate for a service: what ran before ends with this.
+    ServiceStarted {
+        /// Service, server, application.
+        assignment: Box<Assignment>,
+        /// The certificate that it takes it by.
+        serial: Serial,
+    },
+    /// A device works for no service any more.
+    ServiceEnded,
     /// A kind from the future: kept and forwarded, changes nothing here.
     Unknown {
         /// Its number.
@@ -159,6 +175,10 @@ const CERTIFICATE_REVOKED: u64 = 4;
 const GATEWAY_ENROLLED: u64 = 5;
 const CLIENT_ADMITTED: u64 = 6;
 const ALTERNATE_TOLD: u64 = 7;
+const SERVICE_ACTIVATED: u64 = 8;
+const SERVICE_ORDERED: u64 = 9;
+const SERVICE_STARTED: u64 = 10;
+const SERVICE_ENDED: u64 = 11;
 
 impl Change {
     /// A word for logs and listings.
@@ -172,6 +192,10 @@ impl Change {
             Self::GatewayEnrolled { .. } => "gateway enrolled",
             Self::ClientAdmitted { .. } => "client admitted",
             Self::AlternateTold { .. } => "alternate told",
+            Self::ServiceActivated { .. } => "service activated",
+            Self::ServiceOrdered(_) => "service ordered",
+            Self::ServiceStarted { .. } => "service started",
+            Self::ServiceEnded => "service ended",
             Self::Unknown { .. } => "unknown change",
         }
     }
@@ -233,6 +257,26 @@ impl Change {
                 ALTERNATE_TOLD,
                 cbor::encode(|w| _ = w.array(1).text(server.as_str())),
             ),
+            Self::ServiceActivated { credential } => (
+                SERVICE_ACTIVATED,
+                cbor::encode(|w| _ = w.array(1).bytes(credential)),
+            ),
+            Self::ServiceOrdered(assignment) => (
+                SERVICE_ORDERED,
+                cbor::encode(|w| {
+                    w.array(1);
+                    assignment.encode(w);
+                }),
+            ),
+            Self::ServiceStarted { assignment, serial } => {
+                let body = cbor::encode(|w| {
+                    w.array(2);
+                    assignment.encode(w);
+                    w.bytes(serial.as_bytes());
+                });
+                (SERVICE_STARTED, body)
+            }
+            Self::ServiceEnded => (SERVICE_ENDED, cbor::encode(|w| _ = w.array(0))),
             Self::Unknown { kind, body } => (*kind, body.clone()),
         };
         w.array(2).uint(kind).raw(&body);
@@ -291,6 +335,27 @@ impl Change {
                 Self::AlternateTold {
                     server: body.text(MAX_ID)?.parse()?,
                 }
+            }
+            SERVICE_ACTIVATED => {
+                at_least(body, 1)?;
+                Self::ServiceActivated {
+                    credential: body.bytes_exact()?,
+                }
+            }
+            SERVICE_ORDERED => {
+                at_least(body, 1)?;
+                Self::ServiceOrdered(Box::new(Assignment::decode(body)?))
+            }
+            SERVICE_STARTED => {
+                at_least(body, 2)?;
+                Self::ServiceStarted {
+                    assignment: Box::new(Assignment::decode(body)?),
+                    serial: read_serial(body)?,
+                }
+            }
+            SERVICE_ENDED => {
+                at_least(body, 0)?;
+                Self::ServiceEnded
             }
             kind => Self::Unknown {
                 kind,

@@ -208,6 +208,9 @@ pub enum RecordFault {
     /// A public key that we cannot read.
     #[error("the change entry holds a key that is not P-256 or P-384")]
     Key,
+    /// A server address that is none.
+    #[error("the change entry holds a bad server address")]
+    Address,
     /// Sequence numbers begin at 1.
     #[error("the change entry has no number")]
     Unnumbered,

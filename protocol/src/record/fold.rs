@@ -9,6 +9,7 @@ use super::{
     change::{Change, Serial},
     entry::{Entry, EntryId, Order},
     evidence::Standing,
+    services::Services,
 };
 use crate::{
     crypto::VerifyingKey,
@@ -76,6 +77,7 @@ pub struct DeviceRecord {
     certificates: BTreeSet<Certificate>,
     revoked: BTreeSet<Serial>,
     told: BTreeSet<ServerId>,
+    services: Services,
 }
 
 impl DeviceRecord {
@@ -90,6 +92,7 @@ impl DeviceRecord {
             certificates: BTreeSet::new(),
             revoked: BTreeSet::new(),
             told: BTreeSet::new(),
+            services: Services::default(),
         }
     }
 
@@ -117,6 +120,10 @@ impl DeviceRecord {
             Change::CertificateIssued { .. } => self.certificates.extend(issued(entry)),
             Change::CertificateRevoked { serial } => _ = self.revoked.insert(serial.clone()),
             Change::AlternateTold { server } => _ = self.told.insert(server.clone()),
+            Change::ServiceActivated { .. }
+            | Change::ServiceOrdered(_)
+            | Change::ServiceStarted { .. }
+            | Change::ServiceEnded => self.services.apply(entry),
             // Not about a device's own state, whatever device they name.
             Change::GatewayEnrolled { .. }
             | Change::ClientAdmitted { .. }
@@ -135,6 +142,7 @@ impl DeviceRecord {
         self.certificates.extend(other.certificates.iter().cloned());
         self.revoked.extend(other.revoked.iter().cloned());
         self.told.extend(other.told.iter().cloned());
+        self.services.merge(&other.services);
     }
 
     /// Which device.
@@ -229,6 +237,12 @@ impl DeviceRecord {
         &self.revoked
     }
 
+    /// The services that it works and worked for.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// The servers that it was told of.
     #[must_use]
     pub fn told(&self) -> &BTreeSet<ServerId> {
@@ -312,6 +326,10 @@ impl SiteRecord {
             Change::VoucherAccepted { .. }
             | Change::Onboarded(_)
             | Change::AlternateTold { .. }
+            | Change::ServiceActivated { .. }
+            | Change::ServiceOrdered(_)
+            | Change::ServiceStarted { .. }
+            | Change::ServiceEnded
             | Change::Unknown { .. } => {}
         }
     }

@@ -2,12 +2,14 @@
 
 mod evidence;
 mod fold;
+mod services;
 
 use super::*;
 use crate::{
     crypto::{SigningKey, VerifyingKey},
     fixture::{Dice, TestRng},
     id::{DeviceId, Guid, ServerId, SiteId},
+    site_module::{ServerAddress, ServerRole},
     time::{Time, TimeQuality},
     wire::{cbor, cose::Sign1},
 };
@@ -46,6 +48,14 @@ fn onboarded(old: u8, new: u8, key: &VerifyingKey) -> Change {
             statement: None,
         },
     }))
+}
+
+fn assignment(service: &str) -> Assignment {
+    Assignment {
+        service: service.parse().unwrap(),
+        server: None,
+        application: None,
+    }
 }
 
 fn changes(key: &VerifyingKey) -> Vec<Change> {
@@ -91,6 +101,25 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
         Change::AlternateTold {
             server: "gw1".parse().unwrap(),
         },
+        Change::ServiceActivated {
+            credential: [3; 32],
+        },
+        Change::ServiceOrdered(Box::new(assignment("weather"))),
+        Change::ServiceStarted {
+            assignment: Box::new(Assignment {
+                server: Some(ServerAddress {
+                    server: "gw1".parse().unwrap(),
+                    role: ServerRole::Gateway,
+                    name: "gw1.gateways.plant.holdfast.internal".to_owned(),
+                    mqtt: vec!["10.0.0.2:8883".to_owned()],
+                    https: vec![],
+                }),
+                application: Some("forecast-2".parse().unwrap()),
+                ..assignment("weather")
+            }),
+            serial: Serial::new(&[7]).unwrap(),
+        },
+        Change::ServiceEnded,
         Change::Unknown {
             kind: 4_711,
             body: cbor::encode(|w| _ = w.map(1).int(-1).text("x")),

@@ -1,0 +1,317 @@
+//! The device's services: hears what is wanted of it, gets key and certificate for it, and switches.
+//!
+//! Run by `app` beside the connection, which hands it the notices and publishes what it reports. What
+//! is to be done is decided in `protocol::lifecycle::Device`; this room stores every change of that
+//! state before it acts upon it, so that an agent killed anywhere goes on where it was. A notice
+//! counts only by its signature and number: the broker is not trusted for it. The old key stays until
+//! the new certificate has carried a message.
+
+mod file;
+mod net;
+
+use std::time::Duration;
+
+use holdfast_link::random::SystemRandom;
+use holdfast_link::retry::{Backoff, Policy};
+use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::lifecycle::{
+    Answer, Device, Event, Heard, Home, Next, Refusal, Request, RequestKind, Running,
+};
+use holdfast_protocol::notice::Notice;
+use holdfast_protocol::site_module::SiteConfig;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::status::Board;
+use crate::vault::Identity;
+
+pub use file::{File, FileError, Keep};
+pub use net::{Net, Wire};
+
+/// Notices that wait while one is being stored.
+const NOTICES: usize = 16;
+
+/// How patient the room is.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two attempts at anything.
+    pub retry: Policy,
+    /// Attempts with a new certificate before the old one is gone back to.
+    pub tries: u32,
+    /// From one question for a missed notice to the next.
+    pub poll: Duration,
+}
+
+impl Default for Pace {
+    /// Half a second doubling to 30 s; six attempts; a question each 15 minutes.
+    fn default() -> Self {
+        Self {
+            retry: Policy::default(),
+            tries: 6,
+            poll: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// What the connection holds: where notices go, and what is to be published.
+#[derive(Debug)]
+pub struct Desk {
+    /// Payloads of `service/desired`.
+    pub notices: mpsc::Sender<Vec<u8>>,
+    /// What `service/reported` shall say; JSON.
+    pub report: watch::Receiver<Option<Vec<u8>>>,
+}
+
+/// The room.
+#[derive(Debug)]
+pub struct Services<W, K> {
+    device: Device,
+    store: K,
+    site: SiteConfig,
+    cps_key: SigningKey,
+    wire: W,
+    pace: Pace,
+    board: Board,
+    notices: mpsc::Receiver<Vec<u8>>,
+    report: watch::Sender<Option<Vec<u8>>>,
+}
+
+impl<W: Wire, K: Keep> Services<W, K> {
+    /// The room of one identity, with what its store holds; does nothing yet.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn open(
+        identity: &Identity,
+        mut store: K,
+        wire: W,
+        pace: Pace,
+        board: Board,
+    ) -> Result<(Self, Desk), FileError> {
+        let device = store.load()?;
+        let (sender, notices) = mpsc::channel(NOTICES);
+        let (report, reports) = watch::channel(None);
+        let services = Self {
+            device,
+            store,
+            site: identity.site.clone(),
+            cps_key: identity.key.clone(),
+            wire,
+            pace,
+            board,
+            notices,
+            report,
+        };
+        let desk = Desk {
+            notices: sender,
+            report: reports,
+        };
+        Ok((services, desk))
+    }
+
+    /// Works until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        _ = stop.run_until_cancelled(self.work()).await;
+    }
+
+    async fn work(&mut self) {
+        let mut backoff = Backoff::new(self.pace.retry);
+        let (mut rest_until, mut tries) = (Instant::now(), 0);
+        loop {
+            self.tell();
+            let next = self.device.next(self.site.device);
+            let resting = matches!(next, Next::Rest);
+            let (wire, key) = (&self.wire, &self.cps_key);
+            let acted = tokio::select! {
+                heard = self.notices.recv() => match heard {
+                    Some(payload) => {
+                        if self.hear(&payload) {
+                            (backoff, tries) = (Backoff::new(self.pace.retry), 0);
+                            rest_until = Instant::now();
+                        }
+                        continue;
+                    }
+                    None => return std::future::pending().await,
+                },
+                acted = act(wire, key, self.site.device, next, rest_until) => acted,
+            };
+            let done = match acted {
+                Acted::Notice(payload) => payload.is_none_or(|payload| self.hear(&payload)),
+                Acted::Event(event) => self.take(event),
+                Acted::Failed(why) => {
+                    debug!(why, "a service change waits");
+                    self.note(&why);
+                    false
+                }
+                Acted::Untried(why) => {
+                    tries += 1;
+                    warn!(why, tries, "the new certificate does not work yet");
+                    tries >= self.pace.tries && self.take(Event::Tried(Err(why)))
+                }
+            };
+            rest_until = Instant::now();
+            if done {
+                (backoff, tries) = (Backoff::new(self.pace.retry), 0);
+            } else {
+                rest_until += backoff.failed(&mut SystemRandom);
+            }
+            if resting {
+                rest_until = Instant::now() + self.pace.poll;
+            }
+        }
+    }
+
+    /// Takes what claims to be a notice; true if there is something new to do.
+    fn hear(&mut self, payload: &[u8]) -> bool {
+        let site = &self.site;
+        let keys = &site.notice_keys;
+        let notice = match Notice::verify(payload, keys, &site.site, site.device) {
+            Ok(notice) => notice,
+            Err(fault) => {
+                self.refuse(&fault.to_string());
+                return false;
+            }
+        };
+        let mut device = self.device.clone();
+        let heard = device.hear(&notice);
+        match heard {
+            Heard::Repeat | Heard::Ignored => return false,
+            Heard::Stale => {
+                self.refuse("the notice is older than one acted upon: it was replayed");
+                return false;
+            }
+            Heard::Taken | Heard::Known | Heard::Superseded => {}
+        }
+        // The number is on the disk before anything follows from it.
+        let kept = self.keep(device);
+        if kept && heard == Heard::Taken {
+            info!(issuer = %notice.issuer, "a service change is ordered");
+        }
+        kept && heard == Heard::Taken
+    }
+
+    fn refuse(&self, why: &str) {
+        warn!(why, "a notice about the service is refused");
+        self.board.tell(|status| status.notices_refused += 1);
+    }
+
+    /// Takes an event; true if it changed something that is now stored.
+    fn take(&mut self, event: Event) -> bool {
+        if let Event::Answer(Answer::Refused { refusal, text }) = &event {
+            warn!(refusal = refusal.word(), text, "the register refuses");
+            self.note(text);
+        }
+        let mut device = self.device.clone();
+        let home = Home {
+            device: self.site.device,
+            site: &self.site.site,
+            domain: &self.site.domain,
+        };
+        device.on(event, home) && self.keep(device)
+    }
+
+    /// Stores a new state; it holds only if that worked.
+    fn keep(&mut self, device: Device) -> bool {
+        match self.store.keep(&device) {
+            Ok(()) => {
+                self.device = device;
+                true
+            }
+            Err(error) => {
+                warn!(%error, "the state of the services cannot be stored; trying again");
+                self.note(&error.to_string());
+                false
+            }
+        }
+    }
+
+    fn note(&self, why: &str) {
+        self.board
+            .tell(|status| status.service_detail = why.to_owned());
+    }
+
+    /// Brings what people and servers are told up to date.
+    fn tell(&self) {
+        let running = self.device.running();
+        let runs = running.map(|it| it.assignment.service.to_string());
+        let said = self.device.reported();
+        self.board.tell(|status| {
+            status.service.clone_from(&runs);
+            status.service_state = said.map(|said| said.state.word().to_owned());
+            if let Some(said) = said.filter(|said| !said.detail.is_empty()) {
+                status.service_detail.clone_from(&said.detail);
+            }
+        });
+        let report = said.map(|said| {
+            let wanted = &said.assignment;
+            let report = json!({
+                "wanted": wanted.service.as_str(),
+                "server": wanted.server.as_ref().map(|server| server.server.as_str()),
+                "application": wanted.application.as_ref().map(|it| it.as_str()),
+                "state": said.state.word(),
+                "detail": said.detail,
+                "runs": runs,
+                "serial": running.map(|it| it.serial.to_string()),
+            });
+            report.to_string().into_bytes()
+        });
+        self.report.send_if_modified(|kept| {
+            let changed = *kept != report;
+            *kept = report;
+            changed
+        });
+    }
+}
+
+/// What came of acting.
+enum Acted {
+    Event(Event),
+    Notice(Option<Vec<u8>>),
+    Failed(String),
+    Untried(String),
+}
+
+/// Does what is to be done, not before `rest_until`. Cut off anywhere, it is done again.
+async fn act<W: Wire>(
+    wire: &W,
+    key: &SigningKey,
+    device: holdfast_protocol::id::DeviceId,
+    next: Next,
+    rest_until: Instant,
+) -> Acted {
+    tokio::time::sleep_until(rest_until).await;
+    let request = match next {
+        Next::MakeKey => return Acted::Event(Event::Key(SigningKey::generate(&mut SystemRandom))),
+        Next::Try(new) => return try_out(wire, &new).await,
+        Next::Ask(request) => request,
+        // Nothing to do: a notice may have been missed.
+        Next::Rest => Request {
+            device,
+            kind: RequestKind::Poll,
+        },
+    };
+    match wire.ask(request.sign(key)).await {
+        Ok(Answer::Notice(notice)) => Acted::Notice(notice),
+        Ok(Answer::Refused { refusal, text }) if refusal == Refusal::Unavailable => {
+            Acted::Failed(text)
+        }
+        Ok(answer) => Acted::Event(Event::Answer(answer)),
+        Err(why) => Acted::Failed(why),
+    }
+}
+
+async fn try_out<W: Wire>(wire: &W, new: &Running) -> Acted {
+    match wire.try_out(new).await {
+        Ok(()) => {
+            info!(service = %new.assignment.service, serial = %new.serial, "the new service runs");
+            Acted::Event(Event::Tried(Ok(())))
+        }
+        Err(why) => Acted::Untried(why),
+    }
+}
+
+#[cfg(test)]
+mod tests;

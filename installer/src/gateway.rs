@@ -1,0 +1,215 @@
+//! The gateway as the installer sees it: found on the LAN or told, known by the pinned root, asked
+//! for its owner key, handed a voucher.
+//!
+//! mDNS is a hint where to knock. The first question is asked of the address, whose certificate
+//! must come from the pinned root; the answer names the gateway, and everything after it is asked
+//! of that name. Nothing is retried here: the person with the installer is told what to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use holdfast_config::HostPort;
+use holdfast_link::dial::{Endpoint, Security};
+use holdfast_link::discovery::{Discovery, DiscoveryError, Interfaces, Sighting};
+use holdfast_link::https;
+use holdfast_link::time::Clock;
+use holdfast_link::tls::{Trust, client_config};
+use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::voucher::Voucher;
+use serde_json::Value;
+
+use crate::trust::Root;
+
+/// How long the LAN is listened to.
+const LISTEN: Duration = Duration::from_secs(4);
+/// The port of HTTPS where a gateway does not tell another.
+const HTTPS_PORT: u16 = 8443;
+
+/// Why a gateway was not found or did not take a voucher.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub(crate) enum GatewayFault {
+    #[error(
+        "no gateway was found on this LAN; check that this machine is on the site's LAN, or give --gateway HOST:PORT"
+    )]
+    NotFound,
+    #[error("more than one gateway was found ({0}); choose one with --gateway HOST:PORT")]
+    Several(String),
+    #[error("the LAN cannot be searched: {0}; give --gateway HOST:PORT")]
+    Search(#[from] DiscoveryError),
+    #[error(
+        "the gateway at {at} was not reached: {source}; check that it runs, and that the trusted root is this site's"
+    )]
+    Unreachable { at: String, source: https::Error },
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    #[error(
+        "what answers at {0} is no gateway of this version; check the address, and update what is older"
+    )]
+    NotAGateway(String),
+    #[error("the gateway {name} refuses the voucher (HTTP {status}): {why}")]
+    Refused {
+        name: String,
+        status: u16,
+        why: String,
+    },
+    #[error("the gateway {name} could not take the voucher (HTTP {status}): {why}")]
+    Failed {
+        name: String,
+        status: u16,
+        why: String,
+    },
+}
+
+impl GatewayFault {
+    /// Whether trying again later may help.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound | Self::Unreachable { .. } | Self::Failed { .. }
+        )
+    }
+
+    /// Whether the gateway said for good that it does not keep the voucher.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+/// Looks for the one gateway of this LAN; its addresses.
+pub(crate) async fn find(interfaces: &Interfaces) -> Result<Vec<String>, GatewayFault> {
+    let discovery = Discovery::start(interfaces)?;
+    let seen = discovery.browse(LISTEN).await?;
+    match seen.as_slice() {
+        [] => Err(GatewayFault::NotFound),
+        [one] => match addresses(one) {
+            none if none.is_empty() => Err(GatewayFault::NotFound),
+            some => Ok(some),
+        },
+        several => {
+            let shown = several.iter().map(|one| {
+                let at = addresses(one).into_iter().next();
+                format!("{} at {}", one.instance, at.unwrap_or_default())
+            });
+            Err(GatewayFault::Several(shown.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+fn addresses(seen: &Sighting) -> Vec<String> {
+    let told = seen.facts.iter().find(|(name, _)| name == "https");
+    let port = told
+        .and_then(|(_, port)| port.parse().ok())
+        .unwrap_or(HTTPS_PORT);
+    seen.addresses
+        .iter()
+        .map(|ip| std::net::SocketAddr::new(*ip, port).to_string())
+        .collect()
+}
+
+/// A gateway that proved its name under the pinned root.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    client: https::Client,
+    /// The DNS name in its certificate.
+    pub(crate) name: String,
+    /// Vouchers for it are extended to this.
+    pub(crate) owner_key: VerifyingKey,
+}
+
+impl Gateway {
+    /// Asks the first of `addresses` that answers who it is, then has it prove that name.
+    pub(crate) async fn meet(
+        addresses: &[String],
+        root: Root,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, GatewayFault> {
+        let config = client_config(Trust::RootHash(root.0), None, clock)
+            .map_err(|error| GatewayFault::Tls(error.to_string()))?;
+        let client = |name: String, addresses: &[String]| {
+            let endpoint = Endpoint {
+                addresses: addresses.to_vec(),
+                security: Security::Tls {
+                    name,
+                    config: Arc::clone(&config),
+                },
+            };
+            https::Client::new(endpoint, https::Limits::default())
+        };
+        let mut last = GatewayFault::NotFound;
+        for address in addresses {
+            let one = std::slice::from_ref(address);
+            let host = address.parse::<HostPort>().map(|at| at.host);
+            let first = client(host.unwrap_or_else(|_| address.clone()), one);
+            match ask(&first, address).await {
+                Ok(told) => {
+                    let client = client(told.name, one);
+                    let told = ask(&client, address).await?;
+                    return Ok(Self {
+                        client,
+                        name: told.name,
+                        owner_key: told.owner_key,
+                    });
+                }
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
+    }
+
+    /// Hands in a voucher; whether the gateway had it before.
+    pub(crate) async fn hand_in(&self, voucher: &Voucher) -> Result<bool, GatewayFault> {
+        let body = voucher.as_bytes().to_vec();
+        let answer = self
+            .client
+            .post("/api/v1/vouchers", "application/octet-stream", body)
+            .await
+            .map_err(|source| GatewayFault::Unreachable {
+                at: self.name.clone(),
+                source,
+            })?;
+        let value: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        if answer.status.is_success() {
+            let known = value["known"].as_bool();
+            return known.ok_or_else(|| GatewayFault::NotAGateway(self.name.clone()));
+        }
+        let (name, status) = (self.name.clone(), answer.status.as_u16());
+        let why = value["error"]
+            .as_str()
+            .unwrap_or("no reason given")
+            .to_owned();
+        Err(match answer.status.is_client_error() {
+            true => GatewayFault::Refused { name, status, why },
+            false => GatewayFault::Failed { name, status, why },
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Told {
+    name: String,
+    owner_key: VerifyingKey,
+}
+
+async fn ask(client: &https::Client, at: &str) -> Result<Told, GatewayFault> {
+    let answer = client.get("/api/v1/owner").await;
+    let answer = answer.map_err(|source| GatewayFault::Unreachable {
+        at: at.to_owned(),
+        source,
+    })?;
+    let stranger = || GatewayFault::NotAGateway(at.to_owned());
+    if !answer.status.is_success() {
+        return Err(stranger());
+    }
+    let value: Value = serde_json::from_slice(&answer.body).map_err(|_| stranger())?;
+    let key = value["owner_key"]
+        .as_str()
+        .and_then(|text| STANDARD.decode(text).ok());
+    let key = key.and_then(|der| VerifyingKey::from_spki_der(&der).ok());
+    Ok(Told {
+        name: value["name"].as_str().ok_or_else(stranger)?.to_owned(),
+        owner_key: key.ok_or_else(stranger)?,
+    })
+}

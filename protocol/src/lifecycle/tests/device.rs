@@ -1,0 +1,356 @@
+//! The device: every event in every state, notices replayed and forged, kills at every store.
+
+use super::*;
+use crate::{
+    name::Party,
+    notice::{Body, Notice, Stamp},
+    record::Serial,
+};
+
+fn notice(seq: u64, rank: u64, name: &str) -> Notice {
+    Notice {
+        issuer: "gw1".parse().unwrap(),
+        site: site(),
+        device: device(),
+        stamp: Stamp { epoch: 1, seq },
+        body: Body::Service {
+            assignment: assignment(name),
+            rank,
+        },
+    }
+}
+
+/// A certificate for the device and a service, over a key.
+fn certificate(name: &str, who: DeviceId, key: &SigningKey) -> Vec<u8> {
+    let party = Party::Service {
+        device: who,
+        service: service(name),
+        site: site(),
+    };
+    let issuer = rcgen::Issuer::new(
+        rcgen::CertificateParams::default(),
+        rcgen::KeyPair::generate().unwrap(),
+    );
+    let mut params = rcgen::CertificateParams::new(vec![party.dns(&domain())]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let spki = rcgen::SubjectPublicKeyInfo::from_der(&key.public().to_spki_der()).unwrap();
+    params.signed_by(&spki, &issuer).unwrap().der().to_vec()
+}
+
+fn granted(name: &str, key: &SigningKey) -> Answer {
+    Answer::Granted {
+        service: service(name),
+        certificate: certificate(name, device(), key),
+        chain: vec![vec![1]],
+    }
+}
+
+fn on(state: &mut Device, event: Event) -> bool {
+    let (site, domain) = (site(), domain());
+    let home = Home {
+        device: device(),
+        site: &site,
+        domain: &domain,
+    };
+    let changed = state.on(event, home);
+    // A store and a kill after each event.
+    *state = Device::from_cbor(&state.to_cbor()).unwrap();
+    changed
+}
+
+fn activated() -> Event {
+    Event::Answer(Answer::Activated {
+        credential: credential(1),
+        service: None,
+    })
+}
+
+fn key(seed: u64) -> SigningKey {
+    SigningKey::generate(&mut TestRng::new(seed))
+}
+
+/// What is to be done, in one word.
+fn todo(state: &Device) -> String {
+    match state.next(device()) {
+        Next::Rest => "rest".into(),
+        Next::MakeKey => "make key".into(),
+        Next::Try(new) => format!("try {}", new.assignment.service),
+        Next::Ask(request) => match request.kind {
+            RequestKind::Activate { .. } => "activate".into(),
+            RequestKind::Update { service, .. } => format!("update {service}"),
+            RequestKind::Report { outcome, .. } => format!("report {outcome:?}"),
+            RequestKind::Poll => "poll".into(),
+        },
+    }
+}
+
+/// The states in which a device can be, in the order of a good run.
+fn run() -> Vec<Device> {
+    let mut states = vec![Device::default()];
+    let mut state = Device::default();
+    assert_eq!(state.hear(&notice(1, 1, "civil")), Heard::Taken);
+    states.push(state.clone());
+    let events = [
+        activated(),
+        Event::Key(key(1)),
+        Event::Answer(granted("civil", &key(1))),
+        Event::Tried(Ok(())),
+        Event::Answer(Answer::Noted),
+    ];
+    for event in events {
+        assert!(on(&mut state, event.clone()), "{event:?}");
+        states.push(state.clone());
+    }
+    states
+}
+
+#[test]
+fn every_event_in_every_state() {
+    let states = run();
+    let words: Vec<_> = states.iter().map(todo).collect();
+    let good = [
+        "rest",
+        "activate",
+        "make key",
+        "update civil",
+        "try civil",
+        "report Runs",
+        "rest",
+    ];
+    assert_eq!(words, good);
+    let refused = |refusal| Event::Answer(Answer::from(refusal));
+    let events = [
+        ("activated", activated()),
+        ("key", Event::Key(key(1))),
+        ("granted", Event::Answer(granted("civil", &key(1)))),
+        ("worked", Event::Tried(Ok(()))),
+        ("failed", Event::Tried(Err("no".into()))),
+        ("noted", Event::Answer(Answer::Noted)),
+        ("notice", Event::Answer(Answer::Notice(None))),
+        ("later", refused(Refusal::Unavailable)),
+        ("unknown here", refused(Refusal::UnknownDevice)),
+        ("not activated", refused(Refusal::NotActivated)),
+        ("wrong credential", refused(Refusal::WrongCredential)),
+        ("wrong service", refused(Refusal::WrongService)),
+        ("wrong serial", refused(Refusal::WrongSerial)),
+    ];
+    // What changes something, and where it leads; every other pair changes nothing.
+    let moves = [
+        (1, "activated", "make key"),
+        (1, "not activated", "activate"),
+        (1, "wrong credential", "rest"),
+        (1, "wrong serial", "rest"),
+        (2, "key", "update civil"),
+        (2, "not activated", "activate"),
+        (2, "wrong credential", "rest"),
+        (2, "wrong serial", "rest"),
+        (3, "granted", "try civil"),
+        (3, "not activated", "activate"),
+        (3, "wrong credential", "rest"),
+        (3, "wrong serial", "rest"),
+        (4, "worked", "report Runs"),
+        (4, "failed", "report RolledBack"),
+        (5, "noted", "rest"),
+        (5, "not activated", "rest"),
+        (5, "wrong credential", "rest"),
+        (5, "wrong serial", "rest"),
+    ];
+    for (at, state) in states.iter().enumerate() {
+        for (name, event) in &events {
+            let mut after = state.clone();
+            let before = todo(state);
+            let changed = on(&mut after, event.clone());
+            let expected = moves.iter().find(|row| (row.0, row.1) == (at, *name));
+            assert_eq!(changed, expected.is_some(), "{name} at {before}");
+            let leads = expected.map_or(before.as_str(), |row| row.2);
+            assert_eq!(todo(&after), leads, "{name} at {before}");
+            let works = at >= 5 || (at, *name) == (4, "worked");
+            assert_eq!(after.running().is_some(), works, "{name} at {before}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_fit_is_not_tried() {
+    let asking = run().remove(3);
+    let stranger = DeviceId::from_guid(Guid([9; 16]));
+    let with = |certificate: Vec<u8>, name: &str| Answer::Granted {
+        service: service(name),
+        certificate,
+        chain: vec![],
+    };
+    let bad = [
+        ("another key", granted("civil", &key(2))),
+        ("another service", granted("soil", &key(1))),
+        (
+            "another device",
+            with(certificate("civil", stranger, &key(1)), "civil"),
+        ),
+        (
+            "another word",
+            with(certificate("civil", device(), &key(1)), "soil"),
+        ),
+        ("no certificate", with(vec![1, 2, 3], "civil")),
+    ];
+    for (name, answer) in bad {
+        let mut state = asking.clone();
+        assert!(on(&mut state, Event::Answer(answer)), "{name}");
+        assert_eq!(todo(&state), "rest", "{name}");
+        let said = state.reported().unwrap();
+        assert_eq!(said.state, State::Refused, "{name}: {}", said.detail);
+    }
+}
+
+#[test]
+fn a_replayed_notice_moves_nothing_in_any_state() {
+    for state in run().into_iter().skip(1) {
+        let mut after = state.clone();
+        assert_eq!(after.hear(&notice(1, 1, "soil")), Heard::Repeat);
+        assert_eq!(after.hear(&notice(0, 9, "soil")), Heard::Stale);
+        let alternate = Notice {
+            body: Body::Unknown { kind: 9 },
+            ..notice(5, 5, "soil")
+        };
+        assert_eq!(after.hear(&alternate), Heard::Ignored);
+        assert_eq!(*after.to_cbor(), *state.to_cbor());
+    }
+}
+
+#[test]
+fn the_order_of_the_highest_rank_is_carried_out_whoever_tells_it() {
+    let mut state = run().remove(6);
+    let by = |issuer: &str, seq, rank, name| Notice {
+        issuer: issuer.parse().unwrap(),
+        ..notice(seq, rank, name)
+    };
+    assert_eq!(state.hear(&by("cloud", 1, 1, "civil")), Heard::Known);
+    assert_eq!(state.hear(&by("cloud", 2, 7, "weather")), Heard::Taken);
+    assert_eq!(state.hear(&by("gw1", 2, 4, "soil")), Heard::Superseded);
+    assert_eq!(state.hear(&by("gw1", 3, 7, "weather")), Heard::Known);
+    assert_eq!(todo(&state), "make key");
+    assert_eq!(state.reported().unwrap().assignment, assignment("weather"));
+    // A newer order in the middle of a change: the half-done one is left.
+    assert!(on(&mut state, Event::Key(key(5))));
+    assert!(on(&mut state, Event::Answer(granted("weather", &key(5)))));
+    assert_eq!(state.hear(&by("gw1", 4, 8, "soil")), Heard::Taken);
+    assert_eq!(todo(&state), "make key");
+    assert!(!on(&mut state, Event::Tried(Ok(()))));
+    assert_eq!(state.running().unwrap().assignment, assignment("civil"));
+    // The same service anew renews its key and certificate.
+    assert_eq!(state.hear(&by("gw1", 5, 9, "civil")), Heard::Taken);
+}
+
+#[test]
+fn what_fails_leaves_the_old_key_and_what_works_drops_it() {
+    let old = run().remove(6);
+    let serial = |state: &Device| state.running().unwrap().serial.clone();
+    let change = |fails: bool| {
+        let mut state = old.clone();
+        assert_eq!(state.hear(&notice(2, 2, "weather")), Heard::Taken);
+        assert!(on(&mut state, Event::Key(key(2))));
+        assert!(on(&mut state, Event::Answer(granted("weather", &key(2)))));
+        assert_eq!(serial(&state), serial(&old), "not before it was tried");
+        let tried = if fails {
+            Err("nobody there".into())
+        } else {
+            Ok(())
+        };
+        assert!(on(&mut state, Event::Tried(tried)));
+        state
+    };
+    let (back, new) = (change(true), change(false));
+    assert_eq!(serial(&back), serial(&old));
+    assert_eq!(back.reported().unwrap().detail, "nobody there");
+    assert_eq!(todo(&back), "report RolledBack");
+    assert_ne!(serial(&new), serial(&old));
+    let text = new.to_cbor();
+    let former = old.running().unwrap().key.to_pkcs8_der();
+    let holds = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
+    assert!(!holds(&former), "the old key is gone from the store");
+    assert!(holds(&new.running().unwrap().key.to_pkcs8_der()));
+}
+
+/// A device of ours against a register in words: lots of orders, lost answers, kills between any two
+/// stores, and passing faults. It always comes to rest on the highest order.
+#[test]
+fn a_device_always_comes_to_rest_on_the_highest_order() {
+    for seed in 0..150 {
+        let mut dice = Dice::new(seed);
+        let mut state = Device::default();
+        let names = ["civil", "weather", "soil"];
+        let (mut seq, mut last, mut keys) = (0, "", seed * 1000);
+        for _ in 0..60 {
+            if dice.chance(12) || last.is_empty() {
+                seq += 1;
+                last = *dice.pick::<&str>(&names);
+                state.hear(&notice(seq, seq, last));
+                state.hear(&notice(dice.below(seq + 1), 99, "forged"));
+            }
+            step(&mut state, &mut dice, &mut keys, 40);
+        }
+        for _ in 0..8 {
+            step(&mut state, &mut dice, &mut keys, 0);
+        }
+        assert_eq!(todo(&state), "rest", "seed {seed}");
+        let said = state.reported().unwrap();
+        assert_eq!(said.assignment, assignment(last), "seed {seed}");
+        match said.state {
+            State::Runs => {
+                let running = state.running().unwrap();
+                assert_eq!(running.assignment, assignment(last), "seed {seed}");
+            }
+            other => assert_eq!(other, State::RolledBack, "seed {seed}"),
+        }
+    }
+}
+
+/// Does what is to be done, or is killed before what came of it is stored.
+fn step(state: &mut Device, dice: &mut Dice, keys: &mut u64, percent: u64) {
+    let event = match state.next(device()) {
+        Next::Rest => return,
+        Next::MakeKey => {
+            *keys += 1;
+            Event::Key(key(*keys))
+        }
+        Next::Try(_) if dice.chance(percent) => Event::Tried(Err("lot".into())),
+        Next::Try(_) => Event::Tried(Ok(())),
+        Next::Ask(_) if dice.chance(percent / 2) => Event::Answer(Refusal::Unavailable.into()),
+        Next::Ask(request) => Event::Answer(match request.kind {
+            RequestKind::Activate { .. } => Answer::Activated {
+                credential: credential(*keys),
+                service: None,
+            },
+            RequestKind::Update { service, csr, .. } => {
+                let csr = crate::csr::Csr::parse(&csr).unwrap();
+                let seed = (0..=*keys)
+                    .rev()
+                    .find(|seed| key(*seed).public() == *csr.key());
+                granted(service.as_str(), &key(seed.unwrap()))
+            }
+            RequestKind::Report { .. } | RequestKind::Poll => Answer::Noted,
+        }),
+    };
+    if !dice.chance(percent / 2) {
+        on(state, event);
+    }
+}
+
+#[test]
+fn a_damaged_store_is_refused_and_never_panics() {
+    let mut dice = Dice::new(9);
+    for state in run() {
+        let bytes = state.to_cbor();
+        for cut in 0..bytes.len() {
+            assert!(Device::from_cbor(&bytes[..cut]).is_err());
+        }
+        for _ in 0..300 {
+            let mut bad = bytes.to_vec();
+            let at = usize::try_from(dice.below(bad.len() as u64)).unwrap();
+            bad[at] ^= 1 << dice.below(8);
+            let _ = Device::from_cbor(&bad);
+        }
+    }
+    assert_eq!(Serial::new(&[]), None);
+}

@@ -1,0 +1,226 @@
+//! Which service a device works for, and which it has worked for: the facts and their fold.
+//!
+//! Part of a device's record ([`super::DeviceRecord::services`]); written by `cps` when a device is
+//! activated, ordered to another service (S340), or given its certificate for one (S320). Numerals:
+//! service-providing server 230, history table of claim 3. See rule 5 of the module `record`.
+
+use std::collections::BTreeSet;
+
+use super::{
+    change::{Change, Serial},
+    entry::{Entry, Order, RecordFault},
+};
+use crate::{
+    id::{Application, ServiceId},
+    site_module::ServerAddress,
+    time::Time,
+    wire::cbor::{Reader, Writer},
+};
+
+/// Longest id as text.
+const MAX_ID: usize = 80;
+
+/// A service, and where and with what the device takes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Assignment {
+    /// Which service.
+    pub service: ServiceId,
+    /// The service-providing server (230), if it is not the one that serves the device anyway.
+    pub server: Option<ServerAddress>,
+    /// The application program that goes with it, if another one.
+    pub application: Option<Application>,
+}
+
+impl Assignment {
+    /// `[service, server / null, application / null]`.
+    pub(crate) fn encode(&self, w: &mut Writer) {
+        w.array(3).text(self.service.as_str());
+        match &self.server {
+            Some(server) => server.encode(w),
+            None => _ = w.null(),
+        }
+        match &self.application {
+            Some(application) => _ = w.text(application.as_str()),
+            None => _ = w.null(),
+        }
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, RecordFault> {
+        r.array(3)?;
+        Ok(Self {
+            service: r.text(MAX_ID)?.parse()?,
+            server: match r.null() {
+                true => None,
+                false => Some(ServerAddress::decode(r).map_err(|_| RecordFault::Address)?),
+            },
+            application: match r.null() {
+                true => None,
+                false => Some(r.text(MAX_ID)?.parse()?),
+            },
+        })
+    }
+}
+
+/// The device was given a credential.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Activation {
+    /// Which entry says so.
+    pub order: Order,
+    /// SHA-256 of the credential: the log never holds the credential itself.
+    pub credential: [u8; 32],
+}
+
+/// The device shall work for a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceOrder {
+    /// Which entry says so; `order.rank` goes into the notice.
+    pub order: Order,
+    /// When, as well as the server knew.
+    pub at: Time,
+    /// For which.
+    pub assignment: Assignment,
+}
+
+/// A turn of the device's history. One entry closes what ran before and opens what runs now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    order: Order,
+    at: Time,
+    /// What runs from here on, and by which certificate; nothing after an end of use.
+    runs: Option<(Assignment, Serial)>,
+}
+
+/// One line of the history: a service, from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Period {
+    /// Service, server, application.
+    pub assignment: Assignment,
+    /// When it began, as well as the server knew; the order needs no clock.
+    pub start: Time,
+    /// When it ended; still runs when `None`.
+    pub end: Option<Time>,
+    /// The certificates that served it, oldest first: more than one after renewals.
+    pub serials: Vec<Serial>,
+}
+
+/// All that is known of a device's services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Services {
+    activations: BTreeSet<Activation>,
+    orders: BTreeSet<ServiceOrder>,
+    turns: BTreeSet<Turn>,
+}
+
+impl Services {
+    /// Adds what an entry says; kinds of change that are not about services are ignored.
+    pub(super) fn apply(&mut self, entry: &Entry) {
+        let turn = |runs| Turn {
+            order: entry.order(),
+            at: entry.at,
+            runs,
+        };
+        match &entry.change {
+            Change::ServiceActivated { credential } => {
+                _ = self.activations.insert(Activation {
+                    order: entry.order(),
+                    credential: *credential,
+                })
+            }
+            Change::ServiceOrdered(assignment) => {
+                _ = self.orders.insert(ServiceOrder {
+                    order: entry.order(),
+                    at: entry.at,
+                    assignment: (**assignment).clone(),
+                })
+            }
+            Change::ServiceStarted { assignment, serial } => {
+                self.turns
+                    .insert(turn(Some(((**assignment).clone(), serial.clone()))));
+            }
+            Change::ServiceEnded => _ = self.turns.insert(turn(None)),
+            _ => {}
+        }
+    }
+
+    /// Joins what another side knows. Commutative, associative, idempotent.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.activations.extend(other.activations.iter().cloned());
+        self.orders.extend(other.orders.iter().cloned());
+        self.turns.extend(other.turns.iter().cloned());
+    }
+
+    /// The activation with the highest order.
+    #[must_use]
+    pub fn activation(&self) -> Option<&Activation> {
+        self.activations.last()
+    }
+
+    /// Whether the device was given the credential of that digest. Two servers that cannot hear each
+    /// other may both have given it one; each is as good.
+    #[must_use]
+    pub fn knows(&self, digest: &[u8; 32]) -> bool {
+        self.activations.iter().any(|one| one.credential == *digest)
+    }
+
+    /// The order that holds: the highest.
+    #[must_use]
+    pub fn desired(&self) -> Option<&ServiceOrder> {
+        self.orders.last()
+    }
+
+    /// What runs, and by which certificate.
+    #[must_use]
+    pub fn running(&self) -> Option<(&Assignment, &Serial)> {
+        let (assignment, serial) = self.turns.last()?.runs.as_ref()?;
+        Some((assignment, serial))
+    }
+
+    /// Place of the last start or end.
+    #[must_use]
+    pub fn last_turn(&self) -> Option<&Order> {
+        self.turns.last().map(|turn| &turn.order)
+    }
+
+    /// What ran by the certificate `serial` was preceded by something else: what, and by which
+    /// certificate. That is where a device goes back to.
+    #[must_use]
+    pub fn before(&self, serial: &Serial) -> Option<(&Assignment, &Serial)> {
+        let runs = self
+            .turns
+            .iter()
+            .rev()
+            .filter_map(|turn| turn.runs.as_ref());
+        let mut runs = runs.skip_while(|(_, one)| one != serial);
+        runs.find(|(_, one)| one != serial)
+            .map(|(assignment, serial)| (assignment, serial))
+    }
+
+    /// The history, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<Period> {
+        let mut periods: Vec<Period> = Vec::new();
+        for turn in &self.turns {
+            let open = periods.last_mut().filter(|period| period.end.is_none());
+            match (open, &turn.runs) {
+                // The same again is a renewal of its certificate.
+                (Some(open), Some((assignment, serial))) if open.assignment == *assignment => {
+                    if !open.serials.contains(serial) {
+                        open.serials.push(serial.clone());
+                    }
+                    continue;
+                }
+                (Some(open), _) => open.end = Some(turn.at),
+                (None, _) => {}
+            }
+            if let Some((assignment, serial)) = &turn.runs {
+                periods.push(Period {
+                    assignment: assignment.clone(),
+                    start: turn.at,
+                    end: None,
+                    serials: vec![serial.clone()],
+                });
+            }
+        }
+        periods
+    }
+}
