@@ -8,7 +8,7 @@ use holdfast_protocol::record::{
     Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry,
     verify_evidence,
 };
-use holdfast_protocol::voucher::{Entry, Policy, Relation, Voucher, VoucherError};
+use holdfast_protocol::voucher::{self, Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
@@ -324,10 +324,10 @@ fn are_siblings(core: &Core, one: &Voucher, other: &Voucher) -> bool {
     let by_cloud = one_above
         .last()
         .is_some_and(|entry| *entry.next().key() == cloud.owner_key);
-    let same = one_above.iter().map(Entry::as_bytes);
+    let same = one_above.iter().map(voucher::Entry::as_bytes);
     by_cloud
         && one.header().as_bytes() == other.header().as_bytes()
-        && same.eq(other_above.iter().map(Entry::as_bytes))
+        && same.eq(other_above.iter().map(voucher::Entry::as_bytes))
 }
 
 /// An entry's device is the one that first came with that GUID, or the one that had it since.
