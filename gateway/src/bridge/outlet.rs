@@ -62,15 +62,9 @@ impl Outlet {
             ..ConsumerOptions::default()
         };
         let consumer = broker.consumer(name, filters, options).await?;
-        let urgent_reserve = (window / 8).min(window.saturating_sub(1));
-        let settings = Settings {
-            window,
-            urgent_reserve,
-            ..Settings::default()
-        };
         Ok(Self {
             consumer,
-            drain: Drain::new(settings),
+            drain: Drain::new(settings(window)),
             prefix: prefix.to_owned(),
             seen: RowId::START,
             told: None,
@@ -182,11 +176,55 @@ impl Outlet {
     }
 }
 
+/// A cloud whose disk is full says "not now" for hours: a message that it may take later is kept
+/// for as long as that lasts. Only what it will never take is put aside.
+fn settings(window: usize) -> Settings {
+    Settings {
+        window,
+        urgent_reserve: (window / 8).min(window.saturating_sub(1)),
+        attempts: u32::MAX,
+        ..Settings::default()
+    }
+}
+
 /// What a device says of its service overtakes its measurements.
 fn class(topic: &str) -> Class {
     if topic.ends_with("/service/reported") {
         Class::Urgent
     } else {
         Class::Normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One row, refused again and again.
+    fn refused(times: usize, refusal: drain::Refusal) -> Option<usize> {
+        let mut drain = Drain::new(settings(8));
+        let want = drain.wants().expect("the journal's beginning");
+        let row = Offered {
+            id: drain::RowId(1),
+            topic: "a".into(),
+            class: Class::Normal,
+            size: 1,
+            item: (),
+        };
+        drain.offer(want, [row], true);
+        for time in 1..=times {
+            let id = drain.next().expect("it is sent again").id;
+            if let Refused::Dead(()) = drain.refused(id, refusal) {
+                return Some(time);
+            }
+            drain.retry();
+        }
+        None
+    }
+
+    #[test]
+    fn a_full_cloud_costs_no_message() {
+        assert_eq!(refused(1000, drain::Refusal::Later), None);
+        assert_eq!(refused(1000, drain::Refusal::Never), Some(1), "control");
     }
 }
