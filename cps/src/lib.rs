@@ -190,11 +190,7 @@ impl Cps {
             sync: sync::Sync::new(core.clone()),
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
-            lifecycle: lifecycle::Lifecycle::new(
-                core.clone(),
-                authority.clone(),
-                devices.clone(),
-            ),
+            lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
             rendezvous,
             devices,
             authority,

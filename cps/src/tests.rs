@@ -5,6 +5,7 @@ mod api;
 mod authority;
 mod enrolment;
 mod kit;
+mod lifecycle;
 mod onboarding;
 mod registry;
 mod rendezvous;

@@ -57,7 +57,9 @@ pub(super) fn bad(text: impl std::fmt::Display) -> Failure {
     Failure(StatusCode::BAD_REQUEST, text.to_string())
 }
 
-pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<T, Failure> {
     text.parse().map_err(|error: T::Err| bad(error))
 }
 
