@@ -7,6 +7,7 @@ mod enrolment;
 mod handover;
 mod kit;
 mod neighbours;
+mod lifecycle;
 mod onboarding;
 mod registry;
 mod rendezvous;
