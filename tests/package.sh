@@ -93,8 +93,8 @@ install_package() { guest dpkg -i "/opt/story/$1" >"$world/dpkg.log" 2>&1 || die
 # --- the packages and the world ---------------------------------------------------------------------
 profile=${HOLDFAST_PROFILE:-dev}
 if [ -z "${HOLDFAST_BUILT:-}" ]; then
-    # In one command, so that all share their libraries.
-    cargo build --locked --profile "$profile" -p holdfast-cloud -p holdfast-agent -p holdfast-gateway --bins
+    # As `make bins` does it, so that nothing is built twice.
+    cargo build --locked --profile "$profile" --workspace --bins
     case $profile in dev) HOLDFAST_BUILT=$PWD/target/debug ;; *) HOLDFAST_BUILT=$PWD/target/$profile ;; esac
 fi
 export HOLDFAST_BUILT
