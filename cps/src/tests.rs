@@ -6,6 +6,7 @@ mod authority;
 mod enrolment;
 mod handover;
 mod kit;
+mod lifecycle;
 mod onboarding;
 mod registry;
 mod rendezvous;
