@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Input};
 use crate::connection::Connection;
+use crate::network::NetworkFile;
 use crate::onboard::Onboarding;
 use crate::outbox::Outbox;
 use crate::service::{Desk, File, Net, Pace, Services};
@@ -163,6 +164,7 @@ impl Agent {
         let onboarding = Onboarding {
             vault: self.vault.clone(),
             config: self.config.onboarding.clone(),
+            network: NetworkFile::of(&self.state),
             discovery: self.discovery.clone(),
             patience: self.config.discovery.patience,
             clock: Arc::clone(&self.clock),

@@ -1,7 +1,7 @@
 //! `holdfast-agent`: the device (party 10 of the onboarding, 210 of the service lifecycle).
 //!
 //! One process, few rooms: `cli` reads the command line, `app` owns the parts, `vault` holds who the
-//! device is, `onboard` finds the owner and becomes its device, `source` turns sensors into readings,
+//! device is, `onboard` finds the owner and becomes its device, `network` keeps the LAN's credentials, `source` turns sensors into readings,
 //! `outbox` keeps them until `connection` has had them acknowledged, `service` moves the device from one
 //! service to the next, `status` tells people about it.
 //!
@@ -12,6 +12,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod network;
 pub mod onboard;
 pub mod outbox;
 pub mod service;

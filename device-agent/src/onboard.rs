@@ -30,6 +30,7 @@ use holdfast_protocol::rv::Contact;
 use tracing::{debug, info, warn};
 
 use crate::config;
+use crate::network::NetworkFile;
 use crate::status::{Board, Phase};
 use crate::vault::{Contents, Identity, Staged, Vault, VaultError};
 use places::Places;
@@ -58,6 +59,9 @@ pub enum Fault {
     /// Our own disk.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// Our own disk, for the LAN's credentials.
+    #[error("the LAN's credentials cannot be kept: {0}; check the state folder and the disk")]
+    Network(#[source] std::io::Error),
     /// The directive leads nowhere.
     #[error("{0}")]
     Nowhere(String),
@@ -112,6 +116,8 @@ pub struct Onboarding {
     pub discovery: Option<Arc<Discovery>>,
     /// How long mDNS may take.
     pub patience: Duration,
+    /// Where LAN credentials go that an installer hands over.
+    pub network: NetworkFile,
     /// Learns the owner's time.
     pub clock: Arc<SystemClock>,
     /// Where people see how far it is.
@@ -181,7 +187,11 @@ impl Onboarding {
         let mut round = Round::default();
         for contact in credential.rendezvous.device_contacts() {
             match self.visit(credential, &contact).await {
-                Ok(identity) => return Ok(Ok(identity)),
+                Ok(Some(identity)) => return Ok(Ok(identity)),
+                Ok(None) => {
+                    round.last = Some("paired with the installer: looking for the site".into());
+                    round.unregistered = false;
+                }
                 Err(Fault::Vault(error)) => return Err(error),
                 Err(fault) => {
                     debug!(?contact, %fault, "no onboarding by this directive");
@@ -208,7 +218,7 @@ impl Onboarding {
         &self,
         credential: &DeviceCredential,
         contact: &Contact,
-    ) -> Result<Identity, Fault> {
+    ) -> Result<Option<Identity>, Fault> {
         let places = Places {
             discovery: self.discovery.as_deref(),
             patience: self.patience,
@@ -257,13 +267,14 @@ impl Onboarding {
         dialogue.judge(state.step(&answer), prove.kind).await
     }
 
-    /// TO2: becomes the owner's device.
+    /// TO2: becomes the owner's device, or only gets the LAN's credentials from it (`None`): then the
+    /// credential stays as it is, and the site's own server is still to be found.
     async fn transfer(
         &self,
         credential: &DeviceCredential,
         addresses: Vec<String>,
         to1d: Option<To1d>,
-    ) -> Result<Identity, Fault> {
+    ) -> Result<Option<Identity>, Fault> {
         self.board.phase(
             Phase::Onboarding,
             format!("owner at {}", addresses.join(", ")),
@@ -271,6 +282,8 @@ impl Onboarding {
         let mut dialogue = Dialogue::new(addresses, self.config.deadline);
         let options = to2::Options {
             to1d,
+            // An installer pairs without taking the device over.
+            allow_reuse: true,
             ..to2::Options::default()
         };
         let (mut session, mut message) = to2::start(credential, options, &mut SystemRandom);
@@ -288,9 +301,13 @@ impl Onboarding {
                 DeviceStep::Finished => break,
             };
         }
+        if !talk.is_stored() {
+            info!("paired: the LAN's credentials are kept");
+            return Ok(None);
+        }
         let identity = self.vault.commit()?.identity.ok_or(TalkFault::NoSite)?;
         self.learn(&identity);
-        Ok(identity)
+        Ok(Some(identity))
     }
 
     fn hear(
@@ -310,7 +327,12 @@ impl Onboarding {
             })?;
             talk.stored()?;
         }
-        if turn.owner_is_done() && !talk.is_stored() {
+        if let Some(network) = talk.take_network() {
+            self.network.keep(&network).map_err(Fault::Network)?;
+            talk.paired()?;
+        }
+        let only_paired = talk.is_paired() && turn.replacement().is_none();
+        if turn.owner_is_done() && !talk.is_stored() && !only_paired {
             return Err(TalkFault::NoSite.into());
         }
         Ok(turn.next(talk.outbox(), &mut SystemRandom))

@@ -13,6 +13,7 @@ use holdfast_link::time::{SystemClock, SystemTrust};
 
 use crate::gateway::Gateway;
 use crate::handed::Noted;
+use crate::pair::{Pair, Relay};
 use crate::{gateway, handed, key, paper, trust};
 
 /// Read ownership vouchers, check them, and hand them on
@@ -43,6 +44,10 @@ enum Command {
     },
     /// Extend a voucher that names your key to the site's gateway and hand it in there
     Extend(Extend),
+    /// Hand a new device the credentials of the site's network, at the address it has from the factory
+    Pair(Pair),
+    /// Pass devices' rendezvous requests on, at the address they have from the factory
+    Relay(Relay),
     #[command(flatten)]
     Extra(Extra),
 }
@@ -106,6 +111,8 @@ impl Cli {
                 (Some(to), Some(out)) => extend.to_file(&state, to, out)?,
                 _ => extend.to_gateway(&state)?,
             },
+            Command::Pair(pair) => pair.run(&state)?,
+            Command::Relay(relay) => relay.run()?,
             Command::Extra(extra) => return extra.run::<NoSettings, Self>(&self.common),
         };
         std::io::stdout().write_all(text.as_bytes())?;
@@ -183,7 +190,7 @@ impl Extend {
     }
 }
 
-fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     // Nothing is lost when nobody reads it.
     let _ = writeln!(std::io::stderr(), "{text}");
 }

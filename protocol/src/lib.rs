@@ -16,6 +16,7 @@ pub mod fdo;
 mod fixture;
 pub mod id;
 pub mod key;
+pub mod lan_module;
 pub mod lifecycle;
 pub mod name;
 pub mod notice;

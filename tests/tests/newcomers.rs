@@ -160,7 +160,11 @@ async fn b_comes(world: &World, anna: &Part, anna_key: &Path, bert: &Part, paper
     world.gateway.ask(&add).await.unwrap();
     let took = anna.command(&found, "").await.unwrap();
     assert!(took.err.contains("searching the LAN"), "{}", took.err);
-    let took = took.success("extend").unwrap();
+    // Worlds of other tests on this machine announce their gateways on the same loopback.
+    let took = match took.err.contains("more than one gateway") {
+        true => anna.ask(&told).await.unwrap(),
+        false => took.success("extend").unwrap(),
+    };
     assert!(took.contains("took the voucher"), "{took}");
     let again = anna.ask(&told).await.unwrap();
     assert!(again.contains("already"), "{again}");

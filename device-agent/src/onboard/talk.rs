@@ -1,5 +1,5 @@
 //! What device and owner say to each other inside TO2's tunnel, the device's side: `devmod`,
-//! `holdfast.site`, `fdo.csr`.
+//! `holdfast.site`, `fdo.csr`, `holdfast.lan`.
 //!
 //! Driven by `onboard`, value by value. Pure: it neither sends nor stores. What the owner gives is
 //! checked before it is believed to be an identity: the certificate must be for the key made here,
@@ -12,6 +12,7 @@ use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::csr;
 use holdfast_protocol::fdo::service_info::{DevMod, Item, Outbox, OutboxFull};
 use holdfast_protocol::id::{DeviceId, ServerId};
+use holdfast_protocol::lan_module::{self, Network, NetworkFault};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::site_module::{
     CSR_MODULE, MODULE, SiteConfig, SiteFault, Statement, csr_der, csr_text,
@@ -41,6 +42,9 @@ pub enum TalkFault {
     /// The site's configuration or the certificate's text is none.
     #[error("the owner sent no usable site: {0}")]
     Site(#[from] SiteFault),
+    /// The LAN's credentials are none.
+    #[error("the installer sent no usable network: {0}")]
+    Network(#[from] NetworkFault),
     /// It issues no certificate.
     #[error("the owner refused a certificate (fdo.csr error {0}): see its log")]
     CertificateRefused(u64),
@@ -70,6 +74,8 @@ pub(super) struct Talk {
     certificate: Option<Vec<u8>>,
     config: Option<SiteConfig>,
     stored: bool,
+    network: Option<Network>,
+    paired: bool,
 }
 
 impl Talk {
@@ -90,6 +96,8 @@ impl Talk {
             certificate: None,
             config: None,
             stored: false,
+            network: None,
+            paired: false,
         })
     }
 
@@ -106,7 +114,9 @@ impl Talk {
             fault,
         };
         match (item.module.as_str(), item.message.as_str()) {
-            (MODULE | CSR_MODULE, "active") => self.answer_active(&item.module, true)?,
+            (MODULE | CSR_MODULE | lan_module::MODULE, "active") => {
+                self.answer_active(&item.module, true)?
+            }
             // A module that was not announced.
             (module, "active") => self.answer_active(module, false)?,
             (MODULE, "server") => {
@@ -120,6 +130,9 @@ impl Talk {
             (MODULE, "config") => {
                 let bytes = read_bytes(&item.value).map_err(malformed)?;
                 self.config = Some(SiteConfig::from_cbor(&bytes)?);
+            }
+            (lan_module::MODULE, "network") => {
+                self.network = Some(Network::from_value(&item.value)?);
             }
             (CSR_MODULE, "simpleenroll-res") => {
                 let text = read_bytes(&item.value).map_err(malformed)?;
@@ -154,6 +167,23 @@ impl Talk {
     pub(super) fn stored(&mut self) -> Result<(), TalkFault> {
         self.stored = true;
         self.push(MODULE, "done", &cbor::encode(|w| _ = w.bool(true)))
+    }
+
+    /// The LAN's credentials that came; given once.
+    pub(super) fn take_network(&mut self) -> Option<Network> {
+        self.network.take()
+    }
+
+    /// They are kept: tells the owner so.
+    pub(super) fn paired(&mut self) -> Result<(), TalkFault> {
+        self.paired = true;
+        let value = cbor::encode(|w| _ = w.bool(true));
+        self.push(lan_module::MODULE, "applied", &value)
+    }
+
+    /// Whether LAN credentials came out of the talk.
+    pub(super) fn is_paired(&self) -> bool {
+        self.paired
     }
 
     /// Whether an identity came out of the talk.
@@ -204,7 +234,9 @@ fn devmod(credential: &DeviceCredential) -> DevMod {
         serial: None,
         sep: "/".to_owned(),
         bin: std::env::consts::ARCH.to_owned(),
-        modules: vec![MODULE.to_owned(), CSR_MODULE.to_owned()],
+        modules: [MODULE, CSR_MODULE, lan_module::MODULE]
+            .map(str::to_owned)
+            .to_vec(),
     }
 }
 

@@ -25,6 +25,7 @@ fn onboarding(state: &std::path::Path) -> Onboarding {
             },
             deadline: Duration::from_secs(5),
         },
+        network: NetworkFile::of(state),
         discovery: None,
         patience: Duration::from_millis(10),
         clock: Arc::new(SystemClock::without_floor(SystemTrust::Hint)),
