@@ -302,9 +302,10 @@ async fn act<W: Wire>(
     };
     match wire.ask(request.sign(key)).await {
         Ok(Answer::Notice(notice)) => Acted::Notice(notice),
-        Ok(Answer::Refused { refusal, text }) if refusal == Refusal::Unavailable => {
-            Acted::Failed(text)
-        }
+        Ok(Answer::Refused {
+            refusal: Refusal::Unavailable,
+            text,
+        }) => Acted::Failed(text),
         Ok(answer) => Acted::Event(Event::Answer(answer)),
         Err(why) => Acted::Failed(why),
     }
