@@ -139,7 +139,14 @@ impl<W: Wire, K: Keep> Services<W, K> {
                 acted = act(wire, key, self.site.device, next, rest_until) => acted,
             };
             let done = match acted {
-                Acted::Notice(payload) => payload.is_none_or(|payload| self.hear(&payload)),
+                Acted::Notice(payload) => {
+                    let moved = payload.is_some_and(|payload| self.hear(&payload));
+                    rest_until = Instant::now();
+                    if !moved {
+                        rest_until += self.pace.poll;
+                    }
+                    continue;
+                }
                 Acted::Event(event) => self.take(event),
                 Acted::Failed(why) => {
                     debug!(why, "a service change waits");

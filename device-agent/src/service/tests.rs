@@ -36,6 +36,8 @@ struct Plant {
     broken: BTreeSet<String>,
     /// Requests that get no answer, so many.
     silent: usize,
+    /// The answer to a device that polls.
+    polled: Option<Vec<u8>>,
     credentials: Vec<Credential>,
 }
 
@@ -248,7 +250,7 @@ impl Wire for World {
                 }
             }
             RequestKind::Report { .. } => ("report", Answer::Noted),
-            RequestKind::Poll => ("poll", Answer::Notice(None)),
+            RequestKind::Poll => ("poll", Answer::Notice(plant.polled.clone())),
         };
         plant.asked.push(word);
         if plant.silent > 0 {
@@ -296,6 +298,27 @@ async fn a_notice_moves_the_device_and_the_old_key_goes_last() {
     room.reports("weather", "runs").await;
     room.end().await;
     assert_eq!(world.plant().tried.len(), 2);
+}
+
+/// The same by polling, when no notice came: at the start, and forged ones move nothing here either.
+#[tokio::test]
+async fn a_missed_notice_is_asked_for() {
+    let mut world = World::new();
+    world.plant().polled = Some(world.notice(1, "civil"));
+    let mut room = world.start();
+    room.reports("civil", "runs").await;
+    room.end().await;
+    let forger = SigningKey::generate(&mut SystemRandom);
+    world.plant().polled = Some(notice(2, "soil").sign(&forger));
+    let room = world.start();
+    let refused = async {
+        while room.board.now().notices_refused < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("it is counted");
+    room.end().await;
+    assert_eq!(world.plant().tried, ["civil"]);
 }
 
 #[tokio::test]

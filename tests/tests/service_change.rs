@@ -1,0 +1,269 @@
+//! During an outage the operator moves a device from service to service at the gateway: real binaries, real links. Forged
+//! and replayed notices move nothing, `kill -9` in the middle of a change does not spoil it, and who is away hears of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_tests::process::run;
+use holdfast_tests::proxy::Mode;
+use holdfast_tests::skip::{has_program, skip};
+use holdfast_tests::world::{Plan, SITE, Server, World};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+/// For each step of the story.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Kills in the middle of a change.
+const KILLS: u64 = 8;
+
+#[tokio::test]
+async fn a_device_changes_its_service_in_an_outage() {
+    if !has_program("mosquitto_pub") || !has_program("mosquitto_sub") {
+        return skip("service_change", "mosquitto-clients is not installed");
+    }
+    let mut story = Story::begin().await;
+    story.the_device_is_moved().await;
+    story.forged_and_replayed_notices_move_nothing().await;
+    story.a_device_that_is_away_hears_of_it().await;
+    story.killed_in_the_middle_it_ends_right().await;
+    story.world.stop().await.unwrap();
+}
+
+struct Story {
+    world: World,
+    device: String,
+    /// Certificate of a client that may publish on the device's notice topic: the broker lets it.
+    client: std::path::PathBuf,
+}
+
+impl Story {
+    async fn begin() -> Self {
+        let mut world = World::new(&Plan::apart()).await.unwrap();
+        world.start_cloud().await.unwrap();
+        world.enrol().await.unwrap();
+        world.start_gateway().await.unwrap();
+        let device = world.manufacture("thermometer-1").await.unwrap();
+        world.start_agent().await.unwrap();
+        let topics = format!("hf/v1/{SITE}/+/service/#");
+        let telemetry = format!("svc/v1/{SITE}/#");
+        let filters = [topics.as_str(), telemetry.as_str()];
+        let client = world.admit(Server::Gateway, "forger", &filters, &filters);
+        let client = client.await.unwrap();
+        let story = Self {
+            world,
+            device,
+            client,
+        };
+        story
+            .agent_says("connected", |status| status["role"] == "gateway")
+            .await;
+        story.the_gateway_knows_it().await;
+        story.world.uplink.set(Mode::Silent);
+        story
+    }
+
+    /// The device came by the cloud: its record must be here before the link is cut.
+    async fn the_gateway_knows_it(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let said = self.world.gateway.ask(&["devices", "list", "--json"]);
+            let rows: Value = serde_json::from_str(&said.await.unwrap()).unwrap();
+            let is_known = |row: &Value| row["device"] == *self.device && row["onboarded"] == true;
+            if rows.as_array().unwrap().iter().any(is_known) {
+                return;
+            }
+            assert!(Instant::now() < end, "{rows:#}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits for a status of the agent.
+    async fn agent_says(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.world.agent.status().await.unwrap();
+            if is_so(&status) {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "{what}: {status:#}\n{}",
+                self.world.log_ends()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn order(&self, service: &str) {
+        let words = ["services", "change", &self.device, "--service", service];
+        self.world.gateway.ask(&words).await.unwrap();
+    }
+
+    async fn runs(&self, service: &str) -> Value {
+        let runs =
+            |status: &Value| status["service"] == service && status["service_state"] == "runs";
+        self.agent_says(&format!("{service} runs"), runs).await
+    }
+
+    async fn history(&self) -> Vec<Value> {
+        let words = ["services", "history", &self.device, "--json"];
+        let said = self.world.gateway.ask(&words).await.unwrap();
+        let view: Value = serde_json::from_str(&said).unwrap();
+        view["history"].as_array().unwrap().clone()
+    }
+
+    async fn the_device_is_moved(&self) {
+        self.order("civil").await;
+        self.runs("civil").await;
+        self.order("weather").await;
+        self.runs("weather").await;
+        let history = self.history().await;
+        let lines: Vec<_> = history
+            .iter()
+            .map(|line| (line["service"].as_str().unwrap(), line["end"].is_u64()))
+            .collect();
+        assert_eq!(lines, [("civil", true), ("weather", false)]);
+        assert_eq!(history[0]["end"], history[1]["start"]);
+        // What runs is told on the topic, retained.
+        let reported = self.retained("reported").await;
+        let report: Value = serde_json::from_slice(&reported).unwrap();
+        assert_eq!(report["state"], "runs");
+        assert_eq!(report["serial"], history[1]["serials"][0]);
+        let words = ["services", "history", &self.device];
+        let table = self.world.gateway.ask(&words).await.unwrap();
+        assert!(
+            table.contains("civil") && table.contains("weather"),
+            "{table}"
+        );
+        let bad = [
+            "services",
+            "change",
+            &self.device,
+            "--service",
+            "Not a service",
+        ];
+        let refused = self.world.gateway.command(&bad, "").await.unwrap();
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        assert!(refused.err.contains("service id"), "{refused:?}");
+        let nobody = ["services", "change", &"0".repeat(32), "--service", "civil"];
+        let refused = self.world.gateway.command(&nobody, "").await.unwrap();
+        assert_eq!(refused.code, Some(64), "{refused:?}");
+        assert!(refused.err.contains("not onboarded"), "{refused:?}");
+    }
+
+    async fn forged_and_replayed_notices_move_nothing(&self) {
+        let old = self.retained("desired").await;
+        self.order("soil").await;
+        self.runs("soil").await;
+        let mut forged = old.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        let before = self.world.agent.status().await.unwrap();
+        let before = before["notices_refused"].as_u64().unwrap();
+        for (at, payload) in [&old, &forged, &b"go".to_vec()].into_iter().enumerate() {
+            self.publish("desired", payload).await;
+            let refused = before + at as u64 + 1;
+            self.agent_says("counted", |status| status["notices_refused"] == refused)
+                .await;
+        }
+        self.runs("soil").await;
+        assert_eq!(self.history().await.len(), 3);
+        assert!(self.world.agent.logged().contains("replayed"));
+    }
+
+    async fn a_device_that_is_away_hears_of_it(&mut self) {
+        self.world.agent.stop().await.unwrap();
+        self.order("civil").await;
+        self.order("weather").await;
+        // The gateway too may go meanwhile.
+        self.world
+            .gateway
+            .process()
+            .unwrap()
+            .kill_nine()
+            .await
+            .unwrap();
+        self.world.start_gateway().await.unwrap();
+        self.world.start_agent().await.unwrap();
+        self.runs("weather").await;
+        let history = self.history().await;
+        let services: Vec<_> = history
+            .iter()
+            .map(|line| line["service"].as_str())
+            .collect();
+        // What was ordered and replaced while it was away never ran.
+        let expected = ["civil", "weather", "soil", "weather"].map(Some);
+        assert_eq!(services, expected);
+    }
+
+    async fn killed_in_the_middle_it_ends_right(&mut self) {
+        for n in 0..KILLS {
+            let service = format!("service-{n}");
+            self.order(&service).await;
+            sleep(Duration::from_millis(n * 12)).await;
+            self.world
+                .agent
+                .process()
+                .unwrap()
+                .kill_nine()
+                .await
+                .unwrap();
+            self.world.start_agent().await.unwrap();
+            self.runs(&service).await;
+        }
+        let history = self.history().await;
+        assert_eq!(history.len() as u64, 4 + KILLS);
+        let open = history.iter().filter(|line| line["end"].is_null());
+        assert_eq!(open.count(), 1, "one service runs");
+    }
+
+    /// The words for a stock client, and the topic.
+    fn words(&self, last: &str) -> Vec<String> {
+        let door = self.world.gateway_doors.mqtt;
+        let file = |name: &str| self.client.join(name).display().to_string();
+        let topic = format!("hf/v1/{SITE}/{}/service/{last}", self.device);
+        let words = [
+            "-V",
+            "5",
+            "-i",
+            "forger",
+            "-q",
+            "1",
+            "-h",
+            &door.ip().to_string(),
+            "-p",
+            &door.port().to_string(),
+            "--cafile",
+            &file("ca.pem"),
+            "--cert",
+            &file("cert.pem"),
+            "--key",
+            &file("key.pem"),
+            "-t",
+            &topic,
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+
+    async fn retained(&self, last: &str) -> Vec<u8> {
+        let mut words = self.words(last);
+        words.extend(["-C", "1", "-W", "10", "-F", "%x"].map(str::to_owned));
+        let told = run(Path::new("mosquitto_sub"), &words, "").await.unwrap();
+        let hex = told.clone().success("mosquitto_sub").unwrap();
+        let hex = hex.trim().as_bytes();
+        let byte = |pair: &[u8]| {
+            let pair = std::str::from_utf8(pair).unwrap();
+            u8::from_str_radix(pair, 16).unwrap()
+        };
+        assert!(!hex.is_empty(), "nothing retained: {told:?}");
+        hex.chunks(2).map(byte).collect()
+    }
+
+    async fn publish(&self, last: &str, payload: &[u8]) {
+        let file = self.world.folder().join("payload");
+        std::fs::write(&file, payload).unwrap();
+        let mut words = self.words(last);
+        words.extend(["-f".to_owned(), file.display().to_string()]);
+        let told = run(Path::new("mosquitto_pub"), &words, "").await.unwrap();
+        told.success("mosquitto_pub").unwrap();
+    }
+}
