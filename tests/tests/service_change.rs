@@ -1,5 +1,6 @@
 //! During an outage the operator moves a device from service to service at the gateway: real binaries, real links. Forged
 //! and replayed notices move nothing, `kill -9` in the middle of a change does not spoil it, and who is away hears of it.
+#![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
 use std::path::Path;
 use std::time::Duration;
