@@ -79,8 +79,8 @@ more_than() { [ "$(acknowledged)" -gt "$1" ]; }
 mqtt() { # mqtt pub|sub OPTIONS...: a stock client with the certificate that the gateway issued
     tool=mosquitto_$1
     shift
-    guest timeout 10 "$tool" -V 5 -h 192.168.77.1 -p 8883 -i probe --cafile /root/probe/ca.pem --cert /root/probe/cert.pem \
-        --key /root/probe/key.pem "$@"
+    guest timeout 10 "$tool" -V 5 -h 192.168.77.1 -p 8883 -i probe --cafile /opt/probe/ca.pem --cert /opt/probe/cert.pem \
+        --key /opt/probe/key.pem "$@"
 }
 taken() { mqtt pub -q 1 -t plant/probe -m here; }
 mode() { mqtt sub -C 1 -W 5 -t "hf/v1/$SITE/gateway/health" | sed -n 's/.*"mode":"\([a-z]*\)".*/\1/p'; }
@@ -182,7 +182,7 @@ cloud vouchers assign "$guid" --site $SITE >/dev/null
 guest systemctl start story-device
 within 60 "the device's first acknowledgement" more_than 0
 held "a device onboards through the installed gateway and is acknowledged after $took ms"
-gateway clients issue probe --publish 'plant/#' --subscribe "hf/v1/$SITE/#" --out /root/probe >/dev/null
+gateway clients issue probe --publish 'plant/#' --subscribe "hf/v1/$SITE/#" --out /opt/probe >/dev/null
 within 30 "mode online" mode_is online
 taken || die "a stock client is not served"
 held "a stock MQTT client is served; mode online"
