@@ -73,6 +73,7 @@ async fn newcomers_in_an_outage_and_a_lost_gateway() {
         return;
     }
     let mut world = World::new(&Plan {
+        rendezvous_name: Some(format!("holdfast-rv-{}.local", std::process::id())),
         pace: Duration::from_millis(100),
         ..Plan::apart()
     })
