@@ -4,7 +4,8 @@
 # Uses: $cache (folder of the cached root), $world (folder of this run, already made), say, die.
 
 SUITE=bookworm
-MIRROR=${HOLDFAST_MIRROR:-http://deb.debian.org/debian}
+# The archive that this machine itself installs from, unless told otherwise.
+MIRROR=${HOLDFAST_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | head -n 1)}
 INCLUDE=systemd,systemd-sysv,dbus,iproute2,mosquitto-clients
 BOOT_SECONDS=60
 nspawn=
