@@ -3,9 +3,11 @@
 //!
 //! Called by `app` before anything is served, and as long as there is no identity. Every attempt can
 //! be cut or killed at any step: what TO2 brings is staged in the vault before the owner is told
-//! that it is stored, and committed when the owner has said its last word. It never gives up, and
-//! says what it waits for. FDO secures itself: the addresses and DNS are not trusted for anything.
+//! that it is stored, and committed when the owner has said its last word, or has proved later that
+//! it holds the new voucher (`pending`). It never gives up, and says what it waits for. FDO secures
+//! itself: addresses, DNS and refusals are not trusted for anything.
 
+mod pending;
 mod places;
 mod talk;
 
@@ -80,26 +82,37 @@ fn blame(message: MessageType) -> &'static str {
 }
 
 impl Fault {
-    /// What the other side refused with.
-    fn refusal(&self) -> Option<(MessageType, ErrorCode)> {
-        match self {
-            Self::Exchange(link_fdo::Error::Refused { message, error }) => {
-                Some((*message, error.code))
-            }
-            _ => None,
-        }
+    /// Whether the rendezvous server said that it knows no such device. Anybody on the path can say
+    /// so: good for a sentence to people, never for a decision.
+    fn is_unregistered(&self) -> bool {
+        matches!(
+            self,
+            Self::Exchange(link_fdo::Error::Refused { message: MessageType::To1HelloRv, error })
+                if error.code == ErrorCode::ResourceNotFound
+        )
     }
+}
 
-    fn is_not_found(&self, at: MessageType) -> bool {
-        self.refusal() == Some((at, ErrorCode::ResourceNotFound))
-    }
+/// What is wanted of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// All of TO2.
+    Identity,
+    /// Its proof alone: that it is the owner by the voucher of this very credential.
+    Proof,
+}
+
+/// What came of it.
+#[derive(Debug)]
+enum Came {
+    Identity(Box<Identity>),
+    Paired,
+    Proof,
 }
 
 /// What one round over all places showed.
 #[derive(Debug, Default)]
 struct Round {
-    /// The owner answered that it knows no such device.
-    denied: bool,
     /// The last fault, and whether it is just that nobody has registered us.
     last: Option<String>,
     unregistered: bool,
@@ -142,16 +155,15 @@ impl Onboarding {
             {
                 return Ok(identity);
             }
+            if let Some(staged) = &contents.staged
+                && let Some(identity) = self.settle_pending(&contents.credential, staged).await?
+            {
+                return Ok(identity);
+            }
             let round = match self.round(&contents.credential).await? {
                 Ok(identity) => return Ok(identity),
                 Err(round) => round,
             };
-            // Killed between the owner's commit and ours: it knows us by the new name only.
-            if contents.staged.is_some() && round.denied {
-                info!("the owner had completed the last onboarding: going on with what it gave");
-                self.vault.commit()?;
-                continue;
-            }
             let pause = backoff.failed(&mut SystemRandom);
             let why = self.explain(&contents.credential, &round);
             if told == why {
@@ -186,17 +198,16 @@ impl Onboarding {
     ) -> Result<Result<Identity, Round>, VaultError> {
         let mut round = Round::default();
         for contact in credential.rendezvous.device_contacts() {
-            match self.visit(credential, &contact).await {
-                Ok(Some(identity)) => return Ok(Ok(identity)),
-                Ok(None) => {
+            match self.visit(credential, &contact, Aim::Identity).await {
+                Ok(Came::Identity(identity)) => return Ok(Ok(*identity)),
+                Ok(Came::Paired | Came::Proof) => {
                     round.last = Some("paired with the installer: looking for the site".into());
                     round.unregistered = false;
                 }
                 Err(Fault::Vault(error)) => return Err(error),
                 Err(fault) => {
                     debug!(?contact, %fault, "no onboarding by this directive");
-                    round.denied |= fault.is_not_found(MessageType::To2HelloDevice);
-                    let unregistered = fault.is_not_found(MessageType::To1HelloRv);
+                    let unregistered = fault.is_unregistered();
                     // "Nobody there" says less than "I am here and do not know you".
                     if !round.unregistered
                         || !matches!(fault, Fault::Nowhere(_) | Fault::Exchange(_))
@@ -218,7 +229,8 @@ impl Onboarding {
         &self,
         credential: &DeviceCredential,
         contact: &Contact,
-    ) -> Result<Option<Identity>, Fault> {
+        aim: Aim,
+    ) -> Result<Came, Fault> {
         let places = Places {
             discovery: self.discovery.as_deref(),
             patience: self.patience,
@@ -229,7 +241,7 @@ impl Onboarding {
             format!("asking at {}", addresses.join(", ")),
         );
         if contact.bypass {
-            return self.transfer(credential, addresses, None).await;
+            return self.transfer(credential, addresses, None, aim).await;
         }
         let to1d = self.ask_rendezvous(credential, addresses).await?;
         let mut last = Fault::Nowhere("the owner registered no address that we can dial".into());
@@ -241,11 +253,9 @@ impl Onboarding {
                     continue;
                 }
             };
-            match self
-                .transfer(credential, addresses, Some(to1d.clone()))
-                .await
-            {
-                Ok(identity) => return Ok(identity),
+            let to1d = Some(to1d.clone());
+            match self.transfer(credential, addresses, to1d, aim).await {
+                Ok(came) => return Ok(came),
                 Err(fault @ Fault::Vault(_)) => return Err(fault),
                 Err(fault) => last = fault,
             }
@@ -267,14 +277,15 @@ impl Onboarding {
         dialogue.judge(state.step(&answer), prove.kind).await
     }
 
-    /// TO2: becomes the owner's device, or only gets the LAN's credentials from it (`None`): then the
+    /// TO2: becomes the owner's device, or only gets the LAN's credentials from it: then the
     /// credential stays as it is, and the site's own server is still to be found.
     async fn transfer(
         &self,
         credential: &DeviceCredential,
         addresses: Vec<String>,
         to1d: Option<To1d>,
-    ) -> Result<Option<Identity>, Fault> {
+        aim: Aim,
+    ) -> Result<Came, Fault> {
         self.board.phase(
             Phase::Onboarding,
             format!("owner at {}", addresses.join(", ")),
@@ -293,6 +304,13 @@ impl Onboarding {
             let answer = dialogue.ask(&message).await?;
             let step = session.step(&answer, &mut SystemRandom);
             (session, message) = match dialogue.judge(step, kind).await? {
+                // The voucher's MAC and every signature up to the owner's own have held.
+                DeviceStep::Continue(_, message)
+                    if aim == Aim::Proof && message.kind == MessageType::To2ProveDevice =>
+                {
+                    dialogue.leave(message.kind).await;
+                    return Ok(Came::Proof);
+                }
                 DeviceStep::Continue(session, message) => (session, message),
                 DeviceStep::ServiceInfo(turn) => {
                     let heard = self.hear(credential, &mut talk, turn);
@@ -303,11 +321,11 @@ impl Onboarding {
         }
         if !talk.is_stored() {
             info!("paired: the LAN's credentials are kept");
-            return Ok(None);
+            return Ok(Came::Paired);
         }
         let identity = self.vault.commit()?.identity.ok_or(TalkFault::NoSite)?;
         self.learn(&identity);
-        Ok(Some(identity))
+        Ok(Came::Identity(Box::new(identity)))
     }
 
     fn hear(
@@ -394,12 +412,17 @@ impl Dialogue {
     /// The same for a fault of ours or of the talk inside the tunnel.
     async fn keep<T>(&mut self, heard: Result<T, Fault>, message: MessageType) -> Result<T, Fault> {
         if heard.is_err() {
-            let error = holdfast_protocol::fdo::Error::Own("the device cannot go on");
-            if let (Some(run), Some(report)) = (self.run.take(), error.report(message)) {
-                run.give_up(report).await;
-            }
+            self.leave(message).await;
         }
         heard
+    }
+
+    /// Ends the run before its end; the other side need not wait for the rest.
+    async fn leave(&mut self, message: MessageType) {
+        let error = holdfast_protocol::fdo::Error::Own("the device does not go on");
+        if let (Some(run), Some(report)) = (self.run.take(), error.report(message)) {
+            run.give_up(report).await;
+        }
     }
 }
 

@@ -210,6 +210,49 @@ async fn killed_at_any_message_it_ends_right_at_the_next_start() {
     assert!(kills >= 32, "{kills} kills hit");
 }
 
+/// Killed before the owner heard its n-th message; then somebody on the path denies the device. That
+/// word is not proved by anything, so it decides nothing: the credential that the owner holds survives.
+#[tokio::test]
+async fn an_unproved_denial_throws_no_credential_away() {
+    let (mut kills, mut stranded) = (0, 0);
+    for after in 0.. {
+        let world = World::start().await;
+        let (state, vault, guid) = born(&world).await;
+        world.assign(guid);
+        world.cut(Cut {
+            after,
+            heard: false,
+            hang: true,
+        });
+        let first = onboarding(state.path());
+        let killed = tokio::select! {
+            _ = first.run() => false,
+            () = world.hung() => true,
+        };
+        if !killed {
+            break;
+        }
+        kills += 1;
+        drop(first);
+        // The control: an agent that takes the denial for the owner's word.
+        let credulous = tempfile::tempdir().unwrap();
+        std::fs::copy(state.path().join("vault"), credulous.path().join("vault")).unwrap();
+        let after_commit = Vault::new(credulous.path()).commit().unwrap();
+        stranded += u32::from(!world.knows(after_commit.credential.guid));
+
+        world.lie(3);
+        let second = onboarding(state.path());
+        timeout(PATIENCE, second.run()).await.unwrap().unwrap();
+        assert_eq!(world.lies_left(), 0, "the liar was heard");
+        check(&world, &vault, guid);
+    }
+    assert!(kills >= 8, "{kills} kills hit");
+    assert!(
+        stranded >= 1,
+        "the control: some kill leaves a staged credential that nobody holds"
+    );
+}
+
 #[tokio::test]
 async fn initialisation_is_whole_or_not() {
     for after in 0..2 {

@@ -72,6 +72,8 @@ struct Inner {
     address: SocketAddr,
     parties: Mutex<Parties>,
     fault: Mutex<Option<Cut>>,
+    /// So many greetings of TO2 are still answered by a liar on the path.
+    lies: Mutex<u32>,
     cut: watch::Sender<bool>,
     hanging: Notify,
 }
@@ -134,6 +136,7 @@ impl World {
             address,
             parties: Mutex::new(parties),
             fault: Mutex::new(None),
+            lies: Mutex::new(0),
             cut: watch::Sender::new(false),
             hanging: Notify::new(),
         });
@@ -169,6 +172,15 @@ impl World {
 
     pub(super) fn cut(&self, cut: Cut) {
         *self.inner.fault.lock().unwrap() = Some(cut);
+    }
+
+    /// Somebody on the path answers the next `count` greetings of TO2 by code 6: nothing known of it.
+    pub(super) fn lie(&self, count: u32) {
+        *self.inner.lies.lock().unwrap() = count;
+    }
+
+    pub(super) fn lies_left(&self) -> u32 {
+        *self.inner.lies.lock().unwrap()
     }
 
     pub(super) fn was_cut(&self) -> bool {
@@ -257,7 +269,10 @@ async fn answer(
             .body(Full::default())
             .unwrap());
     }
-    let heard = inner.parties.lock().unwrap().hear(&message, token);
+    let heard = match inner.lies(kind) {
+        true => Err(Error::NotFound),
+        false => inner.parties.lock().unwrap().hear(&message, token),
+    };
     let (token, reply) = match heard {
         Ok(heard) => heard,
         Err(error) => {
@@ -270,6 +285,15 @@ async fn answer(
         .header("authorization", token)
         .header("content-type", "application/cbor");
     Ok(response.body(Full::new(reply.body.into())).unwrap())
+}
+
+impl Inner {
+    fn lies(&self, kind: MessageType) -> bool {
+        let mut left = self.lies.lock().unwrap();
+        let lies = kind == MessageType::To2HelloDevice && *left > 0;
+        *left -= u32::from(lies);
+        lies
+    }
 }
 
 impl Parties {
