@@ -3,7 +3,7 @@
 
 use holdfast_protocol::id::{DeviceId, SiteId};
 use holdfast_protocol::name::Party;
-use holdfast_protocol::record::{DeviceRecord, Standing};
+use holdfast_protocol::record::DeviceRecord;
 use holdfast_protocol::site_module::{ServerAddress, ServerRole, SiteConfig};
 use holdfast_store::StoreError;
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub struct DeviceView {
     pub onboarded: bool,
     /// The server that onboarded it last.
     pub server: Option<String>,
-    /// `proved`, or `attested by gateway only`.
+    /// `proved`, `attested by gateway only` or `unknown manufacturer`.
     pub standing: Option<&'static str>,
     /// Two servers claim it; its next onboarding settles that.
     pub contested: bool,
@@ -106,10 +106,7 @@ impl Devices {
             server: owner
                 .as_ref()
                 .map(|it| it.claim.order.id.origin.to_string()),
-            standing: owner.as_ref().map(|it| match it.standing {
-                Standing::Proved => "proved",
-                Standing::Attested => "attested by gateway only",
-            }),
+            standing: owner.as_ref().map(|it| it.standing.words()),
             contested: owner.as_ref().is_some_and(|it| it.contested),
             since: owner.as_ref().map(|it| it.claim.at.secs),
             told: record.told().iter().map(ToString::to_string).collect(),

@@ -365,6 +365,8 @@ impl Writing<'_> {
             | Change::ServiceActivated { .. }
             | Change::ServiceStarted { .. }
             | Change::ServiceEnded
+            | Change::KeyListing(_)
+            | Change::DeviceVouched { .. }
             | Change::Unknown { .. } => Ok(()),
         }
     }

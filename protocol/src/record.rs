@@ -23,8 +23,12 @@
 //!
 //! 1. **Who owns the device now** ([`DeviceRecord::owner`]). TO2 gives the device a new GUID, so
 //!    claims form chains. A claim that starts from the GUID which another one made replaces it.
+//!    A claim is also replaced by a later one (epoch, seq) of the *same server from the same GUID*
+//!    that is proved no less: in TO2 the device showed that it still bore that GUID, so what the
+//!    server recorded before never reached it (the run was cut, or one of the two was killed).
 //!    Between claims that nothing replaced: one that the device's own statement proves beats one
-//!    that is only attested by the gateway; then the longer chain; then the higher [`Order`]. More
+//!    that is only attested by the gateway, and that one beats one of a device whose manufacturer
+//!    nobody knows; then the longer chain; then the higher [`Order`]. More
 //!    than one such claim makes the record `contested`, which is shown: only one of them can be the
 //!    state of the device, and its next TO2 settles it by rule 1.
 //! 2. **Certificates.** A revocation beats every issue, whatever their order, and is never undone.
@@ -33,7 +37,10 @@
 //! 5. **Services** ([`DeviceRecord::services`]). Of orders the highest [`Order`] holds; every
 //!    credential that the device was given is as good as the other. The history is all starts and ends in [`Order`]; each closes what the one before opened,
 //!    so one entry ends the old service and begins the new, on whichever side it was written.
-//! 6. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
+//! 6. **Listed keys** ([`Listings`]: installers, manufacturers). A key is listed if the highest round
+//!    of its listings is above the highest round that a strike ended. Striking beats every listing
+//!    that it, or that did not, know of; only who knows of the strike can list the key again.
+//! 7. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
 
 mod author;
 mod change;
@@ -41,6 +48,7 @@ mod cursor;
 mod entry;
 mod evidence;
 mod fold;
+mod listing;
 mod services;
 
 pub use author::Author;
@@ -49,6 +57,7 @@ pub use cursor::{Admission, Cursor, MAX_ORIGINS, Span};
 pub use entry::{Entry, EntryId, MAX_ENTRY, Order, RecordFault, SignedEntry};
 pub use evidence::{EvidenceFault, Expected, Standing, verify_evidence};
 pub use fold::{Certificate, Claim, ClientGrant, DeviceRecord, Enrolment, Ownership, SiteRecord};
+pub use listing::{KeyState, ListedAs, Listing, Listings};
 pub use services::{Activation, Assignment, Period, ServiceOrder, Services};
 
 #[cfg(test)]

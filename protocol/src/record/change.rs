@@ -5,7 +5,11 @@
 
 use std::fmt;
 
-use super::{entry::RecordFault, services::Assignment};
+use super::{
+    entry::RecordFault,
+    listing::{ListedAs, Listing},
+    services::Assignment,
+};
 use crate::{
     crypto::VerifyingKey,
     id::{ClientName, Guid, ServerId},
@@ -159,6 +163,13 @@ pub enum Change {
     },
     /// A device works for no service any more.
     ServiceEnded,
+    /// An installer's or a manufacturer's key is listed, or struck off.
+    KeyListing(Box<Listing>),
+    /// An operator gave his word for the device of this voucher, whoever made it.
+    DeviceVouched {
+        /// The GUID in the voucher.
+        guid: Guid,
+    },
     /// A kind from the future: kept and forwarded, changes nothing here.
     Unknown {
         /// Its number.
@@ -179,6 +190,11 @@ const SERVICE_ACTIVATED: u64 = 8;
 const SERVICE_ORDERED: u64 = 9;
 const SERVICE_STARTED: u64 = 10;
 const SERVICE_ENDED: u64 = 11;
+const INSTALLER_LISTED: u64 = 12;
+const INSTALLER_STRUCK: u64 = 13;
+const MANUFACTURER_LISTED: u64 = 14;
+const MANUFACTURER_STRUCK: u64 = 15;
+const DEVICE_VOUCHED: u64 = 16;
 
 impl Change {
     /// A word for logs and listings.
@@ -196,6 +212,8 @@ impl Change {
             Self::ServiceOrdered(_) => "service ordered",
             Self::ServiceStarted { .. } => "service started",
             Self::ServiceEnded => "service ended",
+            Self::KeyListing(listing) => listing.word(),
+            Self::DeviceVouched { .. } => "device vouched for",
             Self::Unknown { .. } => "unknown change",
         }
     }
@@ -277,6 +295,11 @@ impl Change {
                 (SERVICE_STARTED, body)
             }
             Self::ServiceEnded => (SERVICE_ENDED, cbor::encode(|w| _ = w.array(0))),
+            Self::KeyListing(listing) => (listing.kind(), cbor::encode(|w| listing.encode(w))),
+            Self::DeviceVouched { guid } => (
+                DEVICE_VOUCHED,
+                cbor::encode(|w| _ = w.array(1).bytes(&guid.0)),
+            ),
             Self::Unknown { kind, body } => (*kind, body.clone()),
         };
         w.array(2).uint(kind).raw(&body);
@@ -357,6 +380,15 @@ impl Change {
                 at_least(body, 0)?;
                 Self::ServiceEnded
             }
+            INSTALLER_LISTED | INSTALLER_STRUCK | MANUFACTURER_LISTED | MANUFACTURER_STRUCK => {
+                Self::KeyListing(Box::new(Listing::decode(kind, body)?))
+            }
+            DEVICE_VOUCHED => {
+                at_least(body, 1)?;
+                Self::DeviceVouched {
+                    guid: Guid(body.bytes_exact()?),
+                }
+            }
             kind => Self::Unknown {
                 kind,
                 body: raw.to_vec(),
@@ -392,6 +424,52 @@ impl Onboarded {
                     true => None,
                     false => Some(r.bytes(MAX_STATEMENT)?.to_vec()),
                 },
+            },
+        })
+    }
+}
+
+impl Listing {
+    fn kind(&self) -> u64 {
+        match (self.role, self.name.is_some()) {
+            (ListedAs::Installer, true) => INSTALLER_LISTED,
+            (ListedAs::Installer, false) => INSTALLER_STRUCK,
+            (ListedAs::Manufacturer, true) => MANUFACTURER_LISTED,
+            (ListedAs::Manufacturer, false) => MANUFACTURER_STRUCK,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.role, self.name.is_some()) {
+            (ListedAs::Installer, true) => "installer listed",
+            (ListedAs::Installer, false) => "installer struck off",
+            (ListedAs::Manufacturer, true) => "manufacturer believed",
+            (ListedAs::Manufacturer, false) => "manufacturer struck off",
+        }
+    }
+
+    fn encode(&self, w: &mut Writer) {
+        w.array(2 + usize::from(self.name.is_some()));
+        w.bytes(&self.key.to_spki_der()).uint(self.round.into());
+        if let Some(name) = &self.name {
+            w.text(name.as_str());
+        }
+    }
+
+    fn decode(kind: u64, r: &mut Reader<'_>) -> Result<Self, RecordFault> {
+        let role = match kind {
+            INSTALLER_LISTED | INSTALLER_STRUCK => ListedAs::Installer,
+            _ => ListedAs::Manufacturer,
+        };
+        let listed = matches!(kind, INSTALLER_LISTED | MANUFACTURER_LISTED);
+        at_least(r, 2 + usize::from(listed))?;
+        Ok(Self {
+            role,
+            key: read_key(r)?,
+            round: r.small()?,
+            name: match listed {
+                true => Some(r.text(MAX_ID)?.parse()?),
+                false => None,
             },
         })
     }

@@ -15,6 +15,9 @@ use crate::{
 /// How far a claim is proved; the later is the stronger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
+    /// Nobody whose word counts here knows the manufacturer: the device may be made up. Whoever
+    /// keeps the list of believed manufacturers says so, not [`verify_evidence`].
+    UnknownMaker,
     /// The gateway says so; the device made no statement (a foreign device cannot).
     Attested,
     /// The device itself says so, with the key that the voucher names.
@@ -26,6 +29,7 @@ impl Standing {
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
+            Self::UnknownMaker => "unknown manufacturer",
             Self::Attested => "attested by gateway only",
             Self::Proved => "proved",
         }

@@ -9,6 +9,7 @@ use super::{
     change::{Change, Serial},
     entry::{Entry, EntryId, Order},
     evidence::Standing,
+    listing::Listings,
     services::Services,
 };
 use crate::{
@@ -73,7 +74,7 @@ pub struct DeviceRecord {
     device: DeviceId,
     vouchers: BTreeSet<Guid>,
     claims: BTreeSet<Claim>,
-    proved: BTreeSet<EntryId>,
+    standings: BTreeMap<EntryId, Standing>,
     certificates: BTreeSet<Certificate>,
     revoked: BTreeSet<Serial>,
     told: BTreeSet<ServerId>,
@@ -88,7 +89,7 @@ impl DeviceRecord {
             device,
             vouchers: BTreeSet::new(),
             claims: BTreeSet::new(),
-            proved: BTreeSet::new(),
+            standings: BTreeMap::new(),
             certificates: BTreeSet::new(),
             revoked: BTreeSet::new(),
             told: BTreeSet::new(),
@@ -96,8 +97,8 @@ impl DeviceRecord {
         }
     }
 
-    /// Adds what an entry says; entries about other devices are ignored. `standing` is what
-    /// `verify_evidence` said of an onboarding, and counts for nothing else.
+    /// Adds what an entry says; entries about other devices are ignored. `standing` is how far an
+    /// onboarding is proved, and counts for nothing else.
     pub fn apply(&mut self, entry: &Entry, standing: Standing) {
         if entry.device != Some(self.device) {
             return;
@@ -113,9 +114,7 @@ impl DeviceRecord {
                     cps_key: onboarded.cps_key.clone(),
                     voucher: onboarded.voucher.clone(),
                 });
-                if standing == Standing::Proved {
-                    self.proved.insert(entry.id.clone());
-                }
+                keep_highest(&mut self.standings, &entry.id, standing);
             }
             Change::CertificateIssued { .. } => self.certificates.extend(issued(entry)),
             Change::CertificateRevoked { serial } => _ = self.revoked.insert(serial.clone()),
@@ -127,6 +126,8 @@ impl DeviceRecord {
             // Not about a device's own state, whatever device they name.
             Change::GatewayEnrolled { .. }
             | Change::ClientAdmitted { .. }
+            | Change::KeyListing(_)
+            | Change::DeviceVouched { .. }
             | Change::Unknown { .. } => {}
         }
     }
@@ -138,7 +139,9 @@ impl DeviceRecord {
         }
         self.vouchers.extend(&other.vouchers);
         self.claims.extend(other.claims.iter().cloned());
-        self.proved.extend(other.proved.iter().cloned());
+        for (entry, standing) in &other.standings {
+            keep_highest(&mut self.standings, entry, *standing);
+        }
         self.certificates.extend(other.certificates.iter().cloned());
         self.revoked.extend(other.revoked.iter().cloned());
         self.told.extend(other.told.iter().cloned());
@@ -156,7 +159,10 @@ impl DeviceRecord {
     pub fn owner(&self) -> Option<Ownership<'_>> {
         let depths = self.depths();
         let made_from: BTreeSet<Guid> = self.claims.iter().map(|claim| claim.old_guid).collect();
-        let open = |claim: &&(usize, &Claim)| !made_from.contains(&claim.1.new_guid);
+        let repeated = self.tried_again();
+        let open = |claim: &&(usize, &Claim)| {
+            !made_from.contains(&claim.1.new_guid) && !repeated.contains(&claim.1.order)
+        };
         let open_count = depths.iter().filter(open).count();
         // Claims in a ring replace one another; only a forger makes one, and it is contested.
         let ring = open_count == 0;
@@ -169,6 +175,28 @@ impl DeviceRecord {
             standing: self.standing(claim),
             contested,
         })
+    }
+
+    /// Claims that their own server recorded again from the same GUID, proved no less.
+    fn tried_again(&self) -> BTreeSet<&Order> {
+        let mut tries: BTreeMap<(Guid, &ServerId), Vec<&Claim>> = BTreeMap::new();
+        for claim in &self.claims {
+            let of = (claim.old_guid, &claim.order.id.origin);
+            tries.entry(of).or_default().push(claim);
+        }
+        let mut repeated = BTreeSet::new();
+        for tries in tries.values_mut() {
+            tries.sort_by(|one, other| other.order.id.cmp(&one.order.id));
+            let (mut last, mut best): (Option<&EntryId>, _) = (None, None);
+            for claim in tries {
+                let standing = Some(self.standing(claim));
+                if last.is_some_and(|id| *id != claim.order.id) && best >= standing {
+                    repeated.insert(&claim.order);
+                }
+                (last, best) = (Some(&claim.order.id), best.max(standing));
+            }
+        }
+        repeated
     }
 
     /// Length of the chain that ends with each claim.
@@ -192,10 +220,8 @@ impl DeviceRecord {
     /// How far a claim of this record is proved.
     #[must_use]
     pub fn standing(&self, claim: &Claim) -> Standing {
-        match self.proved.contains(&claim.order.id) {
-            true => Standing::Proved,
-            false => Standing::Attested,
-        }
+        let known = self.standings.get(&claim.order.id).copied();
+        known.unwrap_or(Standing::Attested)
     }
 
     /// The GUID that the device bears now, as far as we know.
@@ -280,6 +306,7 @@ pub struct SiteRecord {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     clients: BTreeMap<ClientName, ClientGrant>,
     gateways: BTreeMap<ServerId, Enrolment>,
+    listings: Listings,
     certificates: BTreeSet<Certificate>,
     revoked: BTreeSet<Serial>,
 }
@@ -323,7 +350,9 @@ impl SiteRecord {
                 };
                 keep_highest(&mut self.clients, name, grant);
             }
+            Change::KeyListing(_) => self.listings.apply(entry),
             Change::VoucherAccepted { .. }
+            | Change::DeviceVouched { .. }
             | Change::Onboarded(_)
             | Change::AlternateTold { .. }
             | Change::ServiceActivated { .. }
@@ -348,6 +377,7 @@ impl SiteRecord {
         for (gateway, enrolment) in &other.gateways {
             keep_highest(&mut self.gateways, gateway, enrolment.clone());
         }
+        self.listings.merge(&other.listings);
         self.certificates.extend(other.certificates.iter().cloned());
         self.revoked.extend(other.revoked.iter().cloned());
     }
@@ -383,6 +413,12 @@ impl SiteRecord {
     /// All gateways.
     pub fn gateways(&self) -> impl Iterator<Item = (&ServerId, &Enrolment)> {
         self.gateways.iter()
+    }
+
+    /// Installers and manufacturers.
+    #[must_use]
+    pub fn listings(&self) -> &Listings {
+        &self.listings
     }
 
     /// All certificates of the site, those of devices included, in order.

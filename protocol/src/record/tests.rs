@@ -2,6 +2,7 @@
 
 mod evidence;
 mod fold;
+mod listing;
 mod services;
 
 use super::*;
@@ -120,6 +121,19 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
             serial: Serial::new(&[7]).unwrap(),
         },
         Change::ServiceEnded,
+        Change::KeyListing(Box::new(Listing {
+            role: ListedAs::Installer,
+            key: key.clone(),
+            round: 1,
+            name: Some("anna".parse().unwrap()),
+        })),
+        Change::KeyListing(Box::new(Listing {
+            role: ListedAs::Manufacturer,
+            key: key.clone(),
+            round: u32::MAX,
+            name: None,
+        })),
+        Change::DeviceVouched { guid: guid(1) },
         Change::Unknown {
             kind: 4_711,
             body: cbor::encode(|w| _ = w.map(1).int(-1).text("x")),

@@ -24,7 +24,7 @@ fn history(dice: &mut Dice, keys: &[VerifyingKey]) -> Vec<(Entry, Standing)> {
         let (origin, seq, rank) = &mut authors[at];
         (*seq, *rank) = (*seq + 1, *rank + 1);
         let small = |dice: &mut Dice| u8::try_from(dice.below(5)).unwrap();
-        let change = match dice.below(9) {
+        let change = match dice.below(10) {
             0..=3 => onboarded(small(dice), small(dice), dice.pick(keys)),
             4 => Change::CertificateRevoked {
                 serial: Serial::new(&[small(dice) + 1]).unwrap(),
@@ -34,6 +34,12 @@ fn history(dice: &mut Dice, keys: &[VerifyingKey]) -> Vec<(Entry, Standing)> {
                 publish: vec![format!("a/{}", small(dice)).parse().unwrap()],
                 subscribe: vec![],
             },
+            6 => Change::KeyListing(Box::new(Listing {
+                role: ListedAs::Installer,
+                key: dice.pick(keys).clone(),
+                round: u32::from(small(dice)),
+                name: dice.chance(60).then(|| "anna".parse().unwrap()),
+            })),
             _ => dice.pick(&changes(dice.clone().pick(keys))).clone(),
         };
         let entry = Entry {
@@ -196,8 +202,8 @@ fn holds(claims: &[Told]) -> (Guid, Standing, bool) {
 
 #[test]
 fn the_rule_for_two_sided_claims() {
-    use Standing::{Attested, Proved};
-    let cases: [Case; 8] = [
+    use Standing::{Attested, Proved, UnknownMaker};
+    let cases: [Case; 13] = [
         (
             "one claim",
             &[("cloud", 1, 0, 1, Proved)],
@@ -249,6 +255,40 @@ fn the_rule_for_two_sided_claims() {
                 ("cloud", 2, 1, 3, Proved),
             ],
             (3, Proved, true),
+        ),
+        (
+            "the same server again from the same GUID: what it recorded before never reached the device",
+            &[("gw1", 1, 0, 1, Proved), ("gw1", 2, 0, 2, Proved)],
+            (2, Proved, false),
+        ),
+        (
+            "as often as it was tried",
+            &[
+                ("gw1", 1, 0, 1, Proved),
+                ("gw1", 2, 0, 2, Proved),
+                ("gw1", 3, 0, 3, Proved),
+                ("gw1", 4, 3, 4, Proved),
+            ],
+            (4, Proved, false),
+        ),
+        (
+            "but no proof is replaced by less",
+            &[("gw1", 1, 0, 1, Proved), ("gw1", 2, 0, 2, Attested)],
+            (1, Proved, true),
+        ),
+        (
+            "nor what the device was seen with",
+            &[
+                ("gw1", 1, 0, 1, Proved),
+                ("gw1", 2, 1, 3, Proved),
+                ("gw1", 3, 0, 2, Proved),
+            ],
+            (3, Proved, true),
+        ),
+        (
+            "a made-up device weighs less than an attested one",
+            &[("cloud", 1, 0, 1, Attested), ("gw1", 9, 0, 2, UnknownMaker)],
+            (1, Attested, true),
         ),
     ];
     for (words, claims, (new, standing, contested)) in cases {
