@@ -1,15 +1,14 @@
-//! What a device meets at the installer's fixed address: the rendezvous answer (TO1) and, as the
-//! owner by the voucher, a TO2 that keeps the credential and hands over the LAN's (flows S40 to S44).
+//! What the device that is to be paired meets at the installer's fixed address: a rendezvous answer (TO1) that names
+//! this very address and, as the owner by the voucher, a TO2 that keeps the credential and hands over the LAN's
+//! (flows S40 and S41).
 //!
-//! Pure but for the relay's wire; [`crate::serve`] carries the messages. The first TO1 of the device
-//! that is to be paired is answered with our own address; every other, and every one after that, is
-//! relayed to the first rendezvous server that answers, one server for a whole run. It keeps no
-//! voucher, takes no device over, and never answers for a device it was not given.
+//! Pure; [`crate::serve`] carries the messages, and gives all other devices' to [`crate::relay`]. Once the device
+//! is paired its TO1 is the relay's too. It keeps no voucher, takes no device over, and never answers for a device
+//! it was not given.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use holdfast_link::fdo::{Client, Error as LinkError, Run};
 use holdfast_link::random::SystemRandom;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::fdo::service_info::{MAX_MTU, Outbox};
@@ -22,6 +21,8 @@ use holdfast_protocol::lan_module::{MODULE, Network};
 use holdfast_protocol::rv::{To2Address, To2Protocol};
 use holdfast_protocol::voucher::{Policy, Voucher};
 use holdfast_protocol::wire::cbor::{self, Reader};
+
+use crate::cli::progress;
 
 /// Runs open at once; the oldest gives way. One installer stands before few devices.
 const MOST_RUNS: usize = 16;
@@ -42,7 +43,6 @@ pub(crate) struct Pairing {
 #[derive(Debug)]
 enum Session {
     Own(to1::ExpectProveToRv),
-    Relayed(Box<Run>),
     Owner(Box<(OwnerSession, Talk)>),
 }
 
@@ -58,18 +58,16 @@ struct Talk {
 pub(crate) struct Desk {
     at: SocketAddr,
     pairing: Option<Pairing>,
-    relay: Vec<Client>,
     sessions: VecDeque<(String, Session)>,
     paired: bool,
 }
 
 impl Desk {
-    /// A desk that is reached at `at`, and relays to the first of `relay` that answers.
-    pub(crate) fn new(at: SocketAddr, pairing: Option<Pairing>, relay: Vec<Client>) -> Self {
+    /// A desk that is reached at `at`; without a pairing it knows nobody.
+    pub(crate) fn new(at: SocketAddr, pairing: Option<Pairing>) -> Self {
         Self {
             at,
             pairing,
-            relay,
             sessions: VecDeque::new(),
             paired: false,
         }
@@ -80,22 +78,28 @@ impl Desk {
         self.paired
     }
 
+    /// Whether the message is this desk's to answer, and not the relay's.
+    pub(crate) fn claims(&self, token: &str, message: &Message) -> bool {
+        match message.kind {
+            MessageType::To1HelloRv => to1::HelloRv::read(message)
+                .is_ok_and(|hello| !self.paired && self.wanted(hello.guid()).is_some()),
+            MessageType::To1ProveToRv => self.sessions.iter().any(|(of, _)| of == token),
+            _ => true,
+        }
+    }
+
     /// Answers one message; `token` is the session's, and the answer's.
-    pub(crate) async fn answer(
-        &mut self,
-        token: &str,
-        message: &Message,
-    ) -> Result<Message, Error> {
+    pub(crate) fn answer(&mut self, token: &str, message: &Message) -> Result<Message, Error> {
         if message.kind.starts_run() {
             // Whoever begins anew has given up what was before.
             self.end(token);
         }
         let (next, answer) = match message.kind {
-            MessageType::To1HelloRv => self.hello_rv(message).await?,
+            MessageType::To1HelloRv => self.hello_rv(message)?,
             MessageType::To2HelloDevice => self.hello_device(message)?,
             _ => {
                 let session = self.take(token).ok_or(Error::NoSession)?;
-                self.go_on(session, message).await?
+                self.go_on(session, message)?
             }
         };
         if let Some(session) = next {
@@ -121,25 +125,15 @@ impl Desk {
         self.pairing.as_ref().filter(|it| it.voucher.guid() == guid)
     }
 
-    async fn hello_rv(&self, message: &Message) -> Result<(Option<Session>, Message), Error> {
+    fn hello_rv(&self, message: &Message) -> Result<(Option<Session>, Message), Error> {
         let hello = to1::HelloRv::read(message)?;
-        if let Some(pairing) = self.wanted(hello.guid()).filter(|_| !self.paired) {
-            let key = pairing.voucher.device_key().ok_or(Error::NotFound)?.clone();
-            let to1d = own_answer(pairing, self.at)?;
-            let (session, answer) = hello.answer(key, to1d, &mut SystemRandom);
-            return Ok((Some(Session::Own(session)), answer));
-        }
-        let mut last = Error::NotFound;
-        for server in &self.relay {
-            let mut run = server.start();
-            match run.exchange(message).await {
-                Ok(answer) => return Ok((Some(Session::Relayed(Box::new(run))), answer)),
-                Err(LinkError::Refused { error, .. }) => last = Error::Peer(error),
-                // Out of reach: the next one is asked.
-                Err(_) => {}
-            }
-        }
-        Err(last)
+        let pairing = self.wanted(hello.guid()).filter(|_| !self.paired);
+        let pairing = pairing.ok_or(Error::NotFound)?;
+        let key = pairing.voucher.device_key().ok_or(Error::NotFound)?.clone();
+        let to1d = own_answer(pairing, self.at)?;
+        let (session, answer) = hello.answer(key, to1d, &mut SystemRandom);
+        progress("the device asks for its rendezvous: it is told this address");
+        Ok((Some(Session::Own(session)), answer))
     }
 
     fn hello_device(&self, message: &Message) -> Result<(Option<Session>, Message), Error> {
@@ -152,22 +146,18 @@ impl Desk {
             max_service_info: MAX_MTU,
         };
         let (session, answer) = hello.answer(terms, &mut SystemRandom)?;
+        progress("the device is here: each proves itself by the voucher");
         let talk = Box::new((session, Talk::default()));
         Ok((Some(Session::Owner(talk)), answer))
     }
 
-    async fn go_on(
+    fn go_on(
         &mut self,
         session: Session,
         message: &Message,
     ) -> Result<(Option<Session>, Message), Error> {
         match session {
             Session::Own(session) => Ok((None, session.step(message)?)),
-            Session::Relayed(mut run) => match run.exchange(message).await {
-                Ok(answer) => Ok((None, answer)),
-                Err(LinkError::Refused { error, .. }) => Err(Error::Peer(error)),
-                Err(_) => Err(Error::Own("the rendezvous server was lost")),
-            },
             Session::Owner(both) => {
                 let (session, mut talk) = *both;
                 let (session, answer) = match session.step(message, &mut SystemRandom)? {
@@ -201,6 +191,7 @@ impl Desk {
             }
             let network = self.wanted(turn.guid()).map(|it| it.network.to_value());
             let network = network.ok_or(Error::NotFound)?;
+            progress("both are proved: handing over the network's credentials");
             let full = |_| Error::Own("the talk is too long");
             let active = cbor::encode(|w| _ = w.bool(true));
             talk.outbox.push(MODULE, "active", active).map_err(full)?;
@@ -231,4 +222,4 @@ fn own_answer(pairing: &Pairing, at: SocketAddr) -> Result<Vec<u8>, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,5 +12,6 @@ mod handed;
 mod key;
 mod pair;
 mod paper;
+mod relay;
 mod serve;
 mod trust;

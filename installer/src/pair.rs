@@ -11,22 +11,23 @@ use anyhow::Context as _;
 use clap::Args;
 use holdfast_config::HostPort;
 use holdfast_config::cli::{Misuse, Unavailable};
-use holdfast_link::dial::{Endpoint, Security};
-use holdfast_link::fdo::Client;
-use holdfast_link::https::Limits;
+use holdfast_config::life;
+use holdfast_protocol::id::Guid;
 use holdfast_protocol::lan_module::Network;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, sleep, sleep_until};
 use zeroize::Zeroizing;
 
+use crate::cli::progress;
 use crate::desk::{Desk, Pairing};
+use crate::relay::{self, Server};
 use crate::serve::{Counter, serve};
 use crate::{key, paper};
 
-/// Longest wait for one rendezvous server before the next is asked.
-const RELAY_WAIT: Duration = Duration::from_secs(3);
 /// How long the desk stays after the device was paired.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// While waiting, a word of life each so often.
+const STILL: Duration = Duration::from_secs(15);
 /// Longest passphrase file read, bytes.
 const PASSPHRASE_FILE: u64 = 256;
 
@@ -44,6 +45,9 @@ pub(crate) struct Pair {
     /// The fixed address that the device has from the factory
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
+    /// Then stay until the device has asked where its site is, and pass that on: as `relay`
+    #[arg(long = "to", value_name = "HOST:PORT")]
+    to: Vec<HostPort>,
     /// Give up after so many seconds
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -75,62 +79,101 @@ impl Pair {
             signer,
             network,
         };
+        let relay = relay_to(&self.to)?;
         runtime()?.block_on(async {
             let (listener, at) = listen(self.listen).await?;
-            let counter = counter(Desk::new(at, Some(pairing), Vec::new()));
-            crate::cli::progress(&format!("waiting for device {guid} at {at}"));
-            let mut serving = std::pin::pin!(serve(listener, Arc::clone(&counter)));
-            tokio::select! {
-                () = counter.paired.notified() => {}
-                error = &mut serving => return Err(error.into()),
-                () = tokio::time::sleep(Duration::from_secs(self.patience)) => {
-                    let text = format!(
-                        "device {guid} did not come within {} s; check that it is powered, and that its factory wrote the address {at} into it",
-                        self.patience
-                    );
-                    return Err(Unavailable(text).into());
-                }
+            let counter = Counter::new(Desk::new(at, Some(pairing)), relay);
+            progress(&format!(
+                "waiting for device {guid} at {at}; Ctrl-C ends it"
+            ));
+            self.meet(guid, at, listener, &counter).await
+        })
+    }
+
+    async fn meet(
+        &self,
+        guid: Guid,
+        at: SocketAddr,
+        listener: TcpListener,
+        counter: &Arc<Counter>,
+    ) -> anyhow::Result<String> {
+        let stop = life::stop_on_signal()?;
+        let mut serving = std::pin::pin!(serve(listener, Arc::clone(counter)));
+        let end = Instant::now() + Duration::from_secs(self.patience);
+        tokio::select! {
+            () = counter.paired.notified() => {}
+            error = &mut serving => return Err(error.into()),
+            () = stop.cancelled() => anyhow::bail!("ended before device {guid} was paired; run it again"),
+            () = late("the device", end) => {
+                let text = format!(
+                    "device {guid} did not come within {} s; check that it is powered, and that its factory wrote the address {at} into it",
+                    self.patience
+                );
+                return Err(Unavailable(text).into());
             }
+        }
+        let told = format!("device {guid} has the credentials of {}\n", self.ssid);
+        if self.to.is_empty() {
             // The last answer is still on its way; a device that missed it comes again.
             let _ = tokio::time::timeout(FAREWELL, serving).await;
-            Ok(format!("device {guid} has the credentials of {}\n", self.ssid))
-        })
+            return Ok(told);
+        }
+        progress(&format!(
+            "device {guid} has the credentials of {}; it is to ask for its site now",
+            self.ssid
+        ));
+        let by = tokio::select! {
+            by = counter.sent_on(guid) => by,
+            error = &mut serving => return Err(error.into()),
+            () = stop.cancelled() => anyhow::bail!("ended before device {guid} asked for its site; `relay` goes on with it"),
+            () = late("its question", end) => {
+                let text = format!("{told}but it got no answer where its site is within {} s; `relay` goes on with it", self.patience);
+                return Err(Unavailable(text).into());
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, serving).await;
+        Ok(format!("{told}{by} told it where its site is\n"))
     }
 }
 
 impl Relay {
-    /// Relays until it is ended.
+    /// Relays until it is ended by a signal.
     pub(crate) fn run(&self) -> anyhow::Result<String> {
-        let servers = self.to.iter().map(|server| {
-            let endpoint = Endpoint {
-                addresses: vec![server.to_string()],
-                security: Security::Plain,
-            };
-            let limits = Limits {
-                per_address: RELAY_WAIT,
-                deadline: RELAY_WAIT,
-                ..Limits::default()
-            };
-            Client::new(endpoint, "", limits)
-        });
-        let servers = servers.collect();
+        let relay = relay_to(&self.to)?;
         runtime()?.block_on(async {
             let (listener, at) = listen(self.listen).await?;
-            crate::cli::progress(&format!(
+            let stop = life::stop_on_signal()?;
+            progress(&format!(
                 "relaying rendezvous requests at {at}; Ctrl-C ends it"
             ));
-            Err(serve(listener, counter(Desk::new(at, None, servers)))
-                .await
-                .into())
+            tokio::select! {
+                error = serve(listener, Counter::new(Desk::new(at, None), relay)) => Err(error.into()),
+                () = stop.cancelled() => Ok(String::new()),
+            }
         })
     }
 }
 
-fn counter(desk: Desk) -> Arc<Counter> {
-    Arc::new(Counter {
-        desk: Mutex::new(desk),
-        paired: Notify::new(),
-    })
+fn relay_to(servers: &[HostPort]) -> Result<relay::Relay, Misuse> {
+    if servers.len() > relay::MOST_SERVERS {
+        let most = relay::MOST_SERVERS;
+        return Err(Misuse(format!("more than {most} --to; name the best ones")));
+    }
+    Ok(relay::Relay::to(servers.iter().map(Server::at).collect()))
+}
+
+/// Waits until `end`, with a word of life now and then.
+async fn late(what: &str, end: Instant) {
+    let begun = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(end) => return,
+            () = sleep(STILL) => {
+                let (waited, all) = (begun.elapsed().as_secs(), (end - begun).as_secs());
+                progress(&format!("still waiting for {what} ({waited} of {all} s)"));
+            }
+        }
+    }
 }
 
 async fn listen(at: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {

@@ -1,9 +1,5 @@
 //! A device before the desk, message by message: paired, cut anywhere, strangers on either side, relayed.
 
-use std::sync::Arc;
-
-use holdfast_link::dial::{Endpoint, Security};
-use holdfast_link::https::Limits;
 use holdfast_protocol::credential::DeviceCredential;
 use holdfast_protocol::fdo::di;
 use holdfast_protocol::fdo::service_info::DevMod;
@@ -11,14 +7,10 @@ use holdfast_protocol::fdo::to2::{DeviceStep, Options, start};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::rv::{Instruction, RendezvousInfo};
 use rand_core::Rng as _;
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Notify};
-use tokio::task::JoinSet;
 
 use super::*;
-use crate::serve::{Counter, serve};
 
-fn key() -> SigningKey {
+pub(crate) fn key() -> SigningKey {
     SigningKey::generate(&mut SystemRandom)
 }
 
@@ -27,7 +19,7 @@ fn network() -> Network {
 }
 
 /// A device as the factory leaves it, and its voucher extended to `owner`.
-fn device(owner: &SigningKey) -> (DeviceCredential, Voucher) {
+pub(crate) fn device(owner: &SigningKey) -> (DeviceCredential, Voucher) {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     let ca_key = rcgen::KeyPair::generate().expect("key");
@@ -58,24 +50,24 @@ fn device(owner: &SigningKey) -> (DeviceCredential, Voucher) {
     )
 }
 
-fn desk(voucher: Voucher, signer: SigningKey) -> Desk {
+pub(crate) fn desk(voucher: Voucher, signer: SigningKey) -> Desk {
     let pairing = Pairing {
         voucher,
         signer,
         network: network(),
     };
-    Desk::new(([192, 168, 49, 1], 8042).into(), Some(pairing), Vec::new())
+    Desk::new(([192, 168, 49, 1], 8042).into(), Some(pairing))
 }
 
-async fn to1(desk: &mut Desk, credential: &DeviceCredential) -> Result<to1::To1d, Error> {
+fn to1(desk: &mut Desk, credential: &DeviceCredential) -> Result<to1::To1d, Error> {
     let (state, hello) = to1::hello(credential);
-    let answer = desk.answer("t1", &hello).await?;
+    let answer = desk.answer("t1", &hello)?;
     let (state, proof) = state.step(&answer)?;
-    state.step(&desk.answer("t1", &proof).await?)
+    state.step(&desk.answer("t1", &proof)?)
 }
 
 /// The device's TO2 up to `most` answers; what it was given, and whether it ended well.
-async fn to2(
+fn to2(
     desk: &mut Desk,
     credential: &DeviceCredential,
     to1d: Option<to1::To1d>,
@@ -102,7 +94,7 @@ async fn to2(
     };
     devmod.push_to(&mut outbox).expect("fits");
     for _ in 0..most {
-        let answer = desk.answer("t2", &message).await?;
+        let answer = desk.answer("t2", &message)?;
         (session, message) = match session.step(&answer, &mut SystemRandom)? {
             DeviceStep::Continue(session, message) => (session, message),
             DeviceStep::ServiceInfo(mut turn) => {
@@ -122,23 +114,23 @@ async fn to2(
     Ok((given, false))
 }
 
-#[tokio::test]
-async fn a_device_is_paired_wherever_it_was_cut_before_and_keeps_its_credential() {
+#[test]
+fn a_device_is_paired_wherever_it_was_cut_before_and_keeps_its_credential() {
     let owner = key();
     for cut in 0..20 {
         let (credential, voucher) = device(&owner);
         let mut desk = desk(voucher, owner.clone());
-        let to1d = to1(&mut desk, &credential).await.expect("our own answer");
+        let to1d = to1(&mut desk, &credential).expect("our own answer");
         assert_eq!(to1d.addresses()[0].port, 8042);
-        let cut_short = to2(&mut desk, &credential, Some(to1d), cut, &[MODULE]).await;
+        let cut_short = to2(&mut desk, &credential, Some(to1d), cut, &[MODULE]);
         let (_, ended) = cut_short.expect("no fault");
         assert_eq!(desk.is_paired(), ended, "cut after {cut}");
         // Again from the start, without and with a rendezvous answer.
-        let again = to2(&mut desk, &credential, None, 99, &[MODULE]).await;
+        let again = to2(&mut desk, &credential, None, 99, &[MODULE]);
         assert_eq!(again.expect("paired"), (Some(network()), true));
         assert!(desk.is_paired() && desk.sessions.len() <= 2);
         if ended {
-            let relayed = to1(&mut desk, &credential).await;
+            let relayed = to1(&mut desk, &credential);
             assert!(
                 matches!(relayed, Err(Error::NotFound)),
                 "relayed from now on"
@@ -149,75 +141,29 @@ async fn a_device_is_paired_wherever_it_was_cut_before_and_keeps_its_credential(
     panic!("no run ended");
 }
 
-#[tokio::test]
-async fn strangers_on_either_side_get_nothing() {
+#[test]
+fn strangers_on_either_side_get_nothing() {
     let (owner, stranger) = (key(), key());
     let (credential, voucher) = device(&owner);
     let (other, _) = device(&owner);
     let mut right = desk(voucher.clone(), owner.clone());
-    assert!(matches!(
-        to1(&mut right, &other).await,
-        Err(Error::NotFound)
-    ));
-    let unknown = to2(&mut right, &other, None, 99, &[MODULE]).await;
+    assert!(matches!(to1(&mut right, &other), Err(Error::NotFound)));
+    let unknown = to2(&mut right, &other, None, 99, &[MODULE]);
     assert!(matches!(unknown, Err(Error::NotFound)));
     // The device's GUID with another key and secret.
     let forged = DeviceCredential {
         guid: credential.guid,
         ..other
     };
-    to1(&mut right, &forged).await.expect_err("no proof");
-    to2(&mut right, &forged, None, 99, &[MODULE])
-        .await
-        .expect_err("no proof");
+    to1(&mut right, &forged).expect_err("no proof");
+    to2(&mut right, &forged, None, 99, &[MODULE]).expect_err("no proof");
     // An installer whose key the voucher does not name.
     let mut wrong = desk(voucher, stranger);
-    to2(&mut wrong, &credential, None, 99, &[MODULE])
-        .await
-        .expect_err("not the owner");
+    to2(&mut wrong, &credential, None, 99, &[MODULE]).expect_err("not the owner");
     // A device that knows nothing of our module.
-    let deaf = to2(&mut right, &credential, None, 99, &["fdo.csr"]).await;
+    let deaf = to2(&mut right, &credential, None, 99, &["fdo.csr"]);
     deaf.expect_err("takes no credentials");
     assert!(!right.is_paired() && !wrong.is_paired());
-    let lost = right
-        .answer("t9", &Message::new(MessageType::To2Done, vec![]))
-        .await;
+    let lost = right.answer("t9", &Message::new(MessageType::To2Done, vec![]));
     assert!(matches!(lost, Err(Error::NoSession)));
-}
-
-#[tokio::test]
-async fn the_relay_asks_the_next_server_when_one_is_out_of_reach() {
-    let owner = key();
-    let (credential, voucher) = device(&owner);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
-    let at = listener.local_addr().expect("address");
-    // Another desk plays the rendezvous server behind the relay.
-    let pairing = desk(voucher, owner);
-    let counter = Arc::new(Counter {
-        desk: Mutex::new(pairing),
-        paired: Notify::new(),
-    });
-    let mut serving = JoinSet::new();
-    serving.spawn(serve(listener, counter));
-    let client = |address: String| {
-        let endpoint = Endpoint {
-            addresses: vec![address],
-            security: Security::Plain,
-        };
-        Client::new(endpoint, "", Limits::default())
-    };
-    let dead = TcpListener::bind("127.0.0.1:0").await.expect("listens");
-    let nobody = dead.local_addr().expect("address").to_string();
-    drop(dead);
-    let servers = vec![client(nobody.clone()), client(at.to_string())];
-    let mut relay = Desk::new(at, None, servers);
-    let to1d = to1(&mut relay, &credential).await.expect("relayed");
-    assert_eq!(to1d.addresses()[0].port, 8042);
-    let (other, _) = device(&key());
-    assert!(matches!(to1(&mut relay, &other).await, Err(Error::Peer(_))));
-    let mut alone = Desk::new(at, None, vec![client(nobody)]);
-    assert!(matches!(
-        to1(&mut alone, &credential).await,
-        Err(Error::NotFound)
-    ));
 }
