@@ -453,7 +453,7 @@ impl Authority {
     }
 
     fn template(&self, subject: Subject, spki: Vec<u8>, life: Duration) -> Template {
-        let now = self.core.clock.now().secs;
+        let now = self.core.clock.certain().secs;
         Template {
             subject,
             serial: random_serial(),

@@ -125,7 +125,7 @@ impl Rendezvous {
 
     async fn register(&self, state: ExpectOwnerSign, message: &Message) -> Result<Message, Error> {
         let policy = Policy {
-            now: self.core.clock.now(),
+            now: self.core.clock.certain(),
             ..Policy::default()
         };
         let offer = state.step(message, &policy)?;
@@ -144,13 +144,13 @@ impl Rendezvous {
             guid: offer.voucher.guid(),
             to1d: offer.to1d.as_bytes().to_vec(),
             voucher: offer.voucher.as_bytes().to_vec(),
-            expires: self.core.clock.now().secs.saturating_add(granted),
+            expires: self.core.clock.certain().secs.saturating_add(granted),
         };
         let ours = offer.voucher.is_owned_by(&self.core.keys.owner().public());
         if !ours {
             self.sweep().await.map_err(|error| own_store(&error))?;
         }
-        let (new, now) = (offer.voucher.clone(), self.core.clock.now());
+        let (new, now) = (offer.voucher.clone(), self.core.clock.certain());
         let most = self.core.config.limits.rendezvous_entries;
         let done: Written<(), Denied> = self
             .core
@@ -200,7 +200,7 @@ impl Rendezvous {
             }
             *swept = Some(Instant::now());
         }
-        let now = self.core.clock.now();
+        let now = self.core.clock.certain();
         let done: Written<()> = self
             .core
             .registry
@@ -214,7 +214,7 @@ impl Rendezvous {
 
     /// The entry of a device, unless it has lapsed.
     fn entry(&self, guid: Guid) -> Result<Option<RendezvousRow>, StoreError> {
-        let now = self.core.clock.now();
+        let now = self.core.clock.certain();
         let row = self.core.registry.read(|view| view.rendezvous(guid))?;
         Ok(row.filter(|row| !row.has_lapsed(now)))
     }

@@ -122,7 +122,7 @@ impl Roster {
     pub fn identify(&self, certificates: &[Vec<u8>]) -> Result<Known, Refusal> {
         let leaf = certificates.first().ok_or(Refusal::NoCertificate)?;
         let leaf = Leaf::inspect(leaf, &self.domain, Purpose::Client)?;
-        leaf.check_time(self.clock.now())?;
+        leaf.check_time(self.clock.certain())?;
         self.check_standing(&leaf, certificates)?;
         self.check_place(&leaf.party)?;
         self.check_lock(&leaf.party, &leaf.dns)?;

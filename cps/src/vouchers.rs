@@ -154,7 +154,7 @@ impl Vouchers {
             return Err(VoucherRefusal::TooLong(bytes.len(), limit));
         }
         let policy = Policy {
-            now: self.core.clock.now(),
+            now: self.core.clock.certain(),
             ..Policy::default()
         };
         if !voucher.is_owned_by(&self.core.keys.owner().public()) {

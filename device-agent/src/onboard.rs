@@ -337,7 +337,7 @@ impl Onboarding {
         for item in turn.take_items() {
             talk.hear(&item)?;
         }
-        if let Some(identity) = talk.take_identity(self.clock.now())? {
+        if let Some(identity) = talk.take_identity(self.clock.certain())? {
             let credential = turn.replacement().unwrap_or(credential).clone();
             self.vault.stage(Staged {
                 credential,

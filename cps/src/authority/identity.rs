@@ -67,7 +67,7 @@ impl Authority {
             validity.not_after.timestamp(),
         );
         let two_thirds = from + (to - from) / 3 * 2;
-        let now = i64::try_from(self.core.clock.now().secs).unwrap_or(i64::MAX);
+        let now = i64::try_from(self.core.clock.certain().secs).unwrap_or(i64::MAX);
         let (names, shown) = sans(&leaf);
         leaf.public_key().raw == key.public().to_spki_der()
             && now < two_thirds

@@ -365,7 +365,7 @@ fn check_own(
         &anchors,
         Purpose::Server,
         Some(&name),
-        clock.now(),
+        clock.certain(),
     )
     .map_err(|_| bad)
 }

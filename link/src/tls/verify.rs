@@ -295,7 +295,7 @@ impl ServerCertVerifier for ServerVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let anchors = self.anchors(above)?;
-        let now = self.clock.now();
+        let now = self.clock.certain();
         verify_chain(leaf, above, &anchors, Purpose::Server, Some(name), now)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -355,7 +355,7 @@ impl ClientCertVerifier for ClientVerifier {
         above: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let now = self.clock.now();
+        let now = self.clock.certain();
         verify_chain(leaf, above, &self.anchors, Purpose::Client, None, now)?;
         Ok(ClientCertVerified::assertion())
     }
