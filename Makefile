@@ -26,7 +26,7 @@ demo: bins
 	@target/debug/demo
 
 drill: bins
-	@$(TESTS)/apart.sh target/debug/drill
+	@target/debug/drill
 
 test: setup
 	@$(TESTS)/run.sh

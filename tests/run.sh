@@ -38,7 +38,7 @@ part "lints, licences, bans" tests/lint.sh
 part "build" cargo build --locked --workspace --all-targets
 part "foreign FDO device built" foreign_device
 part "tests" unit_tests
-part "drill" tests/apart.sh target/debug/drill
+part "drill" target/debug/drill
 
 count=$(wc -l <"$HOLDFAST_SKIPS" | tr -d ' ')
 echo "== skipped: $count" >&2

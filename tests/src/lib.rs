@@ -2,10 +2,12 @@
 //! stock MQTT readers and a judge of what really arrived. Nothing here reaches into the parts it judges.
 
 pub mod judge;
+pub mod networks;
 pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod reader;
+pub mod seat;
 pub mod sheet;
 pub mod skip;
 pub mod story;

@@ -11,7 +11,10 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::seat::Seat;
 
 /// How long a daemon may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
@@ -60,7 +63,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program`; both its outputs are appended to `log`.
+    /// Starts `program` right here; both its outputs are appended to `log`.
     ///
     /// # Errors
     /// The program cannot be started or the log not be written.
@@ -70,9 +73,23 @@ impl Process {
         arguments: &[A],
         log: &Path,
     ) -> anyhow::Result<Self> {
+        Self::start_at(&Seat::here(), name, program, arguments, log)
+    }
+
+    /// Starts `program` at `seat`.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_at<A: AsRef<OsStr>>(
+        seat: &Seat,
+        name: &str,
+        program: &Path,
+        arguments: &[A],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let out = append(log)?;
         let err = out.try_clone()?;
-        let child = command(program, arguments)
+        let child = command(seat, program, arguments)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -213,7 +230,7 @@ impl Finished {
     }
 }
 
-/// Runs a command to its end, feeding it `input`.
+/// Runs a command right here to its end, feeding it `input`.
 ///
 /// # Errors
 /// It cannot be started or takes too long.
@@ -222,7 +239,20 @@ pub async fn run<A: AsRef<OsStr>>(
     arguments: &[A],
     input: &str,
 ) -> anyhow::Result<Finished> {
-    let mut child = command(program, arguments)
+    run_at(&Seat::here(), program, arguments, input).await
+}
+
+/// Runs a command at `seat` to its end, feeding it `input`.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_at<A: AsRef<OsStr>>(
+    seat: &Seat,
+    program: &Path,
+    arguments: &[A],
+    input: &str,
+) -> anyhow::Result<Finished> {
+    let mut child = command(seat, program, arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -262,8 +292,22 @@ pub async fn wait_until(
     Ok(())
 }
 
-fn command<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Command {
-    let mut command = Command::new(program);
+/// Waits for Ctrl-C or SIGTERM.
+pub async fn told_to_stop() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut stream) => stream.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
+}
+
+fn command<A: AsRef<OsStr>>(seat: &Seat, program: &Path, arguments: &[A]) -> Command {
+    let mut command = seat.command(program);
     command
         .args(arguments)
         .kill_on_drop(true)

@@ -13,6 +13,8 @@ use tokio::process::{ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::seat::Seat;
+
 /// What opens a line with a message, as against the client's own chatter.
 const MARK: &str = "MSG";
 /// What it says once it is subscribed.
@@ -25,6 +27,8 @@ const SESSION: &str = "3600";
 /// Who the reader is and what it reads.
 #[derive(Debug, Clone)]
 pub struct Subscription {
+    /// Where the reader runs.
+    pub seat: Seat,
     /// Host and port of the broker.
     pub broker: std::net::SocketAddr,
     /// Folder with `ca.pem`, `cert.pem` and `key.pem`.
@@ -176,7 +180,7 @@ async fn keep_reading(
 
 fn command(what: &Subscription) -> Command {
     // Without line buffering the client's word that it is subscribed would come with its first message.
-    let mut command = Command::new("stdbuf");
+    let mut command = what.seat.command("stdbuf");
     command
         .args(["-oL", "mosquitto_sub"])
         .args(["-V", "5", "-q", "1", "-c", "-x", SESSION, "-k", "5", "-d"])

@@ -40,16 +40,18 @@ struct Line {
 /// All steps of one run.
 #[derive(Debug)]
 pub struct Sheet {
+    head: String,
     lines: Vec<Line>,
     wanted: usize,
     is_told: bool,
 }
 
 impl Sheet {
-    /// A sheet for `wanted` steps; `is_told` prints a narration while they run.
+    /// A sheet for `wanted` steps under a head that says where they run; `is_told` prints a narration while they do.
     #[must_use]
-    pub fn new(wanted: usize, is_told: bool) -> Self {
+    pub fn new(head: &str, wanted: usize, is_told: bool) -> Self {
         Self {
+            head: head.to_owned(),
             lines: Vec::new(),
             wanted,
             is_told,
@@ -98,6 +100,7 @@ impl Sheet {
     /// Prints the table and the closing line.
     pub fn print(&self) {
         println!();
+        println!("{}", self.head);
         for (number, line) in self.lines.iter().enumerate() {
             let mark = if line.has_held { "held  " } else { "FAILED" };
             println!(

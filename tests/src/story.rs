@@ -77,7 +77,7 @@ impl Story {
             && sheet
                 .step(
                     "the gateway enrols and restarts without the cloud",
-                    "one-time token, own certificate and site CA; ready again with a silent uplink",
+                    "one-time token, own certificate and site CA; ready again with the uplink down",
                     async |notes| self.gateway_enrols(notes).await,
                 )
                 .await

@@ -2,34 +2,31 @@
 //! state folder and addresses. Called by the story and by tests; it starts, asks and stops, and judges nothing.
 
 mod newcomers;
+mod part;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
 
-use crate::place::{Party, Place, local_socket};
-use crate::process::{Finished, Process, binary, run};
-use crate::proxy::Proxy;
+pub use self::part::Part;
+use crate::place::{Party, Place, Uplink};
+use crate::process::Finished;
+use crate::seat::Seat;
 use crate::weather;
 
 /// The site's name in every world.
 pub const SITE: &str = "harbour";
 /// The gateway's name in every world.
 pub const GATEWAY: &str = "gw1";
-/// How long a daemon may take until it listens.
-const READY: Duration = Duration::from_secs(30);
 
 /// What a world is made with.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The loopback network to use.
+    /// Where the parties live.
     pub place: Place,
     /// Name under which the gateway is found by mDNS. `None`: nothing is told or asked by mDNS, so that worlds on one
     /// host do not meet.
@@ -69,7 +66,7 @@ impl Doors {
             mqtt: place.socket(party, 8883)?,
             https: place.socket(party, 8443)?,
             fdo: place.socket(party, 8042)?,
-            metrics: local_socket()?,
+            metrics: place.metrics_socket()?,
         })
     }
 
@@ -86,19 +83,6 @@ impl Doors {
     }
 }
 
-/// One program of the world: its binary, configuration, state folder and, while it runs, its process.
-#[derive(Debug)]
-pub struct Part {
-    name: &'static str,
-    program: PathBuf,
-    /// Its configuration file.
-    pub config: PathBuf,
-    /// Its state folder.
-    pub state: PathBuf,
-    log: PathBuf,
-    process: Option<Process>,
-}
-
 /// Everything together. Dropping it kills what it started and removes its folder.
 #[derive(Debug)]
 pub struct World {
@@ -109,13 +93,14 @@ pub struct World {
     /// The thermometer.
     pub agent: Part,
     /// The uplink.
-    pub uplink: Proxy,
+    pub uplink: Uplink,
     /// The cloud's listeners.
     pub cloud_doors: Doors,
-    /// The near ends of the uplink (metrics unused).
+    /// The cloud's listeners as the site sees them (metrics unused).
     pub uplink_doors: Doors,
     /// The gateway's listeners.
     pub gateway_doors: Doors,
+    place: Place,
     folder: TempDir,
 }
 
@@ -128,19 +113,28 @@ impl World {
         let folder = tempfile::Builder::new().prefix("holdfast-").tempdir()?;
         let cloud_doors = Doors::of(&plan.place, Party::Cloud)?;
         let gateway_doors = Doors::of(&plan.place, Party::Gateway)?;
-        let mut uplink_doors = Doors::of(&plan.place, Party::Uplink)?;
-        let mut uplink = Proxy::new();
-        uplink_doors.mqtt = uplink.wire(uplink_doors.mqtt, cloud_doors.mqtt).await?;
-        uplink_doors.https = uplink.wire(uplink_doors.https, cloud_doors.https).await?;
-        uplink_doors.fdo = uplink.wire(uplink_doors.fdo, cloud_doors.fdo).await?;
+        let uplink_doors = Doors::of(&plan.place, Party::Uplink)?;
+        let (near, far) = (&uplink_doors, &cloud_doors);
+        let wires = [
+            (near.mqtt, far.mqtt),
+            (near.https, far.https),
+            (near.fdo, far.fdo),
+        ];
+        let uplink = plan.place.string(&wires).await?;
+        let server = |name, party| {
+            let program = format!("holdfast-{name}");
+            Part::new(&program, name, plan.place.seat(party), folder.path())
+        };
+        let seat = plan.place.station("device-a")?;
         let world = Self {
-            cloud: Part::new("cloud", folder.path())?,
-            gateway: Part::new("gateway", folder.path())?,
-            agent: Part::new("agent", folder.path())?,
+            cloud: server("cloud", Party::Cloud)?,
+            gateway: server("gateway", Party::Gateway)?,
+            agent: Part::new("holdfast-agent", "agent", seat, folder.path())?,
             uplink,
             cloud_doors,
             uplink_doors,
             gateway_doors,
+            place: plan.place.clone(),
             folder,
         };
         world.write_configurations(plan)?;
@@ -169,6 +163,7 @@ impl World {
             .unwrap_or("holdfast-rv.local");
         let is_told = plan.rendezvous_name.is_some();
         let gateway_fdo = self.gateway_doors.fdo.port();
+        let lan = self.place.lan_interface();
         let cloud = format!(
             "{}[advertise]\nmqtt = [\"{mqtt}\"]\nhttps = [\"{https}\"]\nfdo = [\"{fdo}\"]\n\
              [manufacturing]\ngateway = \"{name}:{gateway_fdo}\"\ndelay = \"1s\"\n",
@@ -176,12 +171,12 @@ impl World {
         );
         let gateway = format!(
             "{}[advertise]\naddresses = [\"{}\"]\n\
-             [discovery]\nenabled = {is_told}\ninterfaces = [\"lo\"]\nhost = \"{name}\"\n",
+             [discovery]\nenabled = {is_told}\ninterfaces = [\"{lan}\"]\nhost = \"{name}\"\n",
             self.gateway_doors.as_toml(),
             self.gateway_doors.mqtt.ip(),
         );
         let agent = format!(
-            "[discovery]\nenabled = {is_told}\ninterfaces = [\"lo\"]\n\
+            "[discovery]\nenabled = {is_told}\ninterfaces = [\"{lan}\"]\n\
              [[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"{}ms\"\n",
             weather::file(),
             plan.pace.as_millis(),
@@ -264,18 +259,12 @@ impl World {
             .await
     }
 
-    /// Sends the device through the factory (DI) and assigns it to the site; returns its GUID, 32 hex digits.
+    /// Sends the thermometer through the factory (DI) and assigns it to the site; returns its GUID, 32 hex digits.
     ///
     /// # Errors
     /// What the command that failed said.
     pub async fn manufacture(&mut self, serial: &str) -> anyhow::Result<String> {
-        let factory = format!("http://{}", self.cloud_doors.fdo);
-        let said = self
-            .agent
-            .ask(&["init", "--manufacturer", &factory, "--serial", serial])
-            .await?;
-        let guid = said.trim().to_owned();
-        ensure!(guid.len() == 32, "init printed no GUID but {said:?}");
+        let guid = self.make(&self.agent, serial).await?;
         self.cloud
             .ask(&["vouchers", "assign", &guid, "--site", SITE])
             .await?;
@@ -313,6 +302,17 @@ impl World {
         Ok(out)
     }
 
+    /// Where stock clients and their like sit: beside the server, or on its LAN.
+    ///
+    /// # Errors
+    /// The LAN has no room.
+    pub fn seat_near(&self, server: Server) -> anyhow::Result<Seat> {
+        match server {
+            Server::Cloud => Ok(self.place.seat(Party::Cloud)),
+            Server::Gateway => self.place.station("witness"),
+        }
+    }
+
     /// Stops all daemons in order, device first.
     ///
     /// # Errors
@@ -329,7 +329,7 @@ impl World {
     pub fn log_ends(&self) -> String {
         let parts = [&self.cloud, &self.gateway, &self.agent];
         parts
-            .map(|part| format!("--- {} log ends with\n{}\n", part.name, part.log_end()))
+            .map(|part| format!("--- {} log ends with\n{}\n", part.name(), part.log_end()))
             .concat()
     }
 }
@@ -343,155 +343,18 @@ pub enum Server {
     Gateway,
 }
 
-impl Part {
-    fn new(name: &'static str, folder: &Path) -> anyhow::Result<Self> {
-        Ok(Self {
-            name,
-            program: binary(&format!("holdfast-{name}"))?,
-            config: folder.join(format!("{name}.toml")),
-            state: folder.join(name),
-            log: folder.join(format!("{name}.log")),
-            process: None,
-        })
-    }
-
-    /// The command line of this part, for a person to copy.
-    #[must_use]
-    pub fn command_line(&self, words: &str) -> String {
-        format!(
-            "{} --config {} --state {} {words}",
-            self.program.display(),
-            self.config.display(),
-            self.state.display()
-        )
-    }
-
-    /// Runs one of its commands to the end.
-    ///
-    /// # Errors
-    /// It cannot be run; its own refusal is in the result.
-    pub async fn command(&self, words: &[&str], input: &str) -> anyhow::Result<Finished> {
-        run(&self.program, &self.arguments(words), input).await
-    }
-
-    /// Runs one of its commands that must succeed; its output.
-    ///
-    /// # Errors
-    /// What it wrote to standard error.
-    pub async fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
-        let what = format!("holdfast-{} {}", self.name, words.join(" "));
-        self.command(words, "").await?.success(&what)
-    }
-
-    /// `status --json`.
-    ///
-    /// # Errors
-    /// The command failed or printed no JSON.
-    pub async fn status(&self) -> anyhow::Result<Value> {
-        let said = self.ask(&["status", "--json"]).await?;
-        serde_json::from_str(&said).with_context(|| format!("status --json printed {said:?}"))
-    }
-
-    /// Starts `run` and, if it has a health page, waits until that and its own commands answer.
-    ///
-    /// # Errors
-    /// It ended, or was not well in time.
-    pub async fn start(&mut self, health: Option<SocketAddr>) -> anyhow::Result<()> {
-        let mut process = Process::start(
-            self.name,
-            &self.program,
-            &self.arguments(&["run"]),
-            &self.log,
-        )?;
-        let end = Instant::now() + READY;
-        while let Some(door) = health
-            && !(self.state.join("admin.sock").exists() && fetch(door, "/health").await.is_ok())
-        {
-            if let Some(status) = process.ended()? {
-                anyhow::bail!("{} ended with {status}:\n{}", self.name, process.log_end());
-            }
-            ensure!(
-                Instant::now() < end,
-                "{} is not well after {READY:?}:\n{}",
-                self.name,
-                process.log_end()
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
-        self.process = Some(process);
-        Ok(())
-    }
-
-    /// The running process.
-    ///
-    /// # Errors
-    /// It was not started.
-    pub fn process(&mut self) -> anyhow::Result<&mut Process> {
-        self.process
-            .as_mut()
-            .with_context(|| format!("{} is not running", self.name))
-    }
-
-    /// SIGTERM, and waits. Nothing happens if it does not run.
-    ///
-    /// # Errors
-    /// It did not end by itself.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(mut process) = self.process.take() {
-            process.stop().await?;
-        }
-        Ok(())
-    }
-
-    /// All it has logged.
-    #[must_use]
-    pub fn logged(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn log_end(&self) -> String {
-        let text = self.logged();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(25)..].join("\n")
-    }
-
-    fn arguments(&self, words: &[&str]) -> Vec<String> {
-        let mut all = vec!["--config".into(), self.config.display().to_string()];
-        all.extend(["--state".into(), self.state.display().to_string()]);
-        all.extend(words.iter().map(|word| (*word).to_owned()));
-        all
-    }
-}
-
 /// The first of these keys that holds a whole number.
 #[must_use]
 pub fn number_of(value: &Value, keys: &[&str]) -> Option<u64> {
     keys.iter().find_map(|key| value[key].as_u64())
 }
 
-/// One plain HTTP request; the answer's body. Enough for metrics and health.
+/// One plain HTTP request from right here; see [`Seat::fetch`].
 ///
 /// # Errors
 /// No answer in time, or not 200.
 pub async fn fetch(door: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(door).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = timeout(Duration::from_secs(5), exchange)
-        .await
-        .context("no answer")??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
-    ensure!(
-        head.starts_with("HTTP/1.1 200"),
-        "{door}{path} answered {}",
-        head.lines().next().unwrap_or("")
-    );
-    Ok(body.to_owned())
+    Seat::here().fetch(door, path).await
 }
 
 /// The value of a counter in a metrics page: the sum over all its labels; 0 if it is not there.

@@ -111,7 +111,7 @@ async fn newcomers_in_an_outage_and_a_lost_gateway() {
     device(&world.gateway, &c_id, "C is known at the gateway", |_| true).await;
 
     // The outage.
-    world.uplink.set(Mode::Silent);
+    world.uplink.set(Mode::Silent).unwrap();
     b_comes(&world, &anna, &anna_key, &bert, &paper).await;
     for (part, id) in [(&mut b, &b_id), (&mut c, &c_id)] {
         part.start(None).await.unwrap();
@@ -125,7 +125,7 @@ async fn newcomers_in_an_outage_and_a_lost_gateway() {
     }
 
     // The uplink returns: the cloud believes the evidence.
-    world.uplink.set(Mode::Open);
+    world.uplink.set(Mode::Open).unwrap();
     for id in [&b_id, &c_id] {
         let proved = |row: &Value| row["standing"] == "proved";
         device(&world.cloud, id, "proved at the cloud", proved).await;
@@ -196,11 +196,11 @@ async fn lost_gateway(world: &mut World, devices: &[&Part], ids: &[&str]) {
         device(&world.gateway, id, "back in the fresh registry", proved).await;
     }
     // With no cloud to lean on the fresh machine carries all three.
-    world.uplink.set(Mode::Silent);
+    world.uplink.set(Mode::Silent).unwrap();
     for part in devices.iter().copied().chain([&world.agent]) {
         works(part).await;
     }
-    world.uplink.set(Mode::Open);
+    world.uplink.set(Mode::Open).unwrap();
     // The old disk once more, while the fresh machine rests.
     world.gateway.stop().await.unwrap();
     let fresh = world.folder().join("fresh");
@@ -230,9 +230,9 @@ async fn lost_gateway(world: &mut World, devices: &[&Part], ids: &[&str]) {
     std::fs::rename(&fresh, &disk).unwrap();
     world.start_gateway().await.unwrap();
     // Devices that found the cloud meanwhile need not hurry back by themselves.
-    world.uplink.set(Mode::Silent);
+    world.uplink.set(Mode::Silent).unwrap();
     for part in devices.iter().copied().chain([&world.agent]) {
         works(part).await;
     }
-    world.uplink.set(Mode::Open);
+    world.uplink.set(Mode::Open).unwrap();
 }

@@ -59,7 +59,7 @@ impl Story {
             .agent_says("connected", |status| status["role"] == "gateway")
             .await;
         story.the_gateway_knows_it().await;
-        story.world.uplink.set(Mode::Silent);
+        story.world.uplink.set(Mode::Silent).unwrap();
         story
     }
 

@@ -12,6 +12,7 @@ use holdfast_tests::place::local_socket;
 use holdfast_tests::process::{Process, run, wait_until};
 use holdfast_tests::proxy::{Mode, Proxy};
 use holdfast_tests::reader::{Reader, Subscription};
+use holdfast_tests::seat::Seat;
 use holdfast_tests::skip::{has_program, skip};
 use holdfast_tests::weather::Table;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -87,6 +88,7 @@ impl Stage {
             .await
             .unwrap();
         let what = Subscription {
+            seat: Seat::here(),
             broker: near,
             identity: identity.clone(),
             client: "witness".to_owned(),

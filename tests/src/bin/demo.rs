@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use holdfast_tests::place::Place;
+use holdfast_tests::process::told_to_stop;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::sheet::Sheet;
 use holdfast_tests::skip::has_program;
@@ -18,6 +19,9 @@ struct Options {
     /// Milliseconds between two of the device's messages.
     #[arg(long, default_value_t = 25)]
     pace: u64,
+    /// Stay on loopback even if network namespaces can be had.
+    #[arg(long)]
+    loopback: bool,
 }
 
 #[tokio::main]
@@ -28,12 +32,13 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("Holdfast: a site keeps working when its Internet link does not.");
-    println!(
-        "Here: a cloud, a gateway and a thermometer as real processes on this machine's loopback network;"
-    );
-    println!("the uplink between site and cloud is a small proxy that can be cut.");
+    let (place, head) = match options.loopback {
+        true => (Place::of_the_demo(), Place::ON_LOOPBACK.to_owned()),
+        false => Place::real_or(Place::of_the_demo()),
+    };
+    println!("Here: a cloud, a gateway and devices as real processes on this machine.\n{head}");
     let plan = Plan {
-        place: Place::of_the_demo(),
+        place,
         rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
     };
@@ -44,10 +49,10 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut sheet = Sheet::new(STEPS, true);
+    let mut sheet = Sheet::new(&head, STEPS, true);
     let was_stopped = tokio::select! {
         () = story.run(&mut sheet) => false,
-        _ = tokio::signal::ctrl_c() => true,
+        () = told_to_stop() => true,
     };
     sheet.print();
     if sheet.has_held() && !was_stopped {
@@ -76,14 +81,15 @@ async fn stay(story: &mut Story) {
     loop {
         let line = tokio::select! {
             line = lines.recv(), if is_open => line,
-            _ = tokio::signal::ctrl_c() => return,
+            () = told_to_stop() => return,
         };
         match line.as_deref().map(str::trim) {
             Some("cut") => turn(&story.world, Mode::Silent, "the uplink is silent"),
+            Some("unplug") => turn(&story.world, Mode::Reset, "the uplink is unplugged"),
             Some("mend") => turn(&story.world, Mode::Open, "the uplink is whole"),
             Some("quit") => return,
             Some("") => {}
-            Some(other) => println!("{other:?} is none of cut, mend, quit"),
+            Some(other) => println!("{other:?} is none of cut, unplug, mend, quit"),
             // No more input, as under `make demo < /dev/null`: only Ctrl-C is left.
             None => is_open = false,
         }
@@ -104,8 +110,10 @@ fn typed_lines() -> mpsc::Receiver<String> {
 }
 
 fn turn(world: &World, mode: Mode, word: &str) {
-    world.uplink.set(mode);
-    println!("{word}");
+    match world.uplink.set(mode) {
+        Ok(()) => println!("{word}"),
+        Err(error) => eprintln!("demo: {error:#}"),
+    }
 }
 
 async fn what_to_try(story: &Story) -> anyhow::Result<()> {
@@ -128,16 +136,25 @@ async fn what_to_try(story: &Story) -> anyhow::Result<()> {
     );
     println!("\n  # read along on the LAN as an ordinary MQTT client with a certificate");
     println!(
-        "  mosquitto_sub -V 5 -h {} -p {} --cafile {id}/ca.pem --cert {id}/cert.pem --key {id}/key.pem -i visitor -v -t '{all}'",
+        "  {}mosquitto_sub -V 5 -h {} -p {} --cafile {id}/ca.pem --cert {id}/cert.pem --key {id}/key.pem -i visitor -v -t '{all}'",
+        world.seat_near(Server::Gateway)?.prefix(),
         lan.mqtt.ip(),
         lan.mqtt.port(),
         id = identity.display(),
     );
     println!("\n  # metrics of gateway and cloud");
-    println!("  curl -s http://{}/metrics", lan.metrics);
-    println!("  curl -s http://{}/metrics", cloud.metrics);
     println!(
-        "\nType `cut` to cut the uplink, `mend` to mend it; Ctrl-C (or `quit`) stops everything."
+        "  {}curl -s http://{}/metrics",
+        world.gateway.seat.prefix(),
+        lan.metrics
+    );
+    println!(
+        "  {}curl -s http://{}/metrics",
+        world.cloud.seat.prefix(),
+        cloud.metrics
+    );
+    println!(
+        "\nType `cut` to cut the uplink in silence, `unplug` to take it down, `mend` to mend it; Ctrl-C (or `quit`) stops everything."
     );
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use holdfast_tests::place::{Place, has_multicast};
+use holdfast_tests::place::Place;
+use holdfast_tests::process::told_to_stop;
 use holdfast_tests::sheet::Sheet;
 use holdfast_tests::skip::has_program;
 use holdfast_tests::story::{STEPS, Story};
@@ -16,6 +17,9 @@ struct Options {
     /// Milliseconds between two of the device's messages.
     #[arg(long, default_value_t = 25)]
     pace: u64,
+    /// Stay on loopback even if network namespaces can be had.
+    #[arg(long)]
+    loopback: bool,
     /// Keep the world's folder (logs, ledgers, state) after a failure.
     #[arg(long)]
     keep: bool,
@@ -28,13 +32,13 @@ async fn main() -> ExitCode {
         eprintln!("drill: mosquitto_sub is missing; install the Debian package mosquitto-clients");
         return ExitCode::FAILURE;
     }
-    if !has_multicast() {
-        eprintln!(
-            "drill: multicast cannot be joined on the loopback interface; discovery will fail"
-        );
-    }
+    let (place, head) = match options.loopback {
+        true => (Place::of_this_process(), Place::ON_LOOPBACK.to_owned()),
+        false => Place::real_or(Place::of_this_process()),
+    };
+    eprintln!("{head}");
     let plan = Plan {
-        place: Place::of_this_process(),
+        place,
         rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
     };
@@ -45,10 +49,10 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut sheet = Sheet::new(STEPS, false);
+    let mut sheet = Sheet::new(&head, STEPS, false);
     tokio::select! {
         () = story.run(&mut sheet) => {}
-        _ = tokio::signal::ctrl_c() => eprintln!("drill: stopped by Ctrl-C"),
+        () = told_to_stop() => eprintln!("drill: stopped by a signal"),
     }
     if !sheet.has_held() {
         eprintln!("{}", story.world.log_ends());

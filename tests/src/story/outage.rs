@@ -6,7 +6,7 @@ impl Story {
     pub(super) async fn uplink_is_cut(&mut self, notes: &mut Notes) -> anyhow::Result<()> {
         let acknowledged = self.acknowledged().await?;
         let cut = unix_now();
-        self.world.uplink.set(Mode::Silent);
+        self.world.uplink.set(Mode::Silent)?;
         let told = self.wait_for_mode("outage", cut).await?;
         let noticed = told.at - cut;
         notes.figure(format!(
@@ -90,7 +90,7 @@ impl Story {
     pub(super) async fn uplink_returns(&mut self, notes: &mut Notes) -> anyhow::Result<()> {
         let all = self.table.len();
         let mended = unix_now();
-        self.world.uplink.set(Mode::Open);
+        self.world.uplink.set(Mode::Open)?;
         let recovering = self.wait_for_mode("recovering", mended).await?;
         let online = self.wait_for_mode("online", recovering.at).await?;
         notes.figure(format!(
@@ -180,6 +180,7 @@ impl Story {
             )
             .await?;
         let late = Subscription {
+            seat: self.world.seat_near(Server::Gateway)?,
             broker: self.world.gateway_doors.mqtt,
             identity,
             client: "late-witness".to_owned(),

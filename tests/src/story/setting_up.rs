@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::world::{Part, counter, fetch};
+use crate::world::{Part, counter};
 
 /// Filter of everything at the site.
 const ALL_OF_SITE: &str = "hf/v1/harbour/#";
@@ -33,11 +33,11 @@ impl Story {
         notes.tell("enrolled by a one-time token");
         self.world.start_gateway().await?;
         self.world.gateway.stop().await?;
-        notes.tell("now with the uplink silent");
-        self.world.uplink.set(Mode::Silent);
+        notes.tell("now with the uplink down");
+        self.world.uplink.set(Mode::Reset)?;
         let began = unix_now();
         let restarted = self.world.start_gateway().await;
-        self.world.uplink.set(Mode::Open);
+        self.world.uplink.set(Mode::Open)?;
         restarted.context("restart with the cloud unreachable")?;
         notes.figure(format!(
             "ready {:.1} s after a restart without the cloud",
@@ -64,15 +64,26 @@ impl Story {
         let cloud = world
             .admit(Server::Cloud, "cloud-witness", &[], &[ALL_OF_SITE])
             .await?;
-        let subscription = |broker, identity, client: &str| Subscription {
+        let subscription = |seat, broker, identity, client: &str| Subscription {
+            seat,
             broker,
             identity,
             client: client.to_owned(),
             filters: vec![ALL_OF_SITE.to_owned()],
         };
-        let lan = subscription(world.gateway_doors.mqtt, lan, "lan-witness");
+        let lan = subscription(
+            world.seat_near(Server::Gateway)?,
+            world.gateway_doors.mqtt,
+            lan,
+            "lan-witness",
+        );
         // The witness at the cloud must not be cut with the site: it dials the cloud itself.
-        let cloud = subscription(world.cloud_doors.mqtt, cloud, "cloud-witness");
+        let cloud = subscription(
+            world.seat_near(Server::Cloud)?,
+            world.cloud_doors.mqtt,
+            cloud,
+            "cloud-witness",
+        );
         let lan = Reader::start("lan-witness", &lan, &world.folder().join("lan.ledger")).await?;
         let cloud = Reader::start(
             "cloud-witness",
@@ -107,7 +118,12 @@ impl Story {
 
     /// The gateway was found by mDNS and asked the Internet rendezvous on the device's behalf.
     async fn came_by_the_gateway(&self, notes: &mut Notes) -> anyhow::Result<()> {
-        let page = fetch(self.world.gateway_doors.metrics, "/metrics").await?;
+        let world = &self.world;
+        let page = world
+            .gateway
+            .seat
+            .fetch(world.gateway_doors.metrics, "/metrics");
+        let page = page.await?;
         let relayed = counter(&page, "holdfast_cps_relay_runs_total");
         ensure!(
             relayed > 0.0,

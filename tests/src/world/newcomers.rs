@@ -1,12 +1,12 @@
 //! Further devices and the installer of a world, each the real binary with a state folder of its own.
 //! Called by stories and tests; it starts nothing by itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::{Part, World};
-use crate::process::binary;
+use crate::place::Party;
 use crate::weather;
 
 impl World {
@@ -15,9 +15,11 @@ impl World {
     /// # Errors
     /// The binary is missing, or its configuration cannot be written.
     pub fn another_device(&self, name: &'static str) -> anyhow::Result<Part> {
-        let part = part("holdfast-agent", name, self.folder())?;
+        let seat = self.place.station(name)?;
+        let part = Part::new("holdfast-agent", name, seat, self.folder())?;
         let text = format!(
-            "[discovery]\ninterfaces = [\"lo\"]\n[[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"100ms\"\n",
+            "[discovery]\ninterfaces = [\"{}\"]\n[[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"100ms\"\n",
+            self.place.lan_interface(),
             weather::file(),
         );
         std::fs::write(&part.config, text)?;
@@ -29,7 +31,8 @@ impl World {
     /// # Errors
     /// The binary is missing, or the key cannot be made.
     pub async fn installer(&self, name: &'static str) -> anyhow::Result<(Part, PathBuf)> {
-        let part = part("holdfast-installer", name, self.folder())?;
+        let seat = self.place.station(name)?;
+        let part = Part::new("holdfast-installer", name, seat, self.folder())?;
         std::fs::write(&part.config, "")?;
         let public = self.folder().join(format!("{name}.pem"));
         std::fs::write(&public, part.ask(&["key", "new"]).await?)?;
@@ -42,22 +45,12 @@ impl World {
     /// What the command said.
     pub async fn make(&self, device: &Part, serial: &str) -> anyhow::Result<String> {
         let factory = format!("http://{}", self.cloud_doors.fdo);
-        let said = device
-            .ask(&["init", "--manufacturer", &factory, "--serial", serial])
-            .await?;
+        let words = ["init", "--manufacturer", &factory, "--serial", serial];
+        let beside = self.place.seat(Party::Cloud);
+        let said = device.command_at(&beside, &words, "").await?;
+        let said = said.success("holdfast-agent init")?;
         let guid = said.trim().to_owned();
         ensure!(guid.len() == 32, "init printed no GUID but {said:?}");
         Ok(guid)
     }
-}
-
-fn part(program: &str, name: &'static str, folder: &Path) -> anyhow::Result<Part> {
-    Ok(Part {
-        name,
-        program: binary(program).with_context(|| format!("for {name}"))?,
-        config: folder.join(format!("{name}.toml")),
-        state: folder.join(name),
-        log: folder.join(format!("{name}.log")),
-        process: None,
-    })
 }

@@ -41,9 +41,9 @@ async fn enrolment_refuses_what_is_wrong_and_then_works() {
 }
 
 async fn an_unreachable_cloud(world: &World, token: &str) {
-    world.uplink.set(Mode::Reset);
+    world.uplink.set(Mode::Reset).unwrap();
     let told = world.enrol_with(token).await.unwrap();
-    world.uplink.set(Mode::Open);
+    world.uplink.set(Mode::Open).unwrap();
     assert_eq!(told.code, Some(69), "no cloud: {}", told.err);
     assert!(
         told.err.contains(&world.uplink_doors.https.to_string()),
