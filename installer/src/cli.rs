@@ -10,15 +10,43 @@ use holdfast_config::cli::{Common, Extra, Unavailable};
 use holdfast_config::{HostPort, Section, Settings};
 use holdfast_link::discovery::Interfaces;
 use holdfast_link::time::{SystemClock, SystemTrust};
+use holdfast_protocol::id::SiteId;
 
 use crate::gateway::Gateway;
-use crate::handed::Noted;
+use crate::handed::{Noted, Notes};
 use crate::pair::{Pair, Relay};
-use crate::{gateway, handed, key, paper, trust};
+use crate::{gateway, key, paper, trust};
+
+const FIRST_STEPS: &str = "\
+Once:              holdfast-installer key new > me.pem        (send me.pem to the seller and to the gateway's operator)
+                   holdfast-installer trust root.pem          (`holdfast-gateway root` prints it)
+For each device:   holdfast-installer extend device.ov        (then power the device on)
+Without a network: holdfast-installer pair device.ov --help
+
+Exit code 0: done, also if it was done before; 64: wrong command line; 69: nobody reached, try again; 1: refused, see the sentence.";
+
+const EXTEND: &str = "\
+  holdfast-installer extend device.ov                               find the gateway on this LAN
+  holdfast-installer extend device.ov --gateway 192.168.1.10:8443   or name it
+  holdfast-installer extend device.ov --to next.pem --out next.ov   or write a file for the next owner
+
+Running it again is always safe: it says so if the gateway has the voucher already.";
+
+const PAIR: &str = "\
+  ip address add 192.168.49.1/24 dev wlan0        first: the address from the device's factory
+  holdfast-installer pair device.ov --ssid harbour --passphrase-file pass --listen 192.168.49.1:8042 \\
+      --to rv.example.com:8042 --to 192.168.1.10:8042
+
+Both sides prove themselves by the voucher before the device hears of the network. Running it again is safe.";
+
+const RELAY: &str = "\
+  holdfast-installer relay --listen 192.168.49.1:8042 --to rv.example.com:8042 --to 192.168.1.10:8042
+
+The first server that knows the device answers; one that is out of reach is passed over.";
 
 /// Read ownership vouchers, check them, and hand them on
 #[derive(Debug, Parser)]
-#[command(name = "holdfast-installer", version)]
+#[command(name = "holdfast-installer", version, after_help = FIRST_STEPS)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -33,7 +61,7 @@ enum Command {
     Key(KeyCommand),
     /// Check a voucher file and show what it says
     Show {
-        /// Voucher file, PEM or CBOR
+        /// Voucher file: PEM, CBOR or base64
         voucher: PathBuf,
     },
     /// Believe in the gateways under one root certificate, from now on
@@ -43,10 +71,13 @@ enum Command {
         root: String,
     },
     /// Extend a voucher that names your key to the site's gateway and hand it in there
+    #[command(after_help = EXTEND)]
     Extend(Extend),
     /// Hand a new device the credentials of the site's network, at the address it has from the factory
+    #[command(after_help = PAIR)]
     Pair(Pair),
     /// Pass devices' rendezvous requests on, at the address they have from the factory
+    #[command(after_help = RELAY)]
     Relay(Relay),
     #[command(flatten)]
     Extra(Extra),
@@ -62,7 +93,7 @@ enum KeyCommand {
 
 #[derive(Debug, Args)]
 struct Extend {
-    /// Voucher file, PEM or CBOR
+    /// Voucher file: PEM (with several vouchers the one that names your key is taken), CBOR or base64
     voucher: PathBuf,
     /// The gateway's HTTPS listener; without it the LAN is searched
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "to")]
@@ -73,6 +104,13 @@ struct Extend {
     /// Network interface to search on (may be repeated); without it all but the loopback one
     #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "gateway"])]
     interface: Vec<String>,
+    /// Hand in at this site only: chooses among several gateways, and refuses those of other sites
+    #[arg(long, value_name = "SITE", conflicts_with = "to")]
+    site: Option<SiteId>,
+    /// Extend it although it went to another owner before. Only if that one is lost for good: the device
+    /// would follow whichever of the two it meets first
+    #[arg(long)]
+    anew: bool,
     /// Write a file for the next owner with this public key (PEM), instead of handing in
     #[arg(long, value_name = "FILE", requires = "out")]
     to: Option<PathBuf>,
@@ -101,7 +139,7 @@ impl Cli {
         let text = match &self.command {
             Command::Key(KeyCommand::New) => key::to_pem(&key::make(&state)?.public()),
             Command::Key(KeyCommand::Show) => key::to_pem(&key::load(&state)?.public()),
-            Command::Show { voucher } => paper::describe(&paper::read(voucher)?),
+            Command::Show { voucher } => paper::describe_all(&paper::read_all(voucher)?),
             Command::Trust { root } => {
                 let root = trust::read(root)?;
                 trust::pin(&state, root)?;
@@ -124,7 +162,7 @@ impl Extend {
     fn to_file(&self, state: &Path, to: &Path, out: &Path) -> anyhow::Result<String> {
         let next = key::read_public(to)?;
         let signer = key::load(state)?;
-        let voucher = paper::extend(&self.voucher, &next, &signer, state, out)?;
+        let voucher = paper::extend(&self.voucher, &next, &signer, self.notes(state), out)?;
         let shown = paper::describe(&voucher);
         Ok(format!("{shown}written to {}\n", out.display()))
     }
@@ -141,25 +179,30 @@ impl Extend {
         runtime.block_on(self.hand_in(state, root))
     }
 
+    fn notes<'a>(&self, state: &'a Path) -> Notes<'a> {
+        Notes::of(state, self.anew)
+    }
+
     /// Checks all that can be checked without a network first; says what it does as it goes.
     async fn hand_in(&self, state: &Path, root: trust::Root) -> anyhow::Result<String> {
-        let voucher = paper::read(&self.voucher)?;
-        let guid = voucher.guid();
         let signer = key::load(state)?;
+        let voucher = paper::read(&self.voucher, &signer.public())?;
+        let guid = voucher.guid();
         progress(&format!("voucher of device {guid}: its chain holds"));
         let addresses = match &self.gateway {
             Some(told) => vec![told.to_string()],
             None => {
-                progress("searching the LAN for a gateway");
                 let interfaces = match self.interface.as_slice() {
                     [] => Interfaces::Lan,
                     named => Interfaces::Named(named.to_vec()),
                 };
-                gateway::find(&interfaces).await.map_err(unavailable)?
+                gateway::find(&interfaces, self.site.as_ref())
+                    .await
+                    .map_err(unavailable)?
             }
         };
         let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
-        let met = Gateway::meet(&addresses, root, clock)
+        let met = Gateway::meet(&addresses, self.site.as_ref(), root, clock)
             .await
             .map_err(unavailable)?;
         progress(&format!("gateway {} at {}", met.name, addresses.join(", ")));
@@ -168,7 +211,7 @@ impl Extend {
             (voucher, Noted::Before)
         } else {
             paper::check_ours(&voucher, &self.voucher, &signer.public())?;
-            let noted = handed::note(state, guid, &met.owner_key, &met.name)?;
+            let noted = self.notes(state).note(guid, &met.owner_key, &met.name)?;
             let extended = paper::sign(&voucher, &self.voucher, &met.owner_key, &signer)?;
             progress("extended to it");
             (extended, noted)
@@ -182,7 +225,7 @@ impl Extend {
             Err(fault) => {
                 // What was refused for good is not with that gateway; another may be right.
                 if fault.is_refusal() && noted == Noted::Now {
-                    handed::forget(state, guid)?;
+                    self.notes(state).forget(guid)?;
                 }
                 Err(unavailable(fault))
             }

@@ -11,19 +11,23 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_config::HostPort;
-use holdfast_link::dial::{Endpoint, Security};
+use holdfast_link::dial::{DialError, Endpoint, Security};
 use holdfast_link::discovery::{Discovery, DiscoveryError, Interfaces, Sighting};
 use holdfast_link::https;
 use holdfast_link::time::Clock;
-use holdfast_link::tls::{Trust, client_config};
+use holdfast_link::tls::{PeerFault, Trust, client_config};
 use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::SiteId;
 use holdfast_protocol::voucher::Voucher;
 use serde_json::Value;
 
+use crate::cli::progress;
 use crate::trust::Root;
 
 /// How long the LAN is listened to.
 const LISTEN: Duration = Duration::from_secs(4);
+/// Gateways named in one message; mDNS may tell of any number.
+const MOST_SHOWN: usize = 5;
 /// The port of HTTPS where a gateway does not tell another.
 const HTTPS_PORT: u16 = 8443;
 
@@ -35,14 +39,30 @@ pub(crate) enum GatewayFault {
         "no gateway was found on this LAN; check that this machine is on the site's LAN, or give --gateway HOST:PORT"
     )]
     NotFound,
-    #[error("more than one gateway was found ({0}); choose one with --gateway HOST:PORT")]
+    #[error(
+        "no gateway of site {0} was found on this LAN, but {1}; check --site, or give --gateway HOST:PORT"
+    )]
+    OtherSites(SiteId, String),
+    #[error(
+        "more than one gateway was found ({0}); choose one with --site SITE or --gateway HOST:PORT"
+    )]
     Several(String),
     #[error("the LAN cannot be searched: {0}; give --gateway HOST:PORT")]
     Search(#[from] DiscoveryError),
     #[error(
-        "the gateway at {at} was not reached: {source}; check that it runs, and that the trusted root is this site's"
+        "the gateway at {at} was not reached: {source}; check the address, and that it runs and is on this network"
     )]
     Unreachable { at: String, source: https::Error },
+    #[error(
+        "what answers at {at} cannot prove to be a gateway under the root you trust: {fault}; nothing was sent to it. If it is the right one, fetch its root there (`holdfast-gateway root`) and give it by --root FILE"
+    )]
+    Untrusted { at: String, fault: PeerFault },
+    #[error("the gateway {name} is of site {site}, not of {wanted}; check --site and --gateway")]
+    OtherSite {
+        name: String,
+        site: String,
+        wanted: SiteId,
+    },
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
     #[error(
@@ -78,31 +98,52 @@ impl GatewayFault {
     }
 }
 
-/// Looks for the one gateway of this LAN; its addresses.
-pub(crate) async fn find(interfaces: &Interfaces) -> Result<Vec<String>, GatewayFault> {
+/// Looks for the one gateway of this LAN, or of this site; its addresses.
+pub(crate) async fn find(
+    interfaces: &Interfaces,
+    site: Option<&SiteId>,
+) -> Result<Vec<String>, GatewayFault> {
     let discovery = Discovery::start(interfaces)?;
-    let seen = discovery.browse(LISTEN).await?;
+    progress(&format!("searching the LAN for a gateway, {LISTEN:?}"));
+    let mut seen = discovery.browse(LISTEN).await?;
+    choose(&mut seen, site)
+}
+
+fn choose(seen: &mut Vec<Sighting>, site: Option<&SiteId>) -> Result<Vec<String>, GatewayFault> {
+    let shown = show(seen);
+    if let Some(site) = site.filter(|_| !seen.is_empty()) {
+        seen.retain(|one| fact(one, "site") == Some(site.as_str()));
+        if seen.is_empty() {
+            return Err(GatewayFault::OtherSites(site.clone(), shown));
+        }
+    }
     match seen.as_slice() {
         [] => Err(GatewayFault::NotFound),
         [one] => match addresses(one) {
             none if none.is_empty() => Err(GatewayFault::NotFound),
             some => Ok(some),
         },
-        several => {
-            let shown = several.iter().map(|one| {
-                let at = addresses(one).into_iter().next();
-                format!("{} at {}", one.instance, at.unwrap_or_default())
-            });
-            Err(GatewayFault::Several(shown.collect::<Vec<_>>().join(", ")))
-        }
+        several => Err(GatewayFault::Several(show(several))),
     }
 }
 
+fn show(seen: &[Sighting]) -> String {
+    let shown = seen.iter().take(MOST_SHOWN).map(|one| {
+        let at = addresses(one).into_iter().next().unwrap_or_default();
+        let site = fact(one, "site").unwrap_or("?");
+        format!("{} of site {site} at {at}", one.instance)
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn fact<'a>(seen: &'a Sighting, name: &str) -> Option<&'a str> {
+    let found = seen.facts.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.as_str())
+}
+
 fn addresses(seen: &Sighting) -> Vec<String> {
-    let told = seen.facts.iter().find(|(name, _)| name == "https");
-    let port = told
-        .and_then(|(_, port)| port.parse().ok())
-        .unwrap_or(HTTPS_PORT);
+    let told = fact(seen, "https").and_then(|port| port.parse().ok());
+    let port = told.unwrap_or(HTTPS_PORT);
     seen.addresses
         .iter()
         .map(|ip| std::net::SocketAddr::new(*ip, port).to_string())
@@ -123,6 +164,7 @@ impl Gateway {
     /// Asks the first of `addresses` that answers who it is, then has it prove that name.
     pub(crate) async fn meet(
         addresses: &[String],
+        site: Option<&SiteId>,
         root: Root,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GatewayFault> {
@@ -147,6 +189,7 @@ impl Gateway {
                 Ok(told) => {
                     let client = client(told.name, one);
                     let told = ask(&client, address).await?;
+                    told.check_site(site)?;
                     return Ok(Self {
                         client,
                         name: told.name,
@@ -166,10 +209,7 @@ impl Gateway {
             .client
             .post("/api/v1/vouchers", "application/octet-stream", body)
             .await
-            .map_err(|source| GatewayFault::Unreachable {
-                at: self.name.clone(),
-                source,
-            })?;
+            .map_err(|source| unreached(&self.name, source))?;
         let value: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
         if answer.status.is_success() {
             let known = value["known"].as_bool();
@@ -187,18 +227,42 @@ impl Gateway {
     }
 }
 
+/// Nobody there, or somebody else.
+fn unreached(at: &str, source: https::Error) -> GatewayFault {
+    let at = at.to_owned();
+    match source {
+        https::Error::Dial(DialError::Untrusted { fault, .. }) => {
+            GatewayFault::Untrusted { at, fault }
+        }
+        source => GatewayFault::Unreachable { at, source },
+    }
+}
+
 #[derive(Debug)]
 struct Told {
     name: String,
+    site: Option<String>,
     owner_key: VerifyingKey,
+}
+
+impl Told {
+    fn check_site(&self, wanted: Option<&SiteId>) -> Result<(), GatewayFault> {
+        match wanted {
+            Some(wanted) if self.site.as_deref() != Some(wanted.as_str()) => {
+                Err(GatewayFault::OtherSite {
+                    name: self.name.clone(),
+                    site: self.site.clone().unwrap_or_else(|| "none".to_owned()),
+                    wanted: wanted.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 async fn ask(client: &https::Client, at: &str) -> Result<Told, GatewayFault> {
     let answer = client.get("/api/v1/owner").await;
-    let answer = answer.map_err(|source| GatewayFault::Unreachable {
-        at: at.to_owned(),
-        source,
-    })?;
+    let answer = answer.map_err(|source| unreached(at, source))?;
     let stranger = || GatewayFault::NotAGateway(at.to_owned());
     if !answer.status.is_success() {
         return Err(stranger());
@@ -210,6 +274,52 @@ async fn ask(client: &https::Client, at: &str) -> Result<Told, GatewayFault> {
     let key = key.and_then(|der| VerifyingKey::from_spki_der(&der).ok());
     Ok(Told {
         name: value["name"].as_str().ok_or_else(stranger)?.to_owned(),
+        site: value["site"].as_str().map(str::to_owned),
         owner_key: key.ok_or_else(stranger)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(instance: &str, site: &str) -> Sighting {
+        Sighting {
+            instance: instance.to_owned(),
+            host: "holdfast-rv.local".to_owned(),
+            addresses: vec!["10.0.0.2".parse().expect("address")],
+            port: 8042,
+            facts: vec![
+                ("site".to_owned(), site.to_owned()),
+                ("https".to_owned(), "9443".to_owned()),
+            ],
+        }
+    }
+
+    #[test]
+    fn one_gateway_is_chosen_or_the_choice_is_left_to_the_person() {
+        let (harbour, quay) = ("harbour".parse().ok(), "quay".parse().ok());
+        let choose = |seen: &[Sighting], site: &Option<SiteId>| {
+            choose(&mut seen.to_vec(), site.as_ref()).map_err(|fault| fault.to_string())
+        };
+        let one = [seen("gw1", "harbour")];
+        let two = [seen("gw1", "harbour"), seen("gw2", "quay")];
+        let at = Ok(vec!["10.0.0.2:9443".to_owned()]);
+        assert_eq!(choose(&one, &None), at);
+        assert_eq!(choose(&two, &harbour), at);
+        let nobody = choose(&[], &harbour).expect_err("nobody");
+        assert!(nobody.contains("--gateway HOST:PORT"), "{nobody}");
+        let several = choose(&two, &None).expect_err("two");
+        assert!(
+            several.contains("gw2 of site quay") && several.contains("--site"),
+            "{several}"
+        );
+        let other = choose(&one, &quay).expect_err("another site's");
+        assert!(
+            other.contains("no gateway of site quay") && other.contains("gw1"),
+            "{other}"
+        );
+        let crowd = vec![seen("gw1", "harbour"); 60];
+        assert!(choose(&crowd, &None).expect_err("many").len() < 600);
+    }
 }

@@ -1,5 +1,6 @@
 //! What this installer extended to whom: one small file per voucher, written before the extended
-//! voucher leaves, so that no device ever gets two owners by this hand, whatever is cut or killed.
+//! voucher leaves, so that no device ever gets two owners by this hand, whatever is cut or killed,
+//! unless the person says that the former one is lost.
 //!
 //! Called before each extension. Extending again to the same owner is always fine: signatures are
 //! deterministic, so the same voucher comes out.
@@ -19,7 +20,7 @@ use crate::paper::fingerprint;
 #[allow(missing_docs)]
 pub(crate) enum HandedFault {
     #[error(
-        "the voucher of {guid} was extended to {name} (key {next}) before, and a second extension would give the device two owners; hand it in there"
+        "the voucher of {guid} was extended to {name} (key {next}) before, and a second extension would give the device two owners; hand it in there, or, if that owner is lost for good, say --anew"
     )]
     Elsewhere {
         guid: Guid,
@@ -42,38 +43,54 @@ pub(crate) enum Noted {
     Before,
 }
 
-/// Notes that the voucher goes to `next`, called `name`; refuses where it went to another before.
-pub(crate) fn note(
-    state: &Path,
-    guid: Guid,
-    next: &VerifyingKey,
-    name: &str,
-) -> Result<Noted, HandedFault> {
-    let path = file_of(state, guid);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let (name, key) = parse(&text).ok_or(HandedFault::Damaged(path))?;
-            if key == *next {
-                return Ok(Noted::Before);
-            }
-            let next = fingerprint(&key);
-            Err(HandedFault::Elsewhere { guid, name, next })
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = STANDARD.encode(next.to_spki_der());
-            secret_file::make_folder(&folder_of(state))
-                .and_then(|()| secret_file::write(&path, format!("{key} {name}\n").as_bytes()))
-                .map_err(|source| HandedFault::File { path, source })?;
-            Ok(Noted::Now)
-        }
-        Err(source) => Err(HandedFault::File { path, source }),
-    }
+/// The notes of one installer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Notes<'a> {
+    state: &'a Path,
+    anew: bool,
 }
 
-/// Takes a note back: the other side refused the voucher for good and did not keep it.
-pub(crate) fn forget(state: &Path, guid: Guid) -> Result<(), HandedFault> {
-    let path = file_of(state, guid);
-    std::fs::remove_file(&path).map_err(|source| HandedFault::File { path, source })
+impl<'a> Notes<'a> {
+    /// In the folder `state`; `anew` lets another owner take the place of a former one.
+    pub(crate) fn of(state: &'a Path, anew: bool) -> Self {
+        Self { state, anew }
+    }
+
+    /// Notes that the voucher goes to `next`, called `name`; refuses where it went to another before.
+    pub(crate) fn note(
+        self,
+        guid: Guid,
+        next: &VerifyingKey,
+        name: &str,
+    ) -> Result<Noted, HandedFault> {
+        let path = file_of(self.state, guid);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let (name, key) = parse(&text).ok_or(HandedFault::Damaged(path.clone()))?;
+                match (key == *next, self.anew) {
+                    (true, _) => return Ok(Noted::Before),
+                    (false, true) => {}
+                    (false, false) => {
+                        let next = fingerprint(&key);
+                        return Err(HandedFault::Elsewhere { guid, name, next });
+                    }
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(HandedFault::File { path, source }),
+        }
+        let key = STANDARD.encode(next.to_spki_der());
+        secret_file::make_folder(&folder_of(self.state))
+            .and_then(|()| secret_file::write(&path, format!("{key} {name}\n").as_bytes()))
+            .map_err(|source| HandedFault::File { path, source })?;
+        Ok(Noted::Now)
+    }
+
+    /// Takes a note back: the other side refused the voucher for good and did not keep it.
+    pub(crate) fn forget(self, guid: Guid) -> Result<(), HandedFault> {
+        let path = file_of(self.state, guid);
+        std::fs::remove_file(&path).map_err(|source| HandedFault::File { path, source })
+    }
 }
 
 fn parse(text: &str) -> Option<(String, VerifyingKey)> {
@@ -101,12 +118,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let key = || SigningKey::generate(&mut SystemRandom).public();
         let (guid, one, other) = (Guid([7; 16]), key(), key());
-        let note = |key, name| note(folder.path(), guid, key, name);
+        let note = |key, name| Notes::of(folder.path(), false).note(guid, key, name);
         assert_eq!(note(&one, "gw1").expect("noted"), Noted::Now);
         assert_eq!(note(&one, "gw1").expect("noted"), Noted::Before);
         let twice = note(&other, "gw2").expect_err("two owners");
         assert!(twice.to_string().contains("gw1"), "{twice}");
-        forget(folder.path(), guid).expect("forgotten");
+        let anew = Notes::of(folder.path(), true);
+        assert_eq!(anew.note(guid, &one, "gw1").expect("noted"), Noted::Before);
+        assert_eq!(anew.note(guid, &other, "gw2").expect("noted"), Noted::Now);
+        let back = note(&one, "gw1").expect_err("gw2 has it now");
+        assert!(back.to_string().contains("gw2"), "{back}");
+        anew.forget(guid).expect("forgotten");
         assert_eq!(note(&other, "gw2").expect("noted"), Noted::Now);
         std::fs::write(file_of(folder.path(), guid), "spoilt").expect("write");
         let damaged = note(&other, "gw2");

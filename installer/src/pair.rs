@@ -37,7 +37,7 @@ pub(crate) struct Pair {
     /// Voucher file of the device, extended to your key
     voucher: PathBuf,
     /// Name of the site's wireless network
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     ssid: String,
     /// File with its passphrase; without it the network is open
     #[arg(long, value_name = "FILE")]
@@ -49,7 +49,7 @@ pub(crate) struct Pair {
     #[arg(long = "to", value_name = "HOST:PORT")]
     to: Vec<HostPort>,
     /// Give up after so many seconds
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     patience: u64,
 }
 
@@ -67,8 +67,8 @@ pub(crate) struct Relay {
 impl Pair {
     /// Waits for the device and hands it the LAN's credentials.
     pub(crate) fn run(&self, state: &Path) -> anyhow::Result<String> {
-        let voucher = paper::read(&self.voucher)?;
         let signer = key::load(state)?;
+        let voucher = paper::read(&self.voucher, &signer.public())?;
         paper::check_ours(&voucher, &self.voucher, &signer.public())?;
         let guid = voucher.guid();
         let passphrase = self.passphrase_file.as_deref().map(read_passphrase);
