@@ -17,30 +17,31 @@ use crate::handed::{Noted, Notes};
 use crate::pair::{Pair, Relay};
 use crate::{gateway, key, paper, trust};
 
-const FIRST_STEPS: &str = "\
-Once:              holdfast-installer key new > me.pem        (send me.pem to the seller and to the gateway's operator)
-                   holdfast-installer trust root.pem          (`holdfast-gateway root` prints it)
-For each device:   holdfast-installer extend device.ov        (then power the device on)
-Without a network: holdfast-installer pair device.ov --help
+const FIRST_STEPS: &str = "First steps:
+  holdfast-installer key new > me.pem     once; the seller and the gateway's operator need me.pem
+  holdfast-installer trust root.pem       once; `holdfast-gateway root` prints it
+  holdfast-installer extend device.ov     for each device; then power it on
+  holdfast-installer pair --help          for a device that has no network yet
 
-Exit code 0: done, also if it was done before; 64: wrong command line; 69: nobody reached, try again; 1: refused, see the sentence.";
+Exit codes: 0 done, also if it was done before; 64 wrong command line; 69 nobody reached, try again;
+1 refused: the sentence says by whom and what to do.";
 
-const EXTEND: &str = "\
+const EXTEND: &str = "Examples:
   holdfast-installer extend device.ov                               find the gateway on this LAN
   holdfast-installer extend device.ov --gateway 192.168.1.10:8443   or name it
   holdfast-installer extend device.ov --to next.pem --out next.ov   or write a file for the next owner
 
 Running it again is always safe: it says so if the gateway has the voucher already.";
 
-const PAIR: &str = "\
-  ip address add 192.168.49.1/24 dev wlan0        first: the address from the device's factory
-  holdfast-installer pair device.ov --ssid harbour --passphrase-file pass --listen 192.168.49.1:8042 \\
-      --to rv.example.com:8042 --to 192.168.1.10:8042
+const PAIR: &str = "Example, after this machine got the address that the device has from its factory:
+  holdfast-installer pair device.ov --ssid harbour --passphrase-file pass \\
+      --listen 192.168.49.1:8042 --to rv.example.com:8042 --to 192.168.1.10:8042
 
 Both sides prove themselves by the voucher before the device hears of the network. Running it again is safe.";
 
-const RELAY: &str = "\
-  holdfast-installer relay --listen 192.168.49.1:8042 --to rv.example.com:8042 --to 192.168.1.10:8042
+const RELAY: &str = "Example:
+  holdfast-installer relay --listen 192.168.49.1:8042 \\
+      --to rv.example.com:8042 --to 192.168.1.10:8042
 
 The first server that knows the device answers; one that is out of reach is passed over.";
 
