@@ -12,7 +12,7 @@ help:
 	@echo "make drill   the story headless, with real binaries; exit 0 only if every step held"
 	@echo "make lint    rustfmt, clippy -D warnings, cargo-deny"
 	@echo "make fuzz    the property and mutation tests for longer (SECONDS_EACH=60)"
-	@echo "make bench   measurements"
+	@echo "make bench   the broker beside mosquitto, about 20 minutes (BENCH='--quick', BENCH='--only durable', BENCH=--list)"
 	@echo "make deb     Debian packages"
 	@echo "make package-test  the package in a booted container: install, kill, reboot in an outage, purge (root)"
 
@@ -37,8 +37,8 @@ lint: setup
 fuzz: setup
 	@$(TESTS)/fuzz.sh
 
-bench:
-	@$(TESTS)/not-yet.sh bench "there is no benchmark in the tree yet"
+bench: setup
+	@$(TESTS)/bench.sh $(BENCH)
 
 deb:
 	@packaging/build-deb.sh gateway
