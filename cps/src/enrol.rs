@@ -1,8 +1,11 @@
 //! Enrolment of a gateway with its cloud by a one-time token: the cloud's side here, the gateway's
-//! in [`client`], the replacement of a lost one in [`replace`]. Called by the CLI (tokens) and the HTTPS API. A token is bound to a site and a
-//! gateway, has a life, works once, and is stored as a hash only.
+//! in [`client`], the replacement of a lost one in [`replace`]. Called by the CLI (tokens) and the
+//! HTTPS API. A token is bound to a site and a gateway, has a life, is stored as a hash only, and
+//! works once: for one machine, told by its keys. That machine may ask again while the token lives,
+//! in case the answer got lost, and hears the same; another one is refused and alarmed.
 
 mod client;
+mod enter;
 mod replace;
 mod token;
 
@@ -12,8 +15,6 @@ use std::time::Duration;
 use holdfast_link::random::SystemRandom;
 use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
-use holdfast_protocol::name::Party;
-use holdfast_protocol::record::Change;
 use holdfast_store::{StoreError, WriteError};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ pub use token::{BadToken, Token};
 use crate::Core;
 use crate::authority::{Authority, AuthorityError, CsrError};
 use crate::registry::{Draft, RegistryError};
-use crate::tables::{GatewayRow, PeerRow, TokenRow};
+use crate::tables::{GatewayRow, LockRow, TokenRow};
 use crate::vouchers::{VoucherRefusal, extend_to};
 
 /// How much of a name that nobody has checked is logged.
@@ -60,7 +61,7 @@ pub struct Asked {
 }
 
 /// What a gateway gets.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Given {
     /// The cloud's server id.
     pub server: String,
@@ -112,6 +113,11 @@ pub enum Refusal {
     /// No such token was given out.
     #[error("the token is not known here; make a new one with 'gateways token' and copy it whole")]
     UnknownToken,
+    /// It was used, and is presented with other keys: somebody has a copy of it.
+    #[error(
+        "the token was used already, by another machine; if that was not the gateway {0}, run 'gateways replace' for it at once, and keep tokens secret"
+    )]
+    StolenToken(ServerId),
     /// It was used.
     #[error("the token was used already; make a new one with 'gateways token'")]
     UsedToken,
@@ -176,6 +182,7 @@ impl Refusal {
         match self {
             Self::UnknownToken => "unknown token",
             Self::UsedToken => "used token",
+            Self::StolenToken(_) => "used token, other keys",
             Self::ExpiredToken => "expired token",
             Self::OtherGateway(_) => "other gateway",
             Self::Csr(_) => "csr",
@@ -213,6 +220,17 @@ impl Enrolment {
         gateway: &ServerId,
         life: Duration,
     ) -> Result<Zeroizing<String>, Refusal> {
+        self.token_with(site, gateway, life, None).await
+    }
+
+    /// The same, and locks an enrolment out in the same commit.
+    async fn token_with(
+        &self,
+        site: &SiteId,
+        gateway: &ServerId,
+        life: Duration,
+        lock: Option<LockRow>,
+    ) -> Result<Zeroizing<String>, Refusal> {
         let mut secret = Zeroizing::new([0; 32]);
         SystemRandom.fill_bytes(&mut *secret);
         let root = self.authority.anchors()?.remove(0);
@@ -223,6 +241,7 @@ impl Enrolment {
             gateway: gateway.clone(),
             expires: self.core.clock.now().secs.saturating_add(life.as_secs()),
             used: None,
+            enrolled: None,
         };
         let key = hashed(&*secret);
         if *gateway == self.core.config.server {
@@ -239,6 +258,10 @@ impl Enrolment {
                 let taken = Refusal::NameTaken(row.gateway.clone(), bearer);
                 return Err(WriteError::Job(taken));
             }
+            if let Some(lock) = &lock {
+                it.tables.put_lock(lock)?;
+                it.rights_changed();
+            }
             Ok(it.tables.put_token(&key, &row)?)
         });
         done.await.map_err(flat)?;
@@ -254,66 +277,14 @@ impl Enrolment {
         self.try_enrol(asked).await.inspect_err(|refusal| {
             // Whoever asks may call itself anything, at any length.
             let gateway: String = asked.gateway.chars().take(SHOWN).collect();
-            tracing::warn!(gateway, %refusal, "enrolment refused");
+            match refusal {
+                Refusal::StolenToken(_) => {
+                    tracing::error!(gateway, %refusal, "enrolment refused: ALARM");
+                }
+                _ => tracing::warn!(gateway, %refusal, "enrolment refused"),
+            }
             self.core.metrics.refused("enrolment", refusal.reason());
         })
-    }
-
-    async fn try_enrol(&self, asked: &Asked) -> Result<Given, Refusal> {
-        if self.core.cloud.is_some() {
-            return Err(Refusal::NotHere);
-        }
-        let key = hashed(&asked.secret.0);
-        let now = self.core.clock.now().secs;
-        let token = self.core.registry.read(|view| view.token(&key))?;
-        let token = check(token, &asked.gateway, now)?;
-        let TokenRow { site, gateway, .. } = token;
-        let (issuer_chain, issuer_draft) =
-            self.authority
-                .sign_intermediate(&site, &gateway, &asked.issuer_request)?;
-        let party = Party::Gateway {
-            server: gateway.clone(),
-            site: site.clone(),
-        };
-        let (own, own_draft) =
-            self.authority
-                .sign_request(party, &asked.server_request, &asked.addresses)?;
-        let known = self.core.registry.read(|view| view.gateway(&gateway))?;
-        // Two tokens may have been made before the first was used.
-        if let Some(row) = known.as_ref().filter(|row| row.site != site) {
-            let bearer = format!("a gateway of site {}", row.site);
-            return Err(Refusal::NameTaken(gateway, bearer));
-        }
-        let epoch = known.map_or(1, |row: GatewayRow| row.epoch.saturating_add(1));
-        let enrolled = Change::GatewayEnrolled {
-            gateway: gateway.clone(),
-            epoch,
-            record_key: asked.record_key.clone(),
-            owner_key: asked.owner_key.clone(),
-        };
-        let mut drafts = self.voided(&site, &gateway)?;
-        drafts.extend([
-            Draft {
-                site: site.clone(),
-                device: None,
-                change: enrolled,
-            },
-            issuer_draft,
-            own_draft,
-        ]);
-        drafts.extend(self.vouchers_for(&site, &asked.owner_key)?);
-        let peer = PeerRow {
-            server: gateway.clone(),
-            site: site.clone(),
-            mqtt: asked.mqtt.clone(),
-            https: asked.https.clone(),
-        };
-        self.record(key, asked.gateway.clone(), now, drafts, peer)
-            .await?;
-        let mut server_chain = own.full_chain();
-        server_chain.extend(self.authority.anchors()?);
-        tracing::info!(%site, %gateway, epoch, "gateway enrolled");
-        Ok(self.given(&site, epoch, issuer_chain, server_chain))
     }
 
     /// The vouchers that the site's devices have so far, extended to the new gateway.
@@ -334,40 +305,9 @@ impl Enrolment {
         Ok(drafts)
     }
 
-    /// One commit; the token is checked again in it, since two may have come at once.
-    async fn record(
-        &self,
-        key: [u8; 32],
-        gateway: String,
-        now: u64,
-        drafts: Vec<Draft>,
-        peer: PeerRow,
-    ) -> Result<(), Refusal> {
-        let done = self.core.registry.write(move |it| {
-            let row = check(it.tables.token(&key)?, &gateway, now).map_err(WriteError::Job)?;
-            it.tables.put_token(
-                &key,
-                &TokenRow {
-                    used: Some(now),
-                    ..row
-                },
-            )?;
-            it.tables.put_peer(&peer)?;
-            for draft in &drafts {
-                it.append(draft.clone()).map_err(|error| match error {
-                    WriteError::Store(error) => WriteError::Store(error),
-                    WriteError::Job(error) => WriteError::Job(Refusal::Registry(error)),
-                })?;
-            }
-            Ok(())
-        });
-        done.await.map_err(flat)
-    }
-
     fn given(
         &self,
         site: &SiteId,
-        epoch: u32,
         issuer_chain: Vec<Vec<u8>>,
         server_chain: Vec<Vec<u8>>,
     ) -> Given {
@@ -376,7 +316,8 @@ impl Enrolment {
             server: config.server.to_string(),
             domain: config.domain.to_string(),
             site: site.to_string(),
-            epoch,
+            // Known within the commit.
+            epoch: 0,
             issuer_chain: issuer_chain.into_iter().map(Bytes).collect(),
             server_chain: server_chain.into_iter().map(Bytes).collect(),
             record_key: self.core.keys.record().public(),
@@ -393,20 +334,6 @@ impl Enrolment {
     pub fn gateways(&self) -> Result<Vec<GatewayRow>, StoreError> {
         self.core.registry.read(|view| view.gateways())
     }
-}
-
-fn check(token: Option<TokenRow>, gateway: &str, now: u64) -> Result<TokenRow, Refusal> {
-    let token = token.ok_or(Refusal::UnknownToken)?;
-    if token.used.is_some() {
-        return Err(Refusal::UsedToken);
-    }
-    if token.expires <= now {
-        return Err(Refusal::ExpiredToken);
-    }
-    if token.gateway.as_str() != gateway {
-        return Err(Refusal::OtherGateway(token.gateway));
-    }
-    Ok(token)
 }
 
 /// The secret is random, so a plain hash keeps it.

@@ -1,22 +1,18 @@
-//! Vouchers handed in over the LAN by an installer (flow S37), and whose hands are trusted. Called
-//! by the HTTPS API (anybody may ask), the admin socket and the CLI (who is listed).
+//! Vouchers handed in over the LAN by an installer (flow S37). Called by the HTTPS API: anybody may
+//! ask. Whose hands are trusted, `lists` says.
 //!
 //! The voucher authenticates itself: its chain must verify and end in our owner key. Beside that
 //! the key that extended it to us, or the manufacturer's, must be listed here, unless the
 //! configuration takes any chain. Nothing here needs the cloud.
 
 use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
-use holdfast_protocol::id::{ClientName, Guid};
+use holdfast_protocol::id::Guid;
 use holdfast_protocol::voucher::Voucher;
-use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
 use crate::config::HandoverPolicy;
-use crate::tables::InstallerRow;
-use crate::vouchers::{Accepted, VoucherRefusal, Vouchers};
-
-/// Most keys listed at once; far above the installers of one site.
-pub const MOST_INSTALLERS: usize = 1_000;
+use crate::lists::Lists;
+use crate::vouchers::{Accepted, Hand, VoucherRefusal, Vouchers};
 
 /// Why a voucher was not taken from whoever brought it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -31,33 +27,21 @@ pub enum HandoverRefusal {
     Voucher(#[from] VoucherRefusal),
 }
 
-/// Why a key was not listed.
-#[derive(Debug, thiserror::Error)]
-pub enum ListingError {
-    /// The name stands for another key.
-    #[error("the name {0} stands for another key already; choose another, or remove it first")]
-    NameTaken(ClientName),
-    /// Nobody of that name.
-    #[error("no installer {0} is listed; `installers list` shows the names")]
-    Unknown(ClientName),
-    /// The bound.
-    #[error("{MOST_INSTALLERS} installers are listed already; remove those that left")]
-    Full,
-    /// Our own store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// Handing in; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handover {
     core: Core,
     vouchers: Vouchers,
+    lists: Lists,
 }
 
 impl Handover {
-    pub(crate) fn new(core: Core, vouchers: Vouchers) -> Self {
-        Self { core, vouchers }
+    pub(crate) fn new(core: Core, vouchers: Vouchers, lists: Lists) -> Self {
+        Self {
+            core,
+            vouchers,
+            lists,
+        }
     }
 
     /// Takes a voucher file (PEM or CBOR) that was extended to this server. The same one again, or
@@ -74,7 +58,7 @@ impl Handover {
         {
             self.check_hands(&voucher)?;
         }
-        Ok(self.vouchers.import(bytes, None).await?)
+        Ok(self.vouchers.take(bytes, None, Hand::Other).await?)
     }
 
     fn check_hands(&self, voucher: &Voucher) -> Result<(), HandoverRefusal> {
@@ -83,65 +67,15 @@ impl Handover {
             return Ok(());
         }
         let giver = giver(voucher);
-        let rows = self.core.registry.read(|view| view.installers());
-        let rows = rows.map_err(VoucherRefusal::from)?;
-        let maker = voucher.manufacturer().key();
-        if rows
-            .iter()
-            .any(|row| row.key == *giver || row.key == *maker)
-        {
-            return Ok(());
+        for key in [giver, voucher.manufacturer().key()] {
+            if self.lists.takes_from(key).map_err(VoucherRefusal::from)? {
+                return Ok(());
+            }
         }
         let refusal = HandoverRefusal::NotListed(fingerprint(giver));
         tracing::warn!(guid = %voucher.guid(), %refusal, "voucher refused");
         self.core.metrics.refused("voucher", "not listed");
         Err(refusal)
-    }
-
-    /// Lists an installer's or a manufacturer's key. The same pair twice changes nothing.
-    ///
-    /// # Errors
-    /// See [`ListingError`].
-    pub async fn list_key(&self, name: ClientName, key: VerifyingKey) -> Result<(), ListingError> {
-        let at = self.core.clock.now().secs;
-        let done = self.core.registry.write(move |it| {
-            let rows = it.tables.installers()?;
-            match rows.iter().find(|row| row.name == name) {
-                Some(row) if row.key == key => return Ok(()),
-                Some(_) => return Err(WriteError::Job(ListingError::NameTaken(name.clone()))),
-                None if rows.len() >= MOST_INSTALLERS => {
-                    return Err(WriteError::Job(ListingError::Full));
-                }
-                None => {}
-            }
-            let (name, key) = (name.clone(), key.clone());
-            Ok(it.tables.put_installer(&InstallerRow { name, key, at })?)
-        });
-        done.await.map_err(flat)
-    }
-
-    /// Strikes a key off the list: vouchers that it extends later are refused; devices that came by
-    /// it before keep working.
-    ///
-    /// # Errors
-    /// Nobody of that name, or our own store.
-    pub async fn strike(&self, name: ClientName) -> Result<(), ListingError> {
-        let done = self
-            .core
-            .registry
-            .write(move |it| match it.tables.remove_installer(&name)? {
-                true => Ok(()),
-                false => Err(WriteError::Job(ListingError::Unknown(name.clone()))),
-            });
-        done.await.map_err(flat)
-    }
-
-    /// The listed keys, by name.
-    ///
-    /// # Errors
-    /// Our own store.
-    pub fn listed(&self) -> Result<Vec<InstallerRow>, StoreError> {
-        self.core.registry.read(|view| view.installers())
     }
 }
 
@@ -159,11 +93,4 @@ pub fn fingerprint(key: &VerifyingKey) -> String {
     let digest = hash(HashAlg::Sha256, &key.to_spki_der());
     let half = digest.value().iter().take(16);
     half.map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn flat(error: WriteError<ListingError>) -> ListingError {
-    match error {
-        WriteError::Store(error) => error.into(),
-        WriteError::Job(error) => error,
-    }
 }

@@ -7,6 +7,7 @@ mod api;
 pub mod ask;
 mod fdo;
 mod lifecycle;
+mod lists;
 mod serve;
 pub(crate) mod wire;
 

@@ -3,7 +3,8 @@
 //! The binaries open it with stores, keys and a clock, hang its HTTP routers on listeners, and ask
 //! its roster and ledger from their brokers. Its rooms: [`authority`] (certificates), [`vouchers`],
 //! [`rendezvous`] and [`relay`] (TO0/TO1 server), [`to0`] (client), [`registrar`] (TO2 owner),
-//! [`sync`] (signed entries between the two servers), [`telemetry`] (the ledger), [`clients`]
+//! [`sync`] (signed entries between the two servers), [`refusals`] (what sync did not believe),
+//! [`lists`] (installers, manufacturers), [`telemetry`] (the ledger), [`clients`]
 //! (ordinary MQTT clients), [`enrol`] (gateways), [`http`]. Truth is a log of signed change entries;
 //! every table of the registry is a fold over it.
 //!
@@ -20,7 +21,10 @@ pub mod handover;
 pub mod http;
 pub mod keys;
 pub mod lifecycle;
+pub mod lists;
 pub mod metrics;
+mod quiet;
+pub mod refusals;
 pub mod registrar;
 mod registry;
 pub mod relay;
@@ -43,12 +47,12 @@ pub use keys::{KeyError, Keys};
 pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, InstallerRow, LockRow, PeerRow, RefusedRow,
-    SiteRow, VoucherRow, prepare,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockRow, PeerRow, RefusalRow,
+    RefusedRow, SiteRow, VoucherRow, prepare,
 };
 
 use authority::{Authority, AuthorityError};
-use registry::Registry;
+use registry::{Registry, Signing};
 use roster::Roster;
 
 /// The two files of a server: a full ledger never blocks an onboarding.
@@ -130,6 +134,8 @@ pub struct Cps {
     authority: Authority,
     vouchers: vouchers::Vouchers,
     handover: handover::Handover,
+    lists: lists::Lists,
+    refusals: refusals::Refusals,
     rendezvous: Arc<rendezvous::Rendezvous>,
     relay: Arc<relay::Relay>,
     registrar: Arc<registrar::Registrar>,
@@ -156,14 +162,14 @@ impl Cps {
         let metrics = Metrics::default();
         let cloud = enrol::Cloud::load(&config, &keys)?;
         let roster = Roster::new(&config, Arc::clone(&clock));
-        let registry = Registry::new(
-            stores.registry,
-            config.server.clone(),
-            keys.record_shared(),
-            keys.owner().public(),
-            Arc::clone(&clock),
-            roster.clone(),
-        );
+        let author = Signing {
+            server: config.server.clone(),
+            key: keys.record_shared(),
+            owner: keys.owner().public(),
+            at_cloud: cloud.is_none(),
+            clock: Arc::clone(&clock),
+        };
+        let registry = Registry::new(stores.registry, author, roster.clone());
         if let Some(cloud) = &cloud {
             registry.set_epoch(cloud.epoch).await?;
         }
@@ -195,8 +201,13 @@ impl Cps {
         let rendezvous = Arc::new(rendezvous::Rendezvous::new(core.clone()));
         let devices = devices::Devices::new(core.clone(), authority.clone());
         let vouchers = vouchers::Vouchers::new(core.clone());
+        let lists = lists::Lists::new(core.clone());
+        let refusals = refusals::Refusals::new(core.clone());
         Self {
-            handover: handover::Handover::new(core.clone(), vouchers.clone()),
+            handover: handover::Handover::new(core.clone(), vouchers.clone(), lists.clone()),
+            sync: sync::Sync::new(core.clone(), refusals.clone()),
+            lists,
+            refusals,
             vouchers,
             relay: Arc::new(relay::Relay::new(core.clone(), Arc::clone(&rendezvous))),
             registrar: Arc::new(registrar::Registrar::new(
@@ -205,7 +216,6 @@ impl Cps {
                 devices.clone(),
             )),
             to0: to0::To0::new(core.clone(), Arc::clone(&rendezvous)),
-            sync: sync::Sync::new(core.clone()),
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
             lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
@@ -266,7 +276,19 @@ impl Cps {
         &self.vouchers
     }
 
-    /// Vouchers that installers hand in, and whose hands are trusted.
+    /// Installers and manufacturers.
+    #[must_use]
+    pub fn lists(&self) -> &lists::Lists {
+        &self.lists
+    }
+
+    /// Entries that sync refused.
+    #[must_use]
+    pub fn refusals(&self) -> &refusals::Refusals {
+        &self.refusals
+    }
+
+    /// Vouchers that installers hand in.
     #[must_use]
     pub fn handover(&self) -> &handover::Handover {
         &self.handover
@@ -355,7 +377,15 @@ impl Cps {
     /// # Errors
     /// Keys or registry.
     pub async fn add_site(&self, site: &SiteId) -> Result<(), AuthorityError> {
-        self.authority.add_site(site).await
+        self.authority.add_site(site).await?;
+        match self.lists.spread(vec![site.clone()]).await {
+            Ok(()) => Ok(()),
+            // The next start gives the site what it lacks.
+            Err(error) => {
+                tracing::error!(%site, %error, "the site was not told of manufacturers");
+                Ok(())
+            }
+        }
     }
 
     /// The sites of the cloud, or the one of a gateway.

@@ -2,22 +2,24 @@
 //! rooms that change registry truth, and by `sync` for what the other server says. An entry and
 //! what follows from it are one commit. Nothing is ever taken out of the log.
 
-use std::collections::BTreeSet;
+mod standing;
+mod writing;
+
 use std::sync::Arc;
 
 use holdfast_link::time::Clock;
 use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
-use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
-use holdfast_protocol::record::{
-    Author, Change, DeviceRecord, Entry, RecordFault, SignedEntry, Standing,
-};
-use holdfast_protocol::voucher::Voucher;
+use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
+use holdfast_protocol::record::{Change, DeviceRecord, RecordFault};
 use holdfast_store::{Store, StoreError, WriteError, Written};
-use redb::{ReadTransaction, WriteTransaction};
+use redb::ReadTransaction;
 use tokio::sync::watch;
 
+pub(crate) use standing::{is_believed, record_of};
+pub(crate) use writing::Writing;
+
 use crate::roster::{Content, Roster};
-use crate::tables::{CertificateRow, ClientRow, GatewayRow, RefusedRow, Tables, VoucherRow};
+use crate::tables::Tables;
 
 /// Name of this server's enrolment number among the settings kept in the registry.
 const EPOCH: &str = "epoch";
@@ -54,12 +56,16 @@ pub(crate) struct Registry {
     ordered: watch::Sender<u64>,
 }
 
-struct Signing {
-    server: ServerId,
-    key: Arc<SigningKey>,
+/// Who writes here.
+pub(crate) struct Signing {
+    pub(crate) server: ServerId,
+    pub(crate) key: Arc<SigningKey>,
     /// Vouchers with this owner are ours.
-    owner: VerifyingKey,
-    clock: Arc<dyn Clock>,
+    pub(crate) owner: VerifyingKey,
+    /// The cloud believes its own word about manufacturers and devices; a gateway the cloud's and
+    /// its site's.
+    pub(crate) at_cloud: bool,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl std::fmt::Debug for Signing {
@@ -79,20 +85,8 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    pub(crate) fn new(
-        store: Store,
-        server: ServerId,
-        key: Arc<SigningKey>,
-        owner: VerifyingKey,
-        clock: Arc<dyn Clock>,
-        roster: Roster,
-    ) -> Self {
-        let author = Arc::new(Signing {
-            server,
-            key,
-            owner,
-            clock,
-        });
+    pub(crate) fn new(store: Store, author: Signing, roster: Roster) -> Self {
+        let author = Arc::new(author);
         Self {
             store,
             author,
@@ -135,26 +129,19 @@ impl Registry {
         let changed = self
             .store
             .write(move |tx| {
-                let mut writing = Writing {
-                    tables: Tables(tx),
-                    author: &author,
-                    grants: false,
-                    appended: false,
-                    ordered: false,
-                };
+                let mut writing = Writing::new(Tables(tx), &author);
                 let value = job(&mut writing)?;
-                let (grants, appended) = (writing.grants, writing.appended);
-                Ok((value, grants, appended, writing.ordered))
+                Ok((value, writing.news()))
             })
             .await;
-        let (value, grants, appended, ordered) = changed?;
-        if ordered {
+        let (value, news) = changed?;
+        if news.ordered {
             self.ordered.send_modify(|version| *version += 1);
         }
-        if appended {
+        if news.appended {
             self.written.send_modify(|version| *version += 1);
         }
-        if grants {
+        if news.grants {
             self.refresh_roster()?;
         }
         Ok(value)
@@ -191,16 +178,7 @@ impl Registry {
 
     /// Throws all folds away and makes them again from the log.
     pub(crate) async fn rebuild(&self) -> Result<(), StoreError> {
-        let done: Written<()> = self
-            .write(|it| {
-                it.tables.clear_folds()?;
-                for entry in it.tables.entries()? {
-                    it.fold(&entry)?;
-                }
-                it.grants = true;
-                Ok(())
-            })
-            .await;
+        let done: Written<()> = self.write(|it| Ok(it.fold_all()?)).await;
         done.map_err(own)
     }
 
@@ -227,309 +205,4 @@ fn own(error: WriteError) -> StoreError {
 fn epoch_of(kept: Option<u64>) -> u32 {
     kept.and_then(|epoch| u32::try_from(epoch).ok())
         .unwrap_or(1)
-}
-
-/// A device's record as the fold over its entries.
-pub(crate) fn record_of<S: crate::tables::Source>(
-    tables: Tables<S>,
-    device: DeviceId,
-) -> Result<Option<DeviceRecord>, StoreError> {
-    let entries = tables.device_entries(device)?;
-    let mut record = DeviceRecord::new(device);
-    entries
-        .iter()
-        .for_each(|entry| record.apply(entry.entry(), standing(entry.entry())));
-    Ok((!entries.is_empty()).then_some(record))
-}
-
-/// How far an entry is proved. A wrong statement is refused before it gets into a fold, so that
-/// one that is there was verified.
-fn standing(entry: &Entry) -> Standing {
-    match &entry.change {
-        Change::Onboarded(onboarded) if onboarded.evidence.statement.is_some() => Standing::Proved,
-        _ => Standing::Attested,
-    }
-}
-
-/// One commit in the making: the tables, and the pen.
-pub(crate) struct Writing<'t> {
-    pub(crate) tables: Tables<&'t WriteTransaction>,
-    author: &'t Signing,
-    /// Whether something changed that brokers ask for.
-    grants: bool,
-    /// Whether there is something new for the other server.
-    appended: bool,
-    /// Whether a device must be told of another service.
-    ordered: bool,
-}
-
-impl std::fmt::Debug for Writing<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Writing").finish_non_exhaustive()
-    }
-}
-
-impl Writing<'_> {
-    /// Tells that brokers must ask again after this commit, though no entry says so.
-    pub(crate) fn rights_changed(&mut self) {
-        self.grants = true;
-    }
-
-    /// Writes the next entry of this server and folds it.
-    pub(crate) fn append(&mut self, draft: Draft) -> Result<(), WriteError<RegistryError>> {
-        let Draft {
-            site,
-            device,
-            change,
-        } = draft;
-        let server = self.author.server.clone();
-        let epoch = epoch_of(self.tables.meta(EPOCH)?);
-        let mut author = Author::new(server.clone(), epoch, site.clone());
-        let last = self.tables.head(&site, &server, epoch)?;
-        let own = self.tables.span(&site, (&server, epoch), (last, last), 1)?;
-        let highest = self.tables.highest_rank(&site)?;
-        own.iter()
-            .chain(&highest)
-            .for_each(|entry| author.observe(entry.entry()));
-        let signed = author
-            .write(self.author.clock.now(), device, change, &self.author.key)
-            .map_err(|fault| WriteError::Job(fault.into()))?;
-        // What could not be read again must never get into the log.
-        SignedEntry::parse(signed.as_bytes()).map_err(|fault| WriteError::Job(fault.into()))?;
-        self.appended = true;
-        Ok(self.take(&signed)?)
-    }
-
-    /// Takes an entry over: into the log and the folds. Whoever calls has verified it.
-    pub(crate) fn take(&mut self, entry: &SignedEntry) -> Result<(), StoreError> {
-        self.tables.put_entry(entry)?;
-        self.fold(entry)
-    }
-
-    /// Takes note of an entry that is authentic but not believed: kept, shown, never folded.
-    pub(crate) fn refuse(&mut self, entry: &SignedEntry, why: String) -> Result<(), StoreError> {
-        let it = entry.entry();
-        let row = RefusedRow {
-            site: it.site.clone(),
-            origin: it.id.origin.clone(),
-            epoch: it.id.epoch,
-            seq: it.id.seq,
-            why,
-            at: self.author.clock.now().secs,
-        };
-        self.tables.put_refused(entry, &row)?;
-        self.take(entry)
-    }
-
-    /// What follows from one entry. Any order of entries gives the same tables.
-    fn fold(&mut self, entry: &SignedEntry) -> Result<(), StoreError> {
-        self.tables.put_head(entry)?;
-        let it = entry.entry();
-        if self.tables.is_refused(&it.site, &it.id)? {
-            return Ok(());
-        }
-        if let Some(device) = it.device {
-            self.tables.put_device_entry(device, entry)?;
-        }
-        match &it.change {
-            Change::VoucherAccepted { guid, voucher } => {
-                self.fold_voucher(it, *guid, voucher)?;
-                self.settle_vouchers(it)
-            }
-            Change::Onboarded(onboarded) => {
-                self.fold_voucher(it, onboarded.new_guid, &onboarded.voucher)?;
-                self.settle_vouchers(it)
-            }
-            Change::CertificateIssued { .. } => {
-                // What another server issued counts here even if its authority is revoked later.
-                self.grants |= it.id.origin != self.author.server;
-                self.fold_certificate(it)
-            }
-            Change::CertificateRevoked { .. } => {
-                self.grants = true;
-                self.fold_certificate(it)
-            }
-            Change::GatewayEnrolled { .. } => {
-                self.grants = true;
-                self.fold_gateway(it)
-            }
-            Change::ClientAdmitted { .. } => {
-                self.grants = true;
-                self.fold_client(it)
-            }
-            Change::ServiceOrdered(_) => {
-                self.ordered = true;
-                Ok(())
-            }
-            Change::AlternateTold { .. }
-            | Change::ServiceActivated { .. }
-            | Change::ServiceStarted { .. }
-            | Change::ServiceEnded
-            | Change::KeyListing(_)
-            | Change::DeviceVouched { .. }
-            | Change::Unknown { .. } => Ok(()),
-        }
-    }
-
-    /// Keeps the voucher if it makes this server the owner. Of two such the longer one stays.
-    fn fold_voucher(&self, entry: &Entry, guid: Guid, bytes: &[u8]) -> Result<(), StoreError> {
-        let Some(device) = entry.device else {
-            return Ok(());
-        };
-        self.tables.put_guid(guid, device)?;
-        let Ok(voucher) = Voucher::parse(bytes) else {
-            return Ok(());
-        };
-        if !voucher.is_owned_by(&self.author.owner) {
-            return Ok(());
-        }
-        let kept = self.tables.voucher(guid)?;
-        let longer = kept
-            .as_ref()
-            .is_none_or(|row| row.voucher.len() < bytes.len());
-        if !longer {
-            return Ok(());
-        }
-        self.tables.put_voucher(&VoucherRow {
-            guid,
-            device,
-            site: entry.site.clone(),
-            voucher: bytes.to_vec(),
-            live: true,
-        })
-    }
-
-    /// Says of each of the device's vouchers whether TO2 is still served for it.
-    fn settle_vouchers(&self, entry: &Entry) -> Result<(), StoreError> {
-        let Some(device) = entry.device else {
-            return Ok(());
-        };
-        let Some(record) = record_of(self.tables, device)? else {
-            return Ok(());
-        };
-        let live = live_guids(&record);
-        for guid in record.guids() {
-            if let Some(mut row) = self.tables.voucher(guid)? {
-                row.live = live.contains(&guid);
-                self.tables.put_voucher(&row)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn fold_certificate(&self, entry: &Entry) -> Result<(), StoreError> {
-        let (Change::CertificateIssued { serial, .. } | Change::CertificateRevoked { serial }) =
-            &entry.change
-        else {
-            return Ok(());
-        };
-        let kept = self.tables.certificate(serial)?;
-        let revoked = kept.as_ref().is_some_and(|row| row.revoked);
-        let row = match (&entry.change, kept) {
-            (
-                Change::CertificateIssued {
-                    subject,
-                    not_before,
-                    not_after,
-                    ..
-                },
-                _,
-            ) => CertificateRow {
-                serial: serial.to_string(),
-                subject: subject.clone(),
-                site: entry.site.clone(),
-                device: entry.device,
-                issuer: entry.id.origin.clone(),
-                not_before: *not_before,
-                not_after: *not_after,
-                revoked,
-            },
-            (_, Some(row)) => CertificateRow {
-                revoked: true,
-                ..row
-            },
-            (_, None) => CertificateRow {
-                serial: serial.to_string(),
-                subject: String::new(),
-                site: entry.site.clone(),
-                device: entry.device,
-                // Nobody is known as issuer yet; the issue will put it right when it comes.
-                issuer: entry.id.origin.clone(),
-                not_before: 0,
-                not_after: 0,
-                revoked: true,
-            },
-        };
-        self.tables.put_certificate(&row)
-    }
-
-    fn fold_gateway(&self, entry: &Entry) -> Result<(), StoreError> {
-        let Change::GatewayEnrolled {
-            gateway,
-            epoch,
-            record_key,
-            owner_key,
-        } = &entry.change
-        else {
-            return Ok(());
-        };
-        self.tables.put_gateway(&GatewayRow {
-            server: gateway.clone(),
-            site: entry.site.clone(),
-            epoch: *epoch,
-            record_key: record_key.clone(),
-            owner_key: owner_key.clone(),
-            at: entry.at.secs,
-        })
-    }
-
-    fn fold_client(&self, entry: &Entry) -> Result<(), StoreError> {
-        let Change::ClientAdmitted {
-            name,
-            publish,
-            subscribe,
-        } = &entry.change
-        else {
-            return Ok(());
-        };
-        let order = (
-            entry.rank,
-            entry.id.origin.to_string(),
-            entry.id.epoch,
-            entry.id.seq,
-        );
-        let kept = self.tables.client(&entry.site, name.as_str())?;
-        if kept.is_some_and(|row| row.order > order) {
-            return Ok(());
-        }
-        self.tables.put_client(&ClientRow {
-            name: name.clone(),
-            site: entry.site.clone(),
-            publish: publish.clone(),
-            subscribe: subscribe.clone(),
-            order,
-        })
-    }
-}
-
-/// GUIDs under which the device may still come. A claim that another one starts from was seen to
-/// have reached the device; what stood before it, and what was tried in its stead, is over.
-fn live_guids(record: &DeviceRecord) -> BTreeSet<Guid> {
-    let claims: Vec<_> = record.claims().collect();
-    let reached: BTreeSet<Guid> = claims.iter().map(|claim| claim.old_guid).collect();
-    let settled: BTreeSet<Guid> = claims
-        .iter()
-        .filter(|claim| reached.contains(&claim.new_guid))
-        .map(|claim| claim.old_guid)
-        .collect();
-    let open = claims
-        .iter()
-        .filter(|claim| !settled.contains(&claim.old_guid));
-    let live: BTreeSet<Guid> = open
-        .flat_map(|claim| [claim.old_guid, claim.new_guid])
-        .collect();
-    match claims.is_empty() {
-        true => record.guids(),
-        false => live,
-    }
 }

@@ -4,13 +4,13 @@
 //! called by the HTTPS API, the client side runs in the gateway.
 
 mod client;
+mod holes;
 mod judge;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_protocol::id::{ServerId, SiteId};
-use holdfast_protocol::record::{Admission, Cursor, RecordFault, SignedEntry};
+use holdfast_protocol::record::{Admission, Cursor, EntryId, RecordFault, SignedEntry};
 use holdfast_store::{StoreError, WriteError, Written};
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +19,11 @@ pub use judge::Distrust;
 
 use crate::Core;
 use crate::config::Role;
+use crate::refusals::{Refusals, Refused};
+use crate::registry::Writing;
 use crate::tables::{PeerRow, RefusedRow};
 
-/// Refusals of unauthentic entries that are remembered for showing.
-const REMEMBERED: usize = 256;
+use holes::Holes;
 
 /// A piece of the log for the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Batch {
     pub entries: Vec<Vec<u8>>,
     /// Whether there is more after them.
     pub more: bool,
+    /// Numbers that this server lacks itself.
+    pub missing: Vec<EntryId>,
 }
 
 /// What became of delivered entries.
@@ -46,33 +49,20 @@ pub struct Report {
     pub refused: Vec<String>,
 }
 
-/// One entry that was not believed, for showing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// The log that it was delivered for.
-    pub site: String,
-    /// Who it says wrote it, and its number; empty when it cannot be read.
-    pub entry: String,
-    /// Why it was refused.
-    pub why: String,
-    /// When, unix seconds.
-    pub at: u64,
-}
-
 /// Sync; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sync {
     core: Core,
-    unauthentic: Arc<Mutex<VecDeque<Shown>>>,
+    refusals: Refusals,
     /// At a gateway: why the cloud lets it in no more.
     locked_out: Arc<Mutex<Option<String>>>,
 }
 
 impl Sync {
-    pub(crate) fn new(core: Core) -> Self {
+    pub(crate) fn new(core: Core, refusals: Refusals) -> Self {
         Self {
             core,
-            unauthentic: Arc::default(),
+            refusals,
             locked_out: Arc::default(),
         }
     }
@@ -91,25 +81,49 @@ impl Sync {
     /// # Errors
     /// Our own store.
     pub fn pull(&self, site: &SiteId, cursor: &Cursor, max: usize) -> Result<Batch, StoreError> {
+        self.pull_with(site, cursor, &[], max)
+    }
+
+    /// The same, and before it what the other side passed over and still wants.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn pull_with(
+        &self,
+        site: &SiteId,
+        cursor: &Cursor,
+        wanted: &[EntryId],
+        max: usize,
+    ) -> Result<Batch, StoreError> {
         let max = max.clamp(1, self.core.config.limits.sync_batch);
         let own = self.core.config.server.clone();
         self.core.registry.read(|view| {
             let mut spans = view.cursor(site)?.beyond(cursor);
             spans.sort_by_key(|span| span.origin != own);
-            let (mut entries, mut bytes, mut more) = (Vec::new(), 0, false);
+            let mut batch = Filling::default();
+            for id in wanted.iter().take(holes::MOST) {
+                let entry = view.entry(site, id)?;
+                _ = entry.is_none_or(|entry| batch.take(entry, max));
+            }
             for span in spans {
                 let of = (&span.origin, span.epoch);
-                for entry in view.span(site, of, (span.first, span.last), max + 1)? {
-                    bytes += entry.as_bytes().len();
-                    if entries.len() == max || bytes > MAX_BATCH_BYTES {
-                        more = true;
-                        break;
-                    }
-                    entries.push(entry.as_bytes().to_vec());
-                }
+                let entries = view.span(site, of, (span.first, span.last), max + 1)?;
+                _ = entries.into_iter().all(|entry| batch.take(entry, max));
             }
-            Ok(Batch { entries, more })
+            Ok(Batch {
+                entries: batch.entries,
+                more: batch.more,
+                missing: view.holes(site)?,
+            })
         })
+    }
+
+    /// Numbers of a site's log that were passed over and are still wanted.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn wanted(&self, site: &SiteId) -> Result<Vec<EntryId>, StoreError> {
+        self.core.registry.read(|view| view.holes(site))
     }
 
     /// Takes entries of one site's log that `from` delivered; all in one commit.
@@ -122,23 +136,40 @@ impl Sync {
         from: &ServerId,
         entries: &[Vec<u8>],
     ) -> Result<Report, StoreError> {
+        self.accept_with(site, from, entries, &[]).await
+    }
+
+    /// The same from a server that says which numbers it lacks itself.
+    ///
+    /// # Errors
+    /// Our own store; the entries may be delivered again.
+    pub async fn accept_with(
+        &self,
+        site: &SiteId,
+        from: &ServerId,
+        entries: &[Vec<u8>],
+        missing: &[EntryId],
+    ) -> Result<Report, StoreError> {
         let limit = self.core.config.limits.sync_batch;
-        let mut report = Report::default();
         let mut authentic = Vec::new();
+        let mut delivered = Vec::new();
         for bytes in entries.iter().take(limit) {
             match self.authenticate(site, from, bytes, &authentic) {
-                Ok(entry) => authentic.push(entry),
-                Err((distrust, name)) => {
-                    let why = self.remember(site, name, &distrust);
-                    report.refused.push(why);
+                Ok(entry) => {
+                    authentic.push(entry.clone());
+                    delivered.push(Ok(entry));
                 }
+                Err(refused) => delivered.push(Err(refused)),
             }
         }
-        let taken = self.take(site, authentic).await?;
-        report.taken = taken.taken;
-        report.repeated = taken.repeated;
-        report.early = taken.early;
-        report.refused.extend(taken.refused);
+        if delivered.is_empty() {
+            return Ok(Report::default());
+        }
+        let party = self.refusals.party(from, site);
+        let (report, refused) = self.take(site, &party, delivered, missing).await?;
+        for one in &refused {
+            self.refusals.tell(&party, site, one);
+        }
         self.core.metrics.synced(report.taken, report.repeated);
         Ok(report)
     }
@@ -150,15 +181,14 @@ impl Sync {
         from: &ServerId,
         bytes: &[u8],
         before: &[SignedEntry],
-    ) -> Result<SignedEntry, (Distrust, String)> {
+    ) -> Result<SignedEntry, Refused> {
         let entry = SignedEntry::parse(bytes)
-            .map_err(|fault: RecordFault| (Distrust::Malformed(fault), String::new()))?;
-        let id = &entry.entry().id;
-        let name = format!("{} {}/{}", id.origin, id.epoch, id.seq);
-        let fail = |distrust| (distrust, name.clone());
+            .map_err(|fault: RecordFault| Refused::new(None, Distrust::Malformed(fault)))?;
+        let fail = |distrust| Refused::new(Some(&entry), distrust);
         if entry.entry().site != *site {
             return Err(fail(Distrust::OtherSite(entry.entry().site.clone())));
         }
+        let id = &entry.entry().id;
         let key = judge::key_of(&self.core, site, from, id, before).map_err(fail)?;
         entry
             .verify(&key)
@@ -166,76 +196,49 @@ impl Sync {
         Ok(entry)
     }
 
-    /// Judges and takes authentic entries in one commit. One that is not believed is kept and
-    /// counts as received, so that it does not hold up what follows; it is never folded.
-    async fn take(&self, site: &SiteId, entries: Vec<SignedEntry>) -> Result<Report, StoreError> {
-        let (site, core) = (site.clone(), self.core.clone());
-        let done: Written<Report> = self
+    /// Judges and takes what was delivered in one commit. An authentic entry that is not believed is
+    /// kept and counts as received, so that it does not hold up what follows; it is never folded. In
+    /// the place of one that is not authentic its number stays wanted.
+    async fn take(
+        &self,
+        site: &SiteId,
+        party: &str,
+        delivered: Vec<Result<SignedEntry, Refused>>,
+        missing: &[EntryId],
+    ) -> Result<(Report, Vec<Refused>), StoreError> {
+        let (site, core, party) = (site.clone(), self.core.clone(), party.to_owned());
+        let missing = missing.to_vec();
+        let done: Written<(Report, Vec<Refused>)> = self
             .core
             .registry
             .write(move |it| {
-                let mut report = Report::default();
-                let mut cursor = it.tables.cursor(&site)?;
-                for entry in &entries {
-                    match cursor.advance(&entry.entry().id) {
-                        Admission::Known => report.repeated += 1,
-                        Admission::Gap { .. } => report.early += 1,
-                        Admission::Next => match judge::judge(&core, it, entry)? {
-                            Ok(()) => {
-                                it.take(entry)?;
-                                report.taken += 1;
-                            }
-                            Err(distrust) => {
-                                report.refused.push(distrust.to_string());
-                                it.refuse(entry, distrust.to_string())?;
-                            }
-                        },
+                let mut one = Delivery {
+                    core: &core,
+                    site: &site,
+                    cursor: it.tables.cursor(&site)?,
+                    holes: Holes::new(&site, &missing),
+                    report: Report::default(),
+                    refused: Vec::new(),
+                };
+                for entry in &delivered {
+                    match entry {
+                        Ok(entry) => one.authentic(it, entry)?,
+                        Err(refused) => {
+                            one.holes.spoilt();
+                            one.refuse(refused.clone());
+                        }
                     }
                 }
-                Ok(report)
+                for refused in &one.refused {
+                    Refusals::keep(it, (&party, &site), refused)?;
+                }
+                Ok((one.report, one.refused))
             })
             .await;
-        let report = done.map_err(|error| match error {
+        done.map_err(|error| match error {
             WriteError::Store(error) => error,
             WriteError::Job(never) => match never {},
-        })?;
-        for why in &report.refused {
-            tracing::error!(%why, "a change entry was not believed");
-            self.core.metrics.refused("sync", "not believed");
-        }
-        Ok(report)
-    }
-
-    /// Keeps in mind, for `status`, an entry that is not even authentic.
-    fn remember(&self, site: &SiteId, entry: String, distrust: &Distrust) -> String {
-        tracing::error!(%site, entry, %distrust, "a change entry was refused");
-        self.core.metrics.refused("sync", distrust.reason());
-        let why = distrust.to_string();
-        let at = self.core.clock.now().secs;
-        let mut shown = self
-            .unauthentic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if shown.len() == REMEMBERED {
-            shown.pop_front();
-        }
-        shown.push_back(Shown {
-            site: site.to_string(),
-            entry,
-            why: why.clone(),
-            at,
-        });
-        why
-    }
-
-    /// Entries refused because they are not what their origin signed, since the start.
-    #[must_use]
-    pub fn unauthentic(&self) -> Vec<Shown> {
-        let shown = self
-            .unauthentic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        shown.iter().cloned().collect()
+        })
     }
 
     /// At a gateway: the cloud's words, if it locked this machine out.
@@ -299,6 +302,71 @@ impl Sync {
             mqtt: advertise.mqtt,
             https: advertise.https,
         }
+    }
+}
+
+/// Entries on their way into the log.
+struct Delivery<'a> {
+    core: &'a Core,
+    site: &'a SiteId,
+    cursor: Cursor,
+    holes: Holes,
+    report: Report,
+    refused: Vec<Refused>,
+}
+
+impl Delivery<'_> {
+    fn authentic(&mut self, it: &mut Writing<'_>, entry: &SignedEntry) -> Result<(), WriteError> {
+        let id = &entry.entry().id;
+        match self.cursor.admits(id) {
+            Admission::Known if !it.tables.remove_hole(self.site, id)? => {
+                self.report.repeated += 1;
+                return Ok(());
+            }
+            Admission::Gap { wanted } if !self.holes.pass(it, id, wanted)? => {
+                self.report.early += 1;
+                return Ok(());
+            }
+            Admission::Known => {}
+            Admission::Gap { .. } | Admission::Next => self.cursor = holes::past(&self.cursor, id),
+        }
+        match judge::judge(self.core, it, entry)? {
+            Ok(()) => {
+                it.take(entry)?;
+                self.report.taken += 1;
+            }
+            Err(distrust) => {
+                it.refuse(entry, distrust.to_string())?;
+                self.refuse(Refused::new(Some(entry), distrust));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, refused: Refused) {
+        self.report.refused.push(refused.distrust.to_string());
+        self.refused.push(refused);
+    }
+}
+
+/// A batch that fills.
+#[derive(Default)]
+struct Filling {
+    entries: Vec<Vec<u8>>,
+    bytes: usize,
+    more: bool,
+}
+
+impl Filling {
+    /// Whether there was room for it.
+    fn take(&mut self, entry: SignedEntry, max: usize) -> bool {
+        self.bytes += entry.as_bytes().len();
+        let room = self.entries.len() < max && self.bytes <= MAX_BATCH_BYTES;
+        match room {
+            true => self.entries.push(entry.as_bytes().to_vec()),
+            false => self.more = true,
+        }
+        room
     }
 }
 

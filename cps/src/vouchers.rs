@@ -11,8 +11,8 @@ use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
 use crate::config::Role;
-use crate::registry::{Draft, RegistryError};
-use crate::tables::{InboxRow, VoucherRow};
+use crate::registry::{Draft, RegistryError, is_believed};
+use crate::tables::{InboxRow, VoucherRow, key_hash};
 use crate::to0::registrable;
 
 /// Why a voucher was not taken.
@@ -94,6 +94,15 @@ pub enum Accepted {
     Known,
 }
 
+/// From whom a voucher comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hand {
+    /// An operator gives it, and his word for the device with it, whoever made it.
+    Operator,
+    /// Somebody over the network.
+    Other,
+}
+
 /// The vouchers; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Vouchers {
@@ -105,7 +114,7 @@ impl Vouchers {
         Self { core }
     }
 
-    /// Reads a file's content (PEM or CBOR) and accepts it.
+    /// Reads a file's content (PEM or CBOR) and accepts it from an operator's hand.
     ///
     /// # Errors
     /// As [`Vouchers::accept`].
@@ -114,20 +123,33 @@ impl Vouchers {
         bytes: &[u8],
         site: Option<SiteId>,
     ) -> Result<(Guid, Accepted), VoucherRefusal> {
+        self.take(bytes, site, Hand::Operator).await
+    }
+
+    pub(crate) async fn take(
+        &self,
+        bytes: &[u8],
+        site: Option<SiteId>,
+        hand: Hand,
+    ) -> Result<(Guid, Accepted), VoucherRefusal> {
         let limit = self.core.config.limits.voucher_bytes;
         // PEM is a third longer than what it holds.
         let read = match bytes.len() > 2 * limit {
             true => Err(VoucherRefusal::TooLong(bytes.len(), limit)),
             false => Voucher::read(bytes).map_err(VoucherRefusal::from),
         };
-        match read {
-            Ok(voucher) => Ok((voucher.guid(), self.accept(&voucher, site).await?)),
-            Err(refusal) => Err(self.refused(refusal)),
-        }
+        let taken = match read {
+            Ok(voucher) => {
+                let accepted = self.try_accept(&voucher, site, hand).await;
+                accepted.map(|accepted| (voucher.guid(), accepted))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        taken.map_err(|refusal| self.refused(refusal))
     }
 
-    /// Accepts a voucher for a site; without one it waits at the cloud until it is assigned, and
-    /// is taken for the gateway's own site there.
+    /// Accepts a voucher from an operator for a site; without one it waits at the cloud until it is
+    /// assigned, and is taken for the gateway's own site there.
     ///
     /// # Errors
     /// See [`VoucherRefusal`]; each is counted and logged once.
@@ -136,7 +158,7 @@ impl Vouchers {
         voucher: &Voucher,
         site: Option<SiteId>,
     ) -> Result<Accepted, VoucherRefusal> {
-        self.try_accept(voucher, site)
+        self.try_accept(voucher, site, Hand::Operator)
             .await
             .map_err(|refusal| self.refused(refusal))
     }
@@ -145,6 +167,7 @@ impl Vouchers {
         &self,
         voucher: &Voucher,
         site: Option<SiteId>,
+        hand: Hand,
     ) -> Result<Accepted, VoucherRefusal> {
         let guid = voucher.guid();
         let device = DeviceId::from_guid(guid);
@@ -168,10 +191,17 @@ impl Vouchers {
         }
         let site = site.or_else(|| self.core.config.role.site().cloned());
         if self.is_known(voucher, site.as_ref())? {
+            if let (Some(site), Hand::Operator) = (&site, hand) {
+                let drafts = self.word_for(voucher, site)?;
+                self.append(drafts).await?;
+            }
             return Ok(Accepted::Known);
         }
         match site {
-            Some(site) => self.record(voucher, site).await.map(|()| Accepted::New),
+            Some(site) => {
+                let done = self.record(voucher, site, hand).await;
+                done.map(|()| Accepted::New)
+            }
             None => {
                 let at = self.core.clock.now().secs;
                 let row = InboxRow {
@@ -227,15 +257,20 @@ impl Vouchers {
             (Some(row), _) if row.site == *site => Ok(()),
             (Some(row), _) => Err(VoucherRefusal::OtherSite(device, row.site)),
             (None, Some(row)) => {
-                self.record(&Voucher::parse(&row.voucher)?, site.clone())
-                    .await
+                let voucher = Voucher::parse(&row.voucher)?;
+                self.record(&voucher, site.clone(), Hand::Operator).await
             }
             (None, None) => Err(VoucherRefusal::Unknown(device)),
         }
     }
 
     /// Records a verified voucher for a site.
-    async fn record(&self, voucher: &Voucher, site: SiteId) -> Result<(), VoucherRefusal> {
+    async fn record(
+        &self,
+        voucher: &Voucher,
+        site: SiteId,
+        hand: Hand,
+    ) -> Result<(), VoucherRefusal> {
         if matches!(self.core.config.role, Role::Cloud)
             && self.core.registry.read(|view| view.site(&site))?.is_none()
         {
@@ -261,6 +296,9 @@ impl Vouchers {
             device: Some(device),
             change,
         }];
+        if hand == Hand::Operator {
+            drafts.extend(self.word_for(voucher, &row.site)?);
+        }
         drafts.extend(advance(&self.core, &row)?);
         self.write(move |it| {
             drafts
@@ -269,6 +307,32 @@ impl Vouchers {
             Ok(it.tables.remove_inbox(guid)?)
         })
         .await
+    }
+
+    /// The operator's word for a device whose manufacturer nobody listed: taking its voucher by his
+    /// own hand says that there is such a device.
+    fn word_for(&self, voucher: &Voucher, site: &SiteId) -> Result<Vec<Draft>, VoucherRefusal> {
+        let (guid, maker) = (voucher.guid(), key_hash(voucher.manufacturer().key()));
+        let (device, known) = self.core.registry.read(|view| {
+            let known = view.is_vouched(guid)? || is_believed(view, site, &maker)?;
+            Ok((view.device_of(guid)?, known))
+        })?;
+        let word = Draft {
+            site: site.clone(),
+            device: device.or_else(|| Some(DeviceId::from_guid(guid))),
+            change: Change::DeviceVouched { guid },
+        };
+        Ok(match known {
+            true => Vec::new(),
+            false => vec![word],
+        })
+    }
+
+    async fn append(&self, drafts: Vec<Draft>) -> Result<(), VoucherRefusal> {
+        match drafts.is_empty() {
+            true => Ok(()),
+            false => Ok(self.core.registry.append(drafts).await?),
+        }
     }
 
     /// Vouchers held for sites.

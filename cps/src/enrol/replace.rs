@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{Change, Serial};
 use holdfast_store::StoreError;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::{Enrolment, Refusal, flat};
 use crate::authority::parse_serial;
 use crate::registry::Draft;
-use crate::tables::LockRow;
+use crate::tables::{LockRow, Source, Tables};
 
 /// How the log names a site's authority at a gateway.
 pub(crate) fn authority_of(site: &SiteId, gateway: &ServerId) -> String {
@@ -39,18 +39,12 @@ impl Enrolment {
         let row = row
             .filter(|row| row.site == *site)
             .ok_or_else(|| Refusal::NoGateway(gateway.clone(), site.clone()))?;
-        let token = self.token(site, gateway, life).await?;
         let lock = LockRow {
             gateway: gateway.clone(),
             epoch: row.epoch,
             at: self.core.clock.now().secs,
         };
-        let done = self.core.registry.write(move |it| {
-            it.tables.put_lock(&lock)?;
-            it.rights_changed();
-            Ok(())
-        });
-        done.await.map_err(flat)?;
+        let token = self.token_with(site, gateway, life, Some(lock)).await?;
         tracing::warn!(%site, %gateway, epoch = row.epoch, "gateway locked out, to be replaced");
         Ok(token)
     }
@@ -81,28 +75,25 @@ impl Enrolment {
         tracing::warn!(%site, %gateway, "gateway let in again");
         Ok(())
     }
+}
 
-    /// What is void as soon as the gateway enrols anew: its certificates and its authority.
-    pub(super) fn voided(
-        &self,
-        site: &SiteId,
-        gateway: &ServerId,
-    ) -> Result<Vec<Draft>, StoreError> {
-        let party = Party::Gateway {
-            server: gateway.clone(),
-            site: site.clone(),
-        };
-        let subjects = [
-            party.dns(&self.core.config.domain),
-            authority_of(site, gateway),
-        ];
-        let rows = self.core.registry.read(|view| view.certificates())?;
-        let serials = rows
-            .iter()
-            .filter(|row| !row.revoked && row.site == *site && subjects.contains(&row.subject))
-            .filter_map(|row| parse_serial(&row.serial));
-        Ok(serials.map(|serial| revocation(site, serial)).collect())
-    }
+/// What is void as soon as the gateway enrols anew: its certificates and its authority.
+pub(super) fn voided<S: Source>(
+    tables: Tables<S>,
+    domain: &Domain,
+    (site, gateway): (&SiteId, &ServerId),
+) -> Result<Vec<Draft>, StoreError> {
+    let party = Party::Gateway {
+        server: gateway.clone(),
+        site: site.clone(),
+    };
+    let subjects = [party.dns(domain), authority_of(site, gateway)];
+    let rows = tables.certificates()?;
+    let serials = rows
+        .iter()
+        .filter(|row| !row.revoked && row.site == *site && subjects.contains(&row.subject))
+        .filter_map(|row| parse_serial(&row.serial));
+    Ok(serials.map(|serial| revocation(site, serial)).collect())
 }
 
 fn revocation(site: &SiteId, serial: Serial) -> Draft {

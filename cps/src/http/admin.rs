@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
+use holdfast_protocol::crypto::{HashAlg, hash};
 use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
 use holdfast_protocol::topic::Filter;
 use serde::Deserialize;
@@ -22,7 +22,6 @@ use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::{AuthorityError, parse_serial};
 use crate::enrol::Refusal;
-use crate::handover::{ListingError, fingerprint};
 use crate::tables::GatewayRow;
 use crate::telemetry as ledger;
 use crate::vouchers::VoucherRefusal;
@@ -53,10 +52,9 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/clients", get(clients).post(issue))
         .route("/v1/refusals", get(refusals))
         .route("/v1/root", get(root))
-        .route("/v1/installers", get(installers).post(list_installer))
-        .route("/v1/installers/remove", post(strike_installer))
         .route("/v1/telemetry", post(telemetry))
         .merge(super::lifecycle::admin())
+        .merge(super::lists::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -87,8 +85,7 @@ async fn status(State(cps): State<Cps>) -> Answer {
         "devices_onboarded": devices.iter().filter(|device| device.onboarded).count(),
         "ledger_messages": cps.ledger().len().map_err(own)?,
         "onboarding_now": cps.registrar().open_runs(),
-        "entries_refused": cps.sync().unauthentic().len()
-            + cps.sync().disbelieved().map_err(own)?.len(),
+        "entries_refused": cps.refusals().list().map_err(own)?.len(),
     })))
 }
 
@@ -331,57 +328,8 @@ async fn root(State(cps): State<Cps>) -> Answer {
     Ok(Json(json!({ "pem": pem, "sha256": hex })))
 }
 
-async fn installers(State(cps): State<Cps>) -> Answer {
-    let rows = cps.handover().listed().map_err(own)?;
-    let shown = rows.iter().map(
-        |row| json!({ "name": row.name.as_str(), "key": fingerprint(&row.key), "listed": row.at }),
-    );
-    Ok(Json(shown.collect()))
-}
-
-#[derive(Deserialize)]
-struct ListInstaller {
-    name: String,
-    /// SubjectPublicKeyInfo, DER in base64.
-    key: String,
-}
-
-async fn list_installer(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: ListInstaller = read(&body)?;
-    let spki = STANDARD.decode(asked.key.trim()).map_err(bad)?;
-    let key = VerifyingKey::from_spki_der(&spki).map_err(|_| {
-        bad("the key is no P-256 or P-384 public key; give what `holdfast-installer key show` prints")
-    })?;
-    let shown = fingerprint(&key);
-    let done = cps.handover().list_key(parse(&asked.name)?, key).await;
-    done.map_err(unlisted)?;
-    Ok(Json(json!({ "name": asked.name, "key": shown })))
-}
-
-#[derive(Deserialize)]
-struct StrikeInstaller {
-    name: String,
-}
-
-async fn strike_installer(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: StrikeInstaller = read(&body)?;
-    let done = cps.handover().strike(parse(&asked.name)?).await;
-    done.map_err(unlisted)?;
-    Ok(Json(json!({ "removed": asked.name })))
-}
-
-fn unlisted(error: ListingError) -> Failure {
-    match error {
-        ListingError::Store(error) => own(error),
-        other => bad(other),
-    }
-}
-
 async fn refusals(State(cps): State<Cps>) -> Answer {
-    Ok(Json(json!({
-        "unauthentic": cps.sync().unauthentic(),
-        "disbelieved": cps.sync().disbelieved().map_err(own)?,
-    })))
+    Ok(Json(json!(cps.refusals().list().map_err(own)?)))
 }
 
 #[derive(Deserialize)]

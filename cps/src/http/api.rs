@@ -8,9 +8,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
+use holdfast_protocol::id::{DeviceId, InvalidId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
-use holdfast_protocol::record::Cursor;
+use holdfast_protocol::record::{Cursor, EntryId};
 use serde::de::DeserializeOwned;
 
 use super::serve::Peer;
@@ -106,10 +106,16 @@ async fn pull(
     let cursor = Cursor::from_cbor(&asked.cursor)
         .map_err(|fault| Failure(StatusCode::BAD_REQUEST, format!("bad cursor: {fault}")))?;
     hear(&cps, &server, &site, asked.about).await?;
-    let batch = cps.sync().pull(&site, &cursor, asked.max).map_err(own)?;
+    let wanted = asked.wanted.into_iter().map(TryInto::try_into);
+    let wanted: Vec<EntryId> = wanted
+        .collect::<Result<_, InvalidId>>()
+        .map_err(|bad| Failure(StatusCode::BAD_REQUEST, format!("bad number: {bad}")))?;
+    let batch = cps.sync().pull_with(&site, &cursor, &wanted, asked.max);
+    let batch = batch.map_err(own)?;
     Ok(Json(Pulled {
         entries: batch.entries.into_iter().map(Base64).collect(),
         more: batch.more,
+        missing: batch.missing.into_iter().map(Into::into).collect(),
         about: cps.sync().about_us(),
     }))
 }
@@ -129,7 +135,12 @@ async fn push(
         .await
         .map_err(own)?;
     let cursor = cps.sync().cursor(&site).map_err(own)?.to_cbor();
-    Ok(Json(Pushed { cursor, report }))
+    let wanted = cps.sync().wanted(&site).map_err(own)?;
+    Ok(Json(Pushed {
+        cursor,
+        report,
+        wanted: wanted.into_iter().map(Into::into).collect(),
+    }))
 }
 
 async fn health(State(cps): State<Cps>) -> Json<serde_json::Value> {

@@ -2,11 +2,43 @@
 //! and `sync::client`; the installer reads [`Owner`] and [`HandedIn`] by their field names.
 
 use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::InvalidId;
+use holdfast_protocol::record::EntryId;
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Bytes;
 use crate::sync::Report;
 use crate::tables::PeerRow;
+
+/// The number of an entry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Number {
+    origin: String,
+    epoch: u32,
+    seq: u64,
+}
+
+impl From<EntryId> for Number {
+    fn from(id: EntryId) -> Self {
+        Self {
+            origin: id.origin.to_string(),
+            epoch: id.epoch,
+            seq: id.seq,
+        }
+    }
+}
+
+impl TryFrom<Number> for EntryId {
+    type Error = InvalidId;
+
+    fn try_from(number: Number) -> Result<Self, InvalidId> {
+        Ok(Self {
+            origin: number.origin.parse()?,
+            epoch: number.epoch,
+            seq: number.seq,
+        })
+    }
+}
 
 /// `POST /api/v1/sync/pull`: what have you after my cursor?
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +48,9 @@ pub(crate) struct Pull {
     pub(crate) cursor: Vec<u8>,
     /// Most entries wanted.
     pub(crate) max: usize,
+    /// Numbers that the asker passed over, to be sent again.
+    #[serde(default)]
+    pub(crate) wanted: Vec<Number>,
     /// Where the asker is reached.
     pub(crate) about: PeerRow,
 }
@@ -27,6 +62,9 @@ pub(crate) struct Pulled {
     pub(crate) entries: Vec<Bytes>,
     /// Whether there is more.
     pub(crate) more: bool,
+    /// Numbers that the answering server lacks itself.
+    #[serde(default)]
+    pub(crate) missing: Vec<Number>,
     /// Where the answering server is reached.
     pub(crate) about: PeerRow,
 }
@@ -48,6 +86,9 @@ pub(crate) struct Pushed {
     pub(crate) cursor: Vec<u8>,
     /// What became of the entries.
     pub(crate) report: Report,
+    /// Numbers that the receiver passed over and still wants.
+    #[serde(default)]
+    pub(crate) wanted: Vec<Number>,
 }
 
 /// Answer of `GET /api/v1/owner`.

@@ -1,22 +1,26 @@
 //! Sync, the gateway's side: pulls what the cloud has, then pushes what it lacks, after each change
 //! of ours and at an interval. Owned by the gateway's binary. Never decides what is believed.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_link::https;
 use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
-use holdfast_protocol::id::SiteId;
-use holdfast_protocol::record::Cursor;
+use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::record::{Cursor, EntryId, MAX_ORIGINS};
 use holdfast_store::StoreError;
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Report, Sync};
-use crate::http::wire::{Pull, Pulled, Push, Pushed};
+use crate::http::wire::{Number, Pull, Pulled, Push, Pushed};
 
 /// How often the cloud is asked when nothing changed here.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How often a number that was passed over is asked for, and sent, again.
+const WANTED_REST: Duration = Duration::from_secs(60);
 /// Most rounds of one exchange, so that a peer that never ends ends here.
 const MAX_ROUNDS: usize = 10_000;
 
@@ -59,6 +63,22 @@ pub struct Exchange {
 pub struct Client {
     sync: Sync,
     cloud: https::Client,
+    /// When the cloud was asked for what we passed over, and sent what it did.
+    asked: Arc<Mutex<Option<Instant>>>,
+    sent: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Whether it is time again; then the rest begins anew.
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+    let (now, mut last) = (
+        Instant::now(),
+        last.lock().unwrap_or_else(PoisonError::into_inner),
+    );
+    let due = last.is_none_or(|last| now.duration_since(last) >= WANTED_REST);
+    if due {
+        *last = Some(now);
+    }
+    due
 }
 
 impl Client {
@@ -68,6 +88,8 @@ impl Client {
         Self {
             sync: cps.sync().clone(),
             cloud,
+            asked: Arc::default(),
+            sent: Arc::default(),
         }
     }
 
@@ -139,12 +161,17 @@ impl Client {
             .ok_or(SyncError::NotHere)?
             .server();
         let mut sum = Report::default();
+        let mut wanted = self.sync.wanted(site)?;
+        if wanted.is_empty() || !is_due(&self.asked) {
+            wanted.clear();
+        }
         for _ in 0..MAX_ROUNDS {
             let cursor = self.sync.cursor(site)?;
             let max = self.sync.core.config.limits.sync_batch;
             let ask = Pull {
                 cursor: cursor.to_cbor(),
                 max,
+                wanted: wanted.drain(..).map(Into::into).collect(),
                 about: self.sync.about_us(),
             };
             let answer: Pulled = self.post("/api/v1/sync/pull", &ask).await?;
@@ -153,7 +180,9 @@ impl Client {
             if entries.is_empty() {
                 return Ok(sum);
             }
-            let report = self.sync.accept(site, &cloud, &entries).await?;
+            let missing = entry_ids(answer.missing)?;
+            let taken = self.sync.accept_with(site, &cloud, &entries, &missing);
+            let report = taken.await?;
             // No progress: the rest would be the same again.
             let stuck = self.sync.cursor(site)? == cursor;
             sum.add(report);
@@ -168,12 +197,13 @@ impl Client {
         let own = self.sync.core.config.server.clone();
         let epoch = self.sync.core.registry.epoch()?;
         let mut sum = Report::default();
-        let mut theirs: Option<Cursor> = None;
+        let (mut theirs, mut again): (Option<Cursor>, Vec<Vec<u8>>) = (None, Vec::new());
         for _ in 0..MAX_ROUNDS {
-            let batch = match &theirs {
+            let mut batch = match &theirs {
                 None => Vec::new(),
                 Some(cursor) => self.own_after(site, (&own, epoch), cursor)?,
             };
+            batch.splice(0..0, again.drain(..));
             if theirs.is_some() && batch.is_empty() {
                 return Ok(sum);
             }
@@ -184,6 +214,10 @@ impl Client {
             };
             let answer: Pushed = self.post("/api/v1/sync/push", &tell).await?;
             let cursor = Cursor::from_cbor(&answer.cursor).map_err(|_| SyncError::Answer)?;
+            let wanted = entry_ids(answer.wanted)?;
+            if theirs.is_none() && !wanted.is_empty() && is_due(&self.sent) {
+                again = self.own_among(site, (&own, epoch), &wanted)?;
+            }
             let stuck = theirs.as_ref() == Some(&cursor);
             theirs = Some(cursor);
             sum.add(answer.report);
@@ -197,7 +231,7 @@ impl Client {
     fn own_after(
         &self,
         site: &SiteId,
-        (own, epoch): (&holdfast_protocol::id::ServerId, u32),
+        (own, epoch): (&ServerId, u32),
         theirs: &Cursor,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let max = self.sync.core.config.limits.sync_batch;
@@ -213,6 +247,27 @@ impl Client {
                 taken.push(entry.as_bytes().to_vec());
             }
             Ok(taken)
+        })
+    }
+
+    /// Of what the cloud passed over, what we wrote.
+    fn own_among(
+        &self,
+        site: &SiteId,
+        (own, epoch): (&ServerId, u32),
+        wanted: &[EntryId],
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let ours = wanted
+            .iter()
+            .filter(|id| id.origin == *own && id.epoch == epoch);
+        let ours: Vec<_> = ours.take(super::holes::MOST).collect();
+        self.sync.core.registry.read(|view| {
+            let mut entries = Vec::new();
+            for id in ours {
+                let entry = view.entry(site, id)?;
+                entries.extend(entry.map(|entry| entry.as_bytes().to_vec()));
+            }
+            Ok(entries)
         })
     }
 
@@ -234,6 +289,12 @@ impl Client {
         }
         serde_json::from_slice(&response.body).map_err(|_| SyncError::Answer)
     }
+}
+
+fn entry_ids(numbers: Vec<Number>) -> Result<Vec<EntryId>, SyncError> {
+    let ids = numbers.into_iter().take(super::holes::MOST * MAX_ORIGINS);
+    let ids = ids.map(|one| one.try_into().map_err(|_| SyncError::Answer));
+    ids.collect()
 }
 
 impl Report {

@@ -5,14 +5,14 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{
-    Change, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault, SignedEntry,
-    verify_evidence,
+    Change, DeviceRecord, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault,
+    SignedEntry, verify_evidence,
 };
 use holdfast_protocol::voucher::{self, Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
-use crate::registry::Writing;
+use crate::registry::{Writing, record_of};
 
 /// Why an entry is refused. Blame: its origin, or whoever delivered it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,6 +66,11 @@ pub enum Distrust {
         "the voucher in the entry contradicts the one held of device {0}: it was sold twice, or made up"
     )]
     SecondChain(DeviceId),
+    /// It states its key each time, if it ever did.
+    #[error(
+        "the onboarding of device {0} comes without the device's own statement, which it made before; the gateway made it up, or the device lost its program"
+    )]
+    NoStatement(DeviceId),
 }
 
 impl Distrust {
@@ -86,6 +91,7 @@ impl Distrust {
             Self::ForeignSerial(_) => "foreign serial",
             Self::ForeignDevice(..) => "foreign device",
             Self::SecondChain(_) => "voucher fork",
+            Self::NoStatement(_) => "no statement",
         }
     }
 }
@@ -190,7 +196,12 @@ pub(super) fn judge(
                     ..Policy::default()
                 },
             };
-            match judge_device(it, content.device, onboarded.old_guid)? {
+            let named = judge_device(it, content.device, onboarded.old_guid)?;
+            let silence = match by_cloud {
+                true => Ok(()),
+                false => judge_silence(it, content, onboarded)?,
+            };
+            match named.and(silence) {
                 Ok(()) => verify_evidence(onboarded, &expected)
                     .map(|_| ())
                     .map_err(Into::into),
@@ -297,6 +308,10 @@ fn known_voucher(
 ) -> Result<Option<Voucher>, StoreError> {
     let known = it.tables.voucher(onboarded.old_guid)?;
     let known = known.and_then(|row| Voucher::parse(&row.voucher).ok());
+    let known = match known {
+        None => replacement(it, onboarded.old_guid)?,
+        known => known,
+    };
     let presented = Voucher::parse(&onboarded.evidence.voucher).ok();
     Ok(known.filter(|known| {
         let Some(presented) = &presented else {
@@ -308,6 +323,38 @@ fn known_voucher(
             _ => true,
         }
     }))
+}
+
+/// The voucher that an earlier onboarding on record gave the device under that GUID.
+fn replacement(it: &Writing<'_>, guid: Guid) -> Result<Option<Voucher>, StoreError> {
+    let Some(device) = it.tables.device_of(guid)? else {
+        return Ok(None);
+    };
+    let record = record_of(it.tables, device)?;
+    let mut claims = record.iter().flat_map(DeviceRecord::claims);
+    let made = claims.find(|claim| claim.new_guid == guid);
+    Ok(made.and_then(|claim| Voucher::parse(&claim.voucher).ok()))
+}
+
+/// Some devices never make a statement; one that did makes one in each onboarding.
+fn judge_silence(
+    it: &Writing<'_>,
+    content: &Entry,
+    onboarded: &Onboarded,
+) -> Result<Verdict, StoreError> {
+    let Some(device) = content.device else {
+        return Ok(Ok(()));
+    };
+    if onboarded.evidence.statement.is_some() {
+        return Ok(Ok(()));
+    }
+    let spoke = it.tables.device_entries(device)?.iter().any(|entry| {
+        matches!(&entry.entry().change, Change::Onboarded(it) if it.evidence.statement.is_some())
+    });
+    Ok(match spoke {
+        true => Err(Distrust::NoStatement(device)),
+        false => Ok(()),
+    })
 }
 
 /// The cloud extends a voucher to each gateway of the site, one after the other's loss too: two

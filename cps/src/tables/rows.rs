@@ -40,17 +40,24 @@ pub struct InboxRow {
     pub at: u64,
 }
 
-/// An installer, or a manufacturer, whose vouchers are taken when they are handed in.
+/// What holds of an installer's or a manufacturer's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstallerRow {
-    /// By which people know it.
-    #[serde(with = "as_text")]
-    pub name: ClientName,
-    /// Its public key.
+pub struct KeyRow {
+    /// The public key.
     #[serde(with = "key")]
     pub key: VerifyingKey,
+    /// By which people know it; none if it was struck off.
+    #[serde(with = "maybe_text")]
+    pub name: Option<ClientName>,
+    /// The server at which it was listed; none if it was struck off.
+    #[serde(with = "maybe_text")]
+    pub by: Option<ServerId>,
     /// When it was listed, unix seconds.
     pub at: u64,
+    /// The round in which a new listing stands, if there is one left.
+    pub listing_round: Option<u32>,
+    /// The round up to which a strike reaches.
+    pub striking_round: u32,
 }
 
 /// A gateway whose present enrolment is locked out until another takes its place.
@@ -164,6 +171,21 @@ pub(crate) struct TokenRow {
     pub(crate) expires: u64,
     /// When it was used, unix seconds.
     pub(crate) used: Option<u64>,
+    /// By whom, and what was answered.
+    #[serde(default)]
+    pub(crate) enrolled: Option<Enrolled>,
+}
+
+/// An enrolment as it was answered: who lost the answer gets the same again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Enrolled {
+    /// SHA-256 over the public keys that came with the token, hex.
+    pub(crate) keys: String,
+    /// The number of the enrolment.
+    pub(crate) epoch: u32,
+    /// The answer, as JSON; it holds nothing secret.
+    #[serde(with = "base64")]
+    pub(crate) answer: Vec<u8>,
 }
 
 /// What TO0 left for a device.
@@ -222,6 +244,53 @@ pub struct RefusedRow {
     pub why: String,
     /// When, unix seconds.
     pub at: u64,
+}
+
+/// One refused entry, for showing: of a party that brings the same again the count goes up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalRow {
+    /// When it came first, unix seconds.
+    pub at: u64,
+    /// What the clock was worth when it came last.
+    pub quality: String,
+    /// The name in the certificate of whoever delivered it.
+    pub party: String,
+    /// The log that it was delivered for.
+    pub site: String,
+    /// Who it says wrote it; none when it cannot be read.
+    pub origin: Option<String>,
+    /// The enrolment that it says it is of.
+    pub epoch: Option<u32>,
+    /// The number that it says it has.
+    pub seq: Option<u64>,
+    /// The device that it says it is about.
+    pub device: Option<String>,
+    /// One word for counters.
+    pub reason: String,
+    /// One sentence and what to do.
+    pub why: String,
+    /// How often it came.
+    pub times: u64,
+    /// When it came last, unix seconds.
+    pub last: u64,
+}
+
+impl RefusalRow {
+    /// What makes two refusals of one party the same.
+    pub(crate) fn what(&self) -> String {
+        let origin = self.origin.as_deref().unwrap_or_default();
+        let (epoch, seq) = (self.epoch.unwrap_or(0), self.seq.unwrap_or(0));
+        format!("{}/{origin}/{epoch}/{seq}/{}", self.site, self.reason)
+    }
+
+    /// The row when this comes after `before`.
+    pub(crate) fn again(&self, before: &Self) -> Self {
+        Self {
+            at: before.at,
+            times: before.times.saturating_add(self.times),
+            ..self.clone()
+        }
+    }
 }
 
 mod as_text {

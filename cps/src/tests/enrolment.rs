@@ -99,7 +99,7 @@ async fn a_token_works_once_in_time_and_for_its_gateway_alone() {
     // The right one still works after all that.
     enrol_in(&cloud, &other, &token).await.unwrap();
     for reason in [
-        "used token",
+        "used token, other keys",
         "expired token",
         "other gateway",
         "unknown token",

@@ -2,16 +2,17 @@
 //! from the installer to the gateway, and the gateway alone does the rest.
 
 use holdfast_link::random::SystemRandom;
-use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
 use holdfast_protocol::fdo::to2::Options;
+use holdfast_protocol::id::ClientName;
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::name::Party;
-use holdfast_protocol::record::Standing;
+use holdfast_protocol::record::{ListedAs, Standing};
 use holdfast_protocol::voucher::Voucher;
 
 use super::kit::*;
-use crate::handover::ListingError;
-use crate::{CpsConfig, HandoverPolicy, Role, sync};
+use crate::lists::ListingError;
+use crate::{Cps, CpsConfig, HandoverPolicy, Role, sync};
 
 fn extended(voucher: &Voucher, signer: &SigningKey, next: &SigningKey) -> Voucher {
     let next = PublicKey::x509(&next.public());
@@ -26,6 +27,16 @@ fn handed(factory: &Factory, installer: &SigningKey, gateway: &Served) -> (Devic
         device,
         extended(&voucher, installer, gateway.cps.keys().owner()),
     )
+}
+
+async fn list(cps: &Cps, name: ClientName, key: VerifyingKey) -> Result<(), ListingError> {
+    cps.lists()
+        .list(ListedAs::Installer, None, (name, key))
+        .await
+}
+
+async fn strike(cps: &Cps, name: ClientName) -> Result<(), ListingError> {
+    cps.lists().strike(ListedAs::Installer, None, name).await
 }
 
 async fn post(gateway: &Served, voucher: &[u8]) -> (u16, String) {
@@ -49,6 +60,7 @@ async fn with_no_cloud_a_device_comes_in_by_the_voucher_that_an_installer_hands_
     let cloud = cloud().await;
     let gateway = gateway(&cloud, "north", "gw1").await;
     let (factory, installer) = (Factory::new(), SigningKey::generate(&mut SystemRandom));
+    believe(&cloud, &factory).await;
     gateway.cps.relay().set_remote(Some(fdo_client(cloud.fdo)));
     let folder = cloud.stop().await;
     let (mut device, voucher) = handed(&factory, &installer, &gateway);
@@ -57,11 +69,14 @@ async fn with_no_cloud_a_device_comes_in_by_the_voucher_that_an_installer_hands_
     let (status, text) = post(&gateway, bytes).await;
     assert_eq!(status, 403, "not listed yet: {text}");
     assert!(text.contains("installers add"), "{text}");
-    let handover = gateway.cps.handover();
     let name = || "anna".parse().unwrap();
-    handover.list_key(name(), installer.public()).await.unwrap();
-    handover.list_key(name(), installer.public()).await.unwrap();
-    let other = handover.list_key(name(), factory.key.public()).await;
+    list(&gateway.cps, name(), installer.public())
+        .await
+        .unwrap();
+    list(&gateway.cps, name(), installer.public())
+        .await
+        .unwrap();
+    let other = list(&gateway.cps, name(), factory.key.public()).await;
     assert!(matches!(other, Err(ListingError::NameTaken(_))));
     for known in [false, true, true] {
         let (status, text) = post(&gateway, voucher.to_pem().as_bytes()).await;
@@ -172,9 +187,8 @@ async fn wrong_keys_forks_and_spoilt_vouchers_are_refused_and_struck_installers_
     let gateway = gateway(&cloud, "north", "gw1").await;
     let (factory, installer) = (Factory::new(), SigningKey::generate(&mut SystemRandom));
     let stranger = SigningKey::generate(&mut SystemRandom);
-    let handover = gateway.cps.handover();
     let name = "anna".parse().unwrap();
-    handover.list_key(name, installer.public()).await.unwrap();
+    list(&gateway.cps, name, installer.public()).await.unwrap();
 
     let (_, voucher) = factory.device("b");
     let to_installer = extended(&voucher, &factory.key, &installer);
@@ -198,21 +212,20 @@ async fn wrong_keys_forks_and_spoilt_vouchers_are_refused_and_struck_installers_
     // The seller sold it twice: once to a stranger whose key is listed as well.
     assert_eq!(post(&gateway, good.as_bytes()).await.0, 200);
     let name = "bert".parse().unwrap();
-    handover.list_key(name, stranger.public()).await.unwrap();
+    list(&gateway.cps, name, stranger.public()).await.unwrap();
     let fork = extended(&voucher, &factory.key, &stranger);
     let fork = extended(&fork, &stranger, gateway.cps.keys().owner());
     let (status, text) = post(&gateway, fork.as_bytes()).await;
     assert_eq!((status, text.contains("sold twice")), (409, true), "{text}");
 
-    handover.strike("anna".parse().unwrap()).await.unwrap();
-    let gone = handover.strike("anna".parse().unwrap()).await;
+    strike(&gateway.cps, "anna".parse().unwrap()).await.unwrap();
+    let gone = strike(&gateway.cps, "anna".parse().unwrap()).await;
     assert!(matches!(gone, Err(ListingError::Unknown(_))));
     let (_, voucher) = handed(&factory, &installer, &gateway);
     assert_eq!(post(&gateway, voucher.as_bytes()).await.0, 403);
     // The manufacturer being listed stands for all its installers.
     let maker = "maker".parse().unwrap();
-    handover
-        .list_key(maker, factory.key.public())
+    list(&gateway.cps, maker, factory.key.public())
         .await
         .unwrap();
     assert_eq!(post(&gateway, voucher.as_bytes()).await.0, 200);

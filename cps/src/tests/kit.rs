@@ -17,6 +17,7 @@ use holdfast_protocol::fdo::to1::To1d;
 use holdfast_protocol::fdo::to2::{DeviceStep, DeviceTurn, Options as To2Options, start};
 use holdfast_protocol::id::{DeviceId, Guid, ServerId, SiteId};
 use holdfast_protocol::key::PublicKey;
+use holdfast_protocol::record::ListedAs;
 use holdfast_protocol::rv::{Instruction, RendezvousInfo, RvProtocol};
 use holdfast_protocol::site_module::{SiteConfig, Statement, csr_der};
 use holdfast_protocol::voucher::Voucher;
@@ -322,6 +323,13 @@ pub(crate) fn guid() -> Guid {
     let mut guid = Guid([0; 16]);
     SystemRandom.fill_bytes(&mut guid.0);
     guid
+}
+
+/// The cloud's operator lists the factory.
+pub(crate) async fn believe(cloud: &Served, factory: &Factory) {
+    let named = ("acme".parse().unwrap(), factory.key.public());
+    let done = cloud.cps.lists().list(ListedAs::Manufacturer, None, named);
+    done.await.unwrap();
 }
 
 /// What the device of these tests does otherwise than a good one would.
