@@ -35,6 +35,8 @@ use crate::stock::Stock;
 
 /// How long each stage of the parts may take to stop.
 const GRACE: Duration = Duration::from_secs(6);
+/// Under which name the factory of this installation is believed.
+const OWN_FACTORY: &str = "own-factory";
 /// Disk space kept back for what must get through on a full disk.
 const RESERVE: u64 = 8 << 20;
 
@@ -83,6 +85,11 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     };
     let intake = Intake::open(&broker, unstamped).await?;
     let (stock, factory) = open_seller(&config, &reached, state, Arc::clone(&clock))?;
+    let own = OWN_FACTORY.parse().expect("a name");
+    let lists = cps.lists();
+    lists
+        .believe_own(own, stock.public_key().key().clone())
+        .await?;
     Ok(App {
         config,
         state: state.to_owned(),

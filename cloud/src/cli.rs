@@ -3,6 +3,8 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
+mod lists;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
 use serde_json::{Value, json};
 
+use self::lists::{Installers, Manufacturers, Refusals};
 use crate::app;
 use crate::config::Config;
 
@@ -64,6 +67,15 @@ pub enum Command {
     /// What devices sent
     #[command(subcommand)]
     Telemetry(Telemetry),
+    /// Entries of gateways that were not believed
+    #[command(subcommand)]
+    Refusals(Refusals),
+    /// Installers whose vouchers are taken, site by site
+    #[command(subcommand)]
+    Installers(Installers),
+    /// Manufacturers whose devices are believed
+    #[command(subcommand)]
+    Manufacturers(Manufacturers),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -257,6 +269,9 @@ impl Cli {
                 ask.table("/v1/devices", &columns, json).await?
             }
             Command::Clients(issue) => ask.client(issue).await?,
+            Command::Refusals(refusals) => ask.refusals(refusals).await?,
+            Command::Installers(installers) => ask.installers(installers).await?,
+            Command::Manufacturers(makers) => ask.manufacturers(makers).await?,
             Command::Telemetry(Telemetry::Export { device }) => return ask.export(device).await,
         };
         std::io::stdout()

@@ -24,6 +24,11 @@ use crate::tables::{KeyRow, Roll, Source, Tables, key_hash};
 /// Most keys listed for one site at once; far above the installers of one.
 pub const MOST_KEYS: usize = 1_000;
 
+/// What the command lines show of installers.
+pub const COLUMNS: [&str; 5] = ["name", "key", "site", "by", "listed"];
+/// What the command lines show of manufacturers.
+pub const MAKER_COLUMNS: [&str; 6] = ["name", "key", "state", "by", "listed", "devices"];
+
 /// Why a key was not listed, or not struck off.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {

@@ -21,6 +21,12 @@ pub const MOST_OF_PARTY: u64 = 200;
 /// Most refusals kept in all; the oldest gives way.
 pub const MOST: u64 = 2_000;
 
+/// What the command lines show of each.
+pub const COLUMNS: [&str; 11] = [
+    "last", "quality", "times", "party", "site", "origin", "epoch", "seq", "device", "reason",
+    "why",
+];
+
 /// What was refused, before it is on record.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {

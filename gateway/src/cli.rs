@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone.
 
+mod lists;
 mod services;
 
 use std::io::{Read as _, Write as _};
@@ -17,6 +18,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId};
 use serde_json::{Value, json};
 
+use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
 use crate::config::Config;
 use crate::{app, identity};
@@ -68,6 +70,12 @@ pub enum Command {
     /// Installers, and manufacturers, whose vouchers are taken when they are handed in here
     #[command(subcommand)]
     Installers(Installers),
+    /// Manufacturers whose devices are believed at this site
+    #[command(subcommand)]
+    Manufacturers(Manufacturers),
+    /// Entries of the cloud that were not believed
+    #[command(subcommand)]
+    Refusals(Refusals),
     /// Print the certificate that everybody of this installation believes in (PEM)
     Root {
         /// Its SHA-256 instead, for `holdfast-installer trust`
@@ -123,30 +131,6 @@ pub enum Telemetry {
     },
 }
 
-/// `installers ...`
-#[derive(Debug, Subcommand)]
-pub enum Installers {
-    /// Take vouchers that were extended with this key
-    Add {
-        /// Public key as `holdfast-installer key show` prints it
-        file: PathBuf,
-        /// Name to know it by: lower-case letters, digits, hyphens
-        #[arg(long)]
-        name: ClientName,
-    },
-    /// Take no more vouchers from it; devices that came by it keep working
-    Remove {
-        /// Its name
-        name: ClientName,
-    },
-    /// List them
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 /// Longest public key file read.
 const KEY_BYTES: u64 = 16 * 1024;
 /// Longest token read.
@@ -190,6 +174,8 @@ impl Cli {
                 return done.map_err(classify);
             }
             Command::Installers(installers) => ask.installers(installers).await?,
+            Command::Manufacturers(makers) => ask.manufacturers(makers).await?,
+            Command::Refusals(refusals) => ask.refusals(refusals).await?,
             Command::Root { fingerprint } => {
                 let root = ask.get("/v1/root").await?;
                 match fingerprint {
@@ -273,27 +259,10 @@ impl Ask {
         ask::get(&self.socket, path).await.map_err(classify)
     }
 
-    async fn installers(&self, installers: Installers) -> anyhow::Result<String> {
-        let post = async |path: &str, wanted: Value| {
-            let done = ask::post(&self.socket, path, &wanted).await;
-            done.map_err(classify)
-        };
-        match installers {
-            Installers::List { json } => {
-                let columns = ["name", "key", "listed"];
-                self.table("/v1/installers", &columns, json).await
-            }
-            Installers::Add { file, name } => {
-                let wanted = json!({ "name": name.as_str(), "key": public_key(&file)? });
-                let answer = post("/v1/installers", wanted).await?;
-                let key = answer["key"].as_str().unwrap_or_default();
-                Ok(format!("vouchers extended by {name} ({key}) are taken\n"))
-            }
-            Installers::Remove { name } => {
-                post("/v1/installers/remove", json!({ "name": name.as_str() })).await?;
-                Ok(format!("{name} is not listed any more\n"))
-            }
-        }
+    async fn post(&self, path: &str, wanted: &Value) -> anyhow::Result<Value> {
+        ask::post(&self.socket, path, wanted)
+            .await
+            .map_err(classify)
     }
 
     async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {

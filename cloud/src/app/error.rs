@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use holdfast_broker::ConsumerError;
 use holdfast_cps::authority::AuthorityError;
+use holdfast_cps::lists::ListingError;
 use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::time::FloorError;
 use holdfast_link::tls::AnchorError;
@@ -37,6 +38,9 @@ pub enum BuildError {
         /// Who asked.
         wanted: String,
     },
+    /// The list of manufacturers.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
     /// A socket.
     #[error(
         "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"

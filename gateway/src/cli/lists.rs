@@ -1,0 +1,145 @@
+//! `holdfast-gateway refusals`, `installers` and `manufacturers`: what sync did not believe, and whom
+//! it shall believe.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Subcommand;
+use holdfast_cps::{lists, refusals};
+use holdfast_protocol::id::{ClientName, DeviceId};
+use serde_json::{Value, json};
+
+use super::{Ask, Misuse, public_key};
+
+/// `refusals ...`
+#[derive(Debug, Subcommand)]
+pub enum Refusals {
+    /// List the entries of the cloud's log that were refused, newest first
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `installers ...`
+#[derive(Debug, Subcommand)]
+pub enum Installers {
+    /// Take vouchers that were extended with this key
+    Add {
+        /// Public key as `holdfast-installer key show` prints it
+        file: PathBuf,
+        /// Name to know it by: lower-case letters, digits, hyphens
+        #[arg(long)]
+        name: ClientName,
+    },
+    /// Take no more vouchers from it; devices that came by it keep working
+    Remove {
+        /// Its name
+        name: ClientName,
+    },
+    /// List them
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `manufacturers ...`
+#[derive(Debug, Subcommand)]
+pub enum Manufacturers {
+    /// Believe the devices of a manufacturer at this site; the cloud goes by its own list
+    Add {
+        /// Its public key (PEM), or a voucher of one of its devices
+        #[arg(required_unless_present = "device")]
+        file: Option<PathBuf>,
+        /// A device of its make that is shown as of an unknown manufacturer, 32 hexadecimal digits
+        #[arg(long, conflicts_with = "file")]
+        device: Option<DeviceId>,
+        /// Name to know it by: lower-case letters, digits, hyphens
+        #[arg(long)]
+        name: ClientName,
+    },
+    /// Believe it no more: its devices are shown as of an unknown manufacturer
+    Remove {
+        /// Its name
+        name: ClientName,
+    },
+    /// List them, and those that devices or gateways name and nobody listed here
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Ask {
+    pub(super) async fn refusals(
+        &self,
+        Refusals::List { json }: Refusals,
+    ) -> anyhow::Result<String> {
+        self.table("/v1/refusals", &refusals::COLUMNS, json).await
+    }
+
+    pub(super) async fn installers(&self, installers: Installers) -> anyhow::Result<String> {
+        match installers {
+            Installers::List { json } => self.table("/v1/installers", &lists::COLUMNS, json).await,
+            Installers::Add { file, name } => {
+                let key = public_key(&file)?;
+                let wanted = json!({ "name": name.as_str(), "key": key });
+                let answer = self.post("/v1/installers", &wanted).await?;
+                let key = answer["key"].as_str().unwrap_or_default();
+                Ok(format!("vouchers extended by {name} ({key}) are taken\n"))
+            }
+            Installers::Remove { name } => {
+                let wanted = json!({ "name": name.as_str() });
+                self.post("/v1/installers/remove", &wanted).await?;
+                Ok(format!("{name} is not listed any more\n"))
+            }
+        }
+    }
+
+    pub(super) async fn manufacturers(
+        &self,
+        manufacturers: Manufacturers,
+    ) -> anyhow::Result<String> {
+        match manufacturers {
+            Manufacturers::List { json } => {
+                let columns = lists::MAKER_COLUMNS;
+                self.table("/v1/manufacturers", &columns, json).await
+            }
+            Manufacturers::Add { file, device, name } => {
+                let wanted = json!({
+                    "name": name.as_str(), "key": file.map(|file| maker(&file)).transpose()?,
+                    "device": device.map(|device| device.to_string()),
+                });
+                let answer = self.post("/v1/manufacturers", &wanted).await?;
+                let key = answer["key"].as_str().unwrap_or_default();
+                Ok(format!("devices made by {name} ({key}) are believed\n"))
+            }
+            Manufacturers::Remove { name } => {
+                let wanted: Value = json!({ "name": name.as_str() });
+                self.post("/v1/manufacturers/remove", &wanted).await?;
+                Ok(format!("{name} is not believed any more\n"))
+            }
+        }
+    }
+}
+
+/// The key of a PEM file, or the whole of a voucher file, in base64.
+fn maker(file: &std::path::Path) -> anyhow::Result<String> {
+    if let Ok(key) = public_key(file) {
+        return Ok(key);
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|it| it.take(MAKER_BYTES).read_to_end(&mut bytes))
+        .map_err(|error| Misuse(format!("cannot read {}: {error}", file.display())))?;
+    Ok(STANDARD.encode(bytes))
+}
+
+/// Longest file of a manufacturer read.
+const MAKER_BYTES: u64 = 256 * 1024;
