@@ -122,6 +122,10 @@ pub struct Telemetry {
 pub struct Limits {
     /// Connections open at once, on each listener.
     pub connections: usize,
+    /// Connections of one address open at once, on each listener but MQTT's.
+    pub connections_per_address: usize,
+    /// HTTP requests (FDO, API) that one address may send each second, on each listener.
+    pub requests_per_address: u32,
     /// Largest MQTT packet, in bytes.
     pub packet: ByteSize,
     /// FDO runs under way at once.
@@ -216,6 +220,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 8192,
+            connections_per_address: 256,
+            requests_per_address: 500,
             packet: ByteSize(256 << 10),
             fdo_runs: 256,
             handshake: Duration::from_secs(10),
@@ -355,6 +361,16 @@ impl Settings for Limits {
             connections: section.get_checked("connections", default.connections, |count| {
                 at_least(*count as u64, 1, "1")
             }),
+            connections_per_address: section.get_checked(
+                "connections_per_address",
+                default.connections_per_address,
+                |count| at_least(*count as u64, 1, "1"),
+            ),
+            requests_per_address: section.get_checked(
+                "requests_per_address",
+                default.requests_per_address,
+                |count| at_least(u64::from(*count), 1, "1"),
+            ),
             packet: section.get_checked("packet", default.packet, |size| {
                 at_least(size.0, 1 << 10, "1KiB")
             }),

@@ -160,6 +160,15 @@ pub struct Limits {
     pub relay_wait: Duration,
     /// Connections served at once by one listener.
     pub connections: usize,
+    /// Connections of one address (IPv4, or a /64 network of IPv6) served at once by one listener.
+    pub connections_per_address: usize,
+    /// TLS handshakes under way at once on one listener.
+    pub handshakes: usize,
+    /// Those of one address.
+    pub handshakes_per_address: usize,
+    /// Requests that one address may send to one listener each second; four times as many at once
+    /// after a rest.
+    pub requests_per_address: u32,
     /// Time for a TLS handshake.
     pub handshake: Duration,
     /// Time for a request's headers.
@@ -183,6 +192,10 @@ impl Default for Limits {
             ledger_messages: 1_000_000,
             relay_wait: Duration::from_secs(3),
             connections: 512,
+            connections_per_address: 256,
+            handshakes: 256,
+            handshakes_per_address: 64,
+            requests_per_address: 500,
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(15),
             request: Duration::from_secs(30),

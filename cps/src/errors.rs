@@ -25,6 +25,9 @@ pub enum FdoFault {
     /// The connection broke in mid-body.
     #[error("the FDO message was cut off; send it again from the start of the run")]
     BodyCut,
+    /// The address sends more than its share.
+    #[error("too many requests from this address; wait a second and begin the run again")]
+    OverBudget,
 }
 
 impl FdoFault {
@@ -37,15 +40,19 @@ impl FdoFault {
             Self::NoLength => "no length",
             Self::TooLarge(_) => "too large",
             Self::BodyCut => "body cut",
+            Self::OverBudget => "over budget",
         }
     }
 
     /// The reply to `previous`.
     pub(crate) fn reply(&self, previous: u8) -> FdoReply {
         let kind = MessageType::from_number(previous).unwrap_or(MessageType::Error);
-        let error = Error::Check {
-            message: kind,
-            what: self.reason(),
+        let error = match self {
+            Self::OverBudget => Error::Own("busy"),
+            _ => Error::Check {
+                message: kind,
+                what: self.reason(),
+            },
         };
         reply_of(&error, kind, None)
     }

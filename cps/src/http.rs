@@ -5,6 +5,7 @@
 pub mod admin;
 mod api;
 pub mod ask;
+mod budget;
 mod fdo;
 mod lifecycle;
 mod lists;
@@ -13,5 +14,6 @@ pub(crate) mod wire;
 
 pub use admin::admin_router;
 pub use api::{Failure, api_router};
+pub use budget::Bounds;
 pub use fdo::fdo_router;
 pub use serve::{Peer, serve_admin, serve_plain, serve_tls};

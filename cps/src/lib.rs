@@ -366,6 +366,12 @@ impl Cps {
         &self.core.metrics
     }
 
+    /// What its listeners must keep to.
+    #[must_use]
+    pub fn bounds(&self) -> http::Bounds {
+        http::Bounds::new(self.core.config.limits.clone(), self.core.metrics.clone())
+    }
+
     /// The cloud that a gateway enrolled with.
     #[must_use]
     pub fn cloud(&self) -> Option<&enrol::Cloud> {

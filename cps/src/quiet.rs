@@ -10,16 +10,28 @@ use tokio::time::Instant;
 
 /// How long the same thing is not said again.
 const REST: Duration = Duration::from_secs(60);
+/// Looking through all that was said is worth it so often.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Most different things remembered; beyond it new ones are counted and not said.
 const MOST: usize = 4_096;
 
 /// When what was said last, and how often it happened since.
 #[derive(Debug)]
-pub(crate) struct Quiet<K>(Mutex<HashMap<K, (Instant, u64)>>);
+pub(crate) struct Quiet<K>(Mutex<Said<K>>);
+
+#[derive(Debug)]
+struct Said<K> {
+    about: HashMap<K, (Instant, u64)>,
+    /// When what is long past was last forgotten.
+    swept: Option<Instant>,
+}
 
 impl<K> Default for Quiet<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Said {
+            about: HashMap::new(),
+            swept: None,
+        }))
     }
 }
 
@@ -28,7 +40,7 @@ impl<K: Eq + Hash> Quiet<K> {
     pub(crate) fn admits(&self, what: K) -> Option<u64> {
         let now = Instant::now();
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match said.get_mut(&what) {
+        match said.about.get_mut(&what) {
             Some((last, unsaid)) if now.duration_since(*last) < REST => {
                 *unsaid += 1;
                 return None;
@@ -39,13 +51,18 @@ impl<K: Eq + Hash> Quiet<K> {
             }
             None => {}
         }
-        if said.len() >= MOST {
-            said.retain(|_, (last, _)| now.duration_since(*last) < REST);
+        let due = said
+            .swept
+            .is_none_or(|last| now.duration_since(last) >= SWEEP);
+        if said.about.len() >= MOST && due {
+            said.swept = Some(now);
+            said.about
+                .retain(|_, (last, _)| now.duration_since(*last) < REST);
         }
-        if said.len() >= MOST {
+        if said.about.len() >= MOST {
             return None;
         }
-        said.insert(what, (now, 0));
+        said.about.insert(what, (now, 0));
         Some(0)
     }
 }
@@ -73,9 +90,9 @@ mod tests {
         for number in 0..2 * MOST {
             quiet.admits(number);
         }
-        assert_eq!(quiet.0.lock().unwrap().len(), MOST);
+        assert_eq!(quiet.0.lock().unwrap().about.len(), MOST);
         tokio::time::advance(REST).await;
         assert_eq!(quiet.admits(usize::MAX), Some(0), "room again");
-        assert_eq!(quiet.0.lock().unwrap().len(), 1);
+        assert_eq!(quiet.0.lock().unwrap().about.len(), 1);
     }
 }

@@ -4,6 +4,7 @@
 mod api;
 mod authority;
 mod enrolment;
+mod flood;
 mod handover;
 mod kit;
 mod lifecycle;

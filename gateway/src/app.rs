@@ -269,6 +269,8 @@ async fn open_cps(
     wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.handover = config.vouchers.from;
     wanted.limits.connections = config.limits.connections;
+    wanted.limits.connections_per_address = config.limits.connections_per_address;
+    wanted.limits.requests_per_address = config.limits.requests_per_address;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
     wanted.limits.handshake = config.limits.handshake;
     wanted.limits.headers = config.limits.handshake;

@@ -100,7 +100,7 @@ impl App {
                 self.listeners.https.0,
                 api,
                 router,
-                limits.clone(),
+                self.cps.bounds(),
                 doors.clone(),
             );
             stages.spawn_quiet(DOORS, "https listener", https);
@@ -123,19 +123,19 @@ impl App {
                 to0.run(client, stop).await;
             });
         }
-        let plain = http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
+        let plain = http::serve_plain(self.listeners.fdo.0, fdo, self.cps.bounds(), doors.clone());
         stages.spawn_quiet(DOORS, "fdo listener", plain);
         let plain = http::serve_plain(
             self.listeners.metrics.0,
             metrics,
-            limits.clone(),
+            self.cps.bounds(),
             doors.clone(),
         );
         stages.spawn_quiet(DOORS, "metrics listener", plain);
-        let (socket, limits) = (self.state.join("admin.sock"), limits.clone());
+        let (socket, bounds) = (self.state.join("admin.sock"), self.cps.bounds());
         let router = admin::router(served);
         stages.spawn(DOORS, "admin socket", async move {
-            http::serve_admin(&socket, router, limits, doors).await
+            http::serve_admin(&socket, router, bounds, doors).await
         });
         Ok(())
     }

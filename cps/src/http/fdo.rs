@@ -73,6 +73,12 @@ async fn message(
     }
 }
 
+/// The answer to a request for which its address has no turn: a message 255 like all errors.
+pub(super) fn over_budget(path: &str) -> Response<Body> {
+    let number = path.rsplit('/').next().and_then(|text| text.parse().ok());
+    respond(FdoFault::OverBudget.reply(number.unwrap_or(0)), None)
+}
+
 async fn answer(
     parties: &Parties,
     number: u8,

@@ -1,9 +1,10 @@
 //! Serving loops: accept, handshake, requests, each under a deadline and a bound. Called by the
 //! binaries with bound listeners and a router; ends when the token is cancelled, after at most
-//! `GRACE` for requests under way. Never parses a request itself.
+//! `GRACE` for requests under way. What one address may ask is `budget`'s to say: over it a request
+//! is answered 429, or by FDO's error message. Never parses a request itself.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +21,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use super::budget::{Bounds, Budget, Over, Place};
 use crate::config::Limits;
 
 /// Time that requests under way get at shut-down.
@@ -33,6 +36,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const HEADERS: usize = 64;
 /// Largest request head, bytes.
 const HEAD_BYTES: usize = 16 * 1024;
+/// What a connection beyond its address's budget hears.
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Who is at the other end; in every request's extensions.
 #[derive(Clone, Debug)]
@@ -48,16 +53,12 @@ pub struct Peer {
 pub async fn serve_plain(
     listener: TcpListener,
     router: Router,
-    limits: Limits,
+    bounds: Bounds,
     cancel: CancellationToken,
 ) {
-    Accept {
-        router,
-        limits,
-        cancel,
-    }
-    .run(Door::Plain(listener))
-    .await;
+    Accept::new(router, bounds, cancel)
+        .run(Door::Plain(listener))
+        .await;
 }
 
 /// Serves HTTPS until cancelled. The configuration decides whether clients show certificates.
@@ -65,17 +66,11 @@ pub async fn serve_tls(
     listener: TcpListener,
     config: Arc<rustls::ServerConfig>,
     router: Router,
-    limits: Limits,
+    bounds: Bounds,
     cancel: CancellationToken,
 ) {
     let door = Door::Tls(listener, TlsAcceptor::from(config));
-    Accept {
-        router,
-        limits,
-        cancel,
-    }
-    .run(door)
-    .await;
+    Accept::new(router, bounds, cancel).run(door).await;
 }
 
 /// Serves the administrator on a Unix socket that only this user may open.
@@ -85,7 +80,7 @@ pub async fn serve_tls(
 pub async fn serve_admin(
     path: &Path,
     router: Router,
-    limits: Limits,
+    bounds: Bounds,
     cancel: CancellationToken,
 ) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -94,13 +89,9 @@ pub async fn serve_admin(
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Accept {
-        router,
-        limits,
-        cancel,
-    }
-    .run(Door::Admin(listener))
-    .await;
+    Accept::new(router, bounds, cancel)
+        .run(Door::Admin(listener))
+        .await;
     // A stale socket is removed at the next start as well.
     let _ = std::fs::remove_file(path);
     Ok(())
@@ -136,14 +127,42 @@ impl Door {
     }
 }
 
+impl Arrived {
+    /// None on the admin socket, which has no budget.
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Plain(_, address) | Self::Tls(_, address, _) => Some(address.ip()),
+            Self::Admin(_) => None,
+        }
+    }
+
+    /// Closes it; who speaks HTTP hears why.
+    fn turn_away(self) {
+        if let Self::Plain(stream, _) = self {
+            // Nothing was sent yet: what does not fit into an empty buffer is not worth waiting for.
+            let _ = stream.try_write(TOO_MANY);
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Accept {
     router: Router,
     limits: Limits,
+    budget: Arc<Budget>,
     cancel: CancellationToken,
 }
 
 impl Accept {
+    fn new(router: Router, bounds: Bounds, cancel: CancellationToken) -> Self {
+        Self {
+            router,
+            limits: bounds.limits.clone(),
+            budget: Budget::new(bounds),
+            cancel,
+        }
+    }
+
     /// The accept loop. A connection holds a permit; without one left, accepting waits, and the
     /// kernel's backlog does the queueing.
     async fn run(self, door: Door) {
@@ -160,10 +179,13 @@ impl Accept {
             };
             match accepted {
                 Ok((permit, arrived)) => {
+                    let Some((place, arrived)) = self.admit(arrived) else {
+                        continue;
+                    };
                     let one = self.clone();
                     tasks.spawn(async move {
                         let _permit = permit;
-                        one.serve(arrived).await;
+                        one.serve(arrived, place).await;
                     });
                 }
                 Err(error) => {
@@ -180,7 +202,23 @@ impl Accept {
         }
     }
 
-    async fn serve(self, arrived: Arrived) {
+    /// A place for it, unless its address has too many.
+    fn admit(&self, arrived: Arrived) -> Option<(Option<Place>, Arrived)> {
+        let Some(address) = arrived.address() else {
+            return Some((None, arrived));
+        };
+        match self.budget.connection(address) {
+            Ok(place) => Some((Some(place), arrived)),
+            Err(over) => {
+                let why = "too many connections; raise limits.connections_per_address if it may";
+                self.budget.turned_away(address, over, &why);
+                arrived.turn_away();
+                None
+            }
+        }
+    }
+
+    async fn serve(self, arrived: Arrived, place: Option<Place>) {
         let plain = |address| Peer {
             address,
             certificates: Arc::default(),
@@ -192,15 +230,37 @@ impl Accept {
             Arrived::Admin(stream) => self.connection(stream, plain(None)).await,
             // The handshake runs in the connection's own task: a slow one holds up nobody.
             Arrived::Tls(stream, address, acceptor) => {
-                match timeout(self.limits.handshake, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let peer = tls_peer(&stream, address);
-                        self.connection(stream, peer).await;
-                    }
-                    Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake refused"),
-                    Err(_) => tracing::info!(%address, "TLS handshake took too long"),
+                let shaken = self.shake(stream, address, &acceptor, place).await;
+                if let Some((stream, _place)) = shaken {
+                    let peer = tls_peer(&stream, address);
+                    self.connection(stream, peer).await;
                 }
             }
+        }
+    }
+
+    /// The TLS handshake, within its time and the address's budget.
+    async fn shake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        acceptor: &TlsAcceptor,
+        mut place: Option<Place>,
+    ) -> Option<(TlsStream<TcpStream>, Option<Place>)> {
+        let away = |over, why: &dyn std::fmt::Display| {
+            self.budget.turned_away(address.ip(), over, why);
+            None
+        };
+        if let Some(Err(over)) = place.as_mut().map(Place::begin_handshake) {
+            return away(over, &"too many handshakes are under way");
+        }
+        match timeout(self.limits.handshake, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                place.iter_mut().for_each(Place::end_handshake);
+                Some((stream, place))
+            }
+            Ok(Err(error)) => away(Over::HandshakeFailed, &error),
+            Err(_) => away(Over::HandshakeSlow, &"TLS handshake took too long"),
         }
     }
 
@@ -208,11 +268,15 @@ impl Accept {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, wait) = (self.router, self.limits.request);
+        let (router, wait, budget) = (self.router, self.limits.request, self.budget);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let over = over_budget(&budget, &peer, request.uri().path());
             request.extensions_mut().insert(peer.clone());
             let mut router = router.clone();
             async move {
+                if let Some(refusal) = over {
+                    return Ok(refusal);
+                }
                 let answer = router.call(request.map(Body::new));
                 Ok::<_, std::convert::Infallible>(
                     timeout(wait, answer)
@@ -242,13 +306,36 @@ impl Accept {
     }
 }
 
+/// The refusal of a request that its address has no turn for.
+fn over_budget(budget: &Budget, peer: &Peer, path: &str) -> Option<hyper::Response<Body>> {
+    let address = peer.address?.ip();
+    let over = budget.request(address).err()?;
+    let why = "too many requests; raise limits.requests_per_address if it may";
+    budget.turned_away(address, over, &why);
+    let mut response = match path.starts_with("/fdo/") {
+        true => super::fdo::over_budget(path),
+        false => {
+            let text =
+                r#"{"error":"too many requests from this address; wait a second and try again"}"#;
+            let mut response = hyper::Response::new(Body::from(text));
+            *response.status_mut() = hyper::StatusCode::TOO_MANY_REQUESTS;
+            response
+        }
+    };
+    let wait = hyper::header::HeaderValue::from_static("1");
+    response
+        .headers_mut()
+        .insert(hyper::header::RETRY_AFTER, wait);
+    Some(response)
+}
+
 fn too_slow() -> hyper::Response<Body> {
     let mut response = hyper::Response::new(Body::from("the request took too long\n"));
     *response.status_mut() = hyper::StatusCode::REQUEST_TIMEOUT;
     response
 }
 
-fn tls_peer(stream: &tokio_rustls::server::TlsStream<TcpStream>, address: SocketAddr) -> Peer {
+fn tls_peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificates = shown.iter().map(|one| one.to_vec()).collect();
     Peer {

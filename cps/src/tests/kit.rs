@@ -163,12 +163,12 @@ async fn serve_from(
     };
     let router = fdo_router(parties, limits.fdo_body, cps.metrics().clone());
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(serve_plain(fdo, router, limits.clone(), cancel.clone()));
+    tasks.spawn(serve_plain(fdo, router, cps.bounds(), cancel.clone()));
     tasks.spawn(serve_tls(
         api,
         tls,
         api_router(cps.clone()),
-        limits,
+        cps.bounds(),
         cancel.clone(),
     ));
     Served {

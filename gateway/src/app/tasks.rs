@@ -118,24 +118,24 @@ impl App {
             self.listeners.https.0,
             api,
             router,
-            limits.clone(),
+            self.cps.bounds(),
             doors.clone(),
         );
         stages.spawn_quiet(DOORS, "https listener", serve);
-        let serve = http::serve_plain(self.listeners.fdo.0, fdo, limits.clone(), doors.clone());
+        let serve = http::serve_plain(self.listeners.fdo.0, fdo, self.cps.bounds(), doors.clone());
         stages.spawn_quiet(DOORS, "fdo listener", serve);
         let router = metrics::router(seen);
         let serve = http::serve_plain(
             self.listeners.metrics.0,
             router,
-            limits.clone(),
+            self.cps.bounds(),
             doors.clone(),
         );
         stages.spawn_quiet(DOORS, "metrics listener", serve);
-        let (socket, limits) = (self.state.join("admin.sock"), limits.clone());
+        let (socket, bounds) = (self.state.join("admin.sock"), self.cps.bounds());
         let (router, stop) = (admin::router(served), doors.clone());
         stages.spawn(DOORS, "admin socket", async move {
-            http::serve_admin(&socket, router, limits, stop).await
+            http::serve_admin(&socket, router, bounds, stop).await
         });
         if let Some(announcer) = self.announcer {
             stages.spawn_quiet(
