@@ -115,7 +115,8 @@ impl Pair {
         let told = format!("device {guid} has the credentials of {}\n", self.ssid);
         if self.to.is_empty() {
             // The last answer is still on its way; a device that missed it comes again.
-            let _ = tokio::time::timeout(FAREWELL, serving).await;
+            let lingers = tokio::time::timeout(FAREWELL, serving);
+            stop.run_until_cancelled(lingers).await;
             return Ok(told);
         }
         progress(&format!(
@@ -131,7 +132,8 @@ impl Pair {
                 return Err(Unavailable(text).into());
             }
         };
-        let _ = tokio::time::timeout(FAREWELL, serving).await;
+        let lingers = tokio::time::timeout(FAREWELL, serving);
+        stop.run_until_cancelled(lingers).await;
         Ok(format!("{told}{by} told it where its site is\n"))
     }
 }

@@ -19,10 +19,13 @@ use holdfast_link::https::Limits;
 use holdfast_protocol::fdo::{Error, ErrorCode, Message, to1};
 use holdfast_protocol::id::Guid;
 
-/// Longest wait for one rendezvous server before the next is asked.
-const WAIT: Duration = Duration::from_secs(3);
+/// Longest wait for one rendezvous server before the next is asked. A gateway may itself wait 3 s for the Internet before it
+/// answers from its own, and a device waits 15 s in all.
+const WAIT: Duration = Duration::from_secs(5);
 /// A server that was out of reach is asked last for so long: devices do not wait for it again and again.
 const REST: Duration = Duration::from_secs(30);
+/// A server that has not answered for so long when the device gives up counts as out of reach.
+const SLOW: Duration = Duration::from_secs(1);
 /// Runs open at once; the oldest gives way. A run is two messages, a second apart.
 const MOST_RUNS: usize = 64;
 /// Servers that a relay may be given.
@@ -68,6 +71,36 @@ impl Server {
     fn is_lost(&self, lost: bool) {
         let now = lost.then(Instant::now);
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+}
+
+/// A question to a server. A device that hangs up before there is an answer has shown that it is slow, too.
+struct Asking<'a> {
+    server: &'a Server,
+    begun: Instant,
+    settled: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn of(server: &'a Server) -> Self {
+        Self {
+            server,
+            begun: Instant::now(),
+            settled: false,
+        }
+    }
+
+    fn answered(mut self, well: bool) {
+        self.settled = true;
+        self.server.is_lost(!well);
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.settled && self.begun.elapsed() >= SLOW {
+            self.server.is_lost(true);
+        }
     }
 }
 
@@ -137,8 +170,9 @@ impl Relay {
         let (last, first): (Vec<_>, Vec<_>) = self.servers.iter().partition(|it| it.was_lost());
         for server in first.into_iter().chain(last) {
             let (name, mut run) = (&server.name, server.client.start());
+            let asking = Asking::of(server);
             let answer = run.exchange(message).await;
-            server.is_lost(matches!(
+            asking.answered(!matches!(
                 answer,
                 Err(LinkError::Transport(_) | LinkError::NotFdo { .. })
             ));

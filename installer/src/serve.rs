@@ -70,6 +70,8 @@ pub(crate) async fn serve(listener: TcpListener, counter: Arc<Counter>) -> std::
             }
         };
         failures = 0;
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
         while connections.try_join_next().is_some() {}
         let counter = Arc::clone(&counter);
         connections.spawn(async move {

@@ -191,3 +191,19 @@ async fn runs_are_bounded_and_the_oldest_gives_way() {
     assert_eq!(relay.runs.lock().expect("lock").len(), MOST_RUNS);
     assert!(relay.take("0").is_none() && relay.take("1").is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_devices_give_up_on_is_asked_last() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let server = Server::named(silent.local_addr().expect("address").to_string());
+    let relay = Relay::to(vec![server]);
+    let (credential, _) = device(&key());
+    let (_, hello) = to1::hello(&credential);
+    for (patience, lost) in [(SLOW / 2, false), (SLOW * 2, true)] {
+        let gave_up = tokio::time::timeout(patience, relay.begin("t", &hello)).await;
+        gave_up.expect_err("no answer");
+        assert_eq!(relay.servers[0].was_lost(), lost, "{patience:?}");
+    }
+    tokio::time::advance(REST).await;
+    assert!(!relay.servers[0].was_lost(), "it is tried again");
+}
