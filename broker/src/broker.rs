@@ -221,14 +221,7 @@ impl Broker {
     /// The figures now.
     #[must_use]
     pub fn metrics(&self) -> Figures {
-        let core = &self.shared.core;
-        Figures {
-            sessions: self.shared.sessions.count() as u64,
-            subscriptions: core.exchange.subscriptions() as u64,
-            retained: core.retained.count() as u64,
-            journal_waiting: self.shared.journal.waiting() as u64,
-            ..core.counters.figures()
-        }
+        self.shared.figures()
     }
 
     /// Registers the figures, names beginning with `broker_`.
@@ -307,6 +300,18 @@ impl Shared {
         self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The figures now.
+    pub(crate) fn figures(&self) -> Figures {
+        let core = &self.core;
+        Figures {
+            sessions: self.sessions.count() as u64,
+            subscriptions: core.exchange.subscriptions() as u64,
+            retained: core.retained.count() as u64,
+            journal_waiting: self.journal.waiting() as u64,
+            ..core.counters.figures()
+        }
+    }
+
     /// Puts what the journal held in its place.
     fn restore(&self, loaded: Loaded) {
         let now = self.core.clock.now();
@@ -368,6 +373,9 @@ impl Shared {
         for held in helds.into_values() {
             self.sessions.restore(held);
         }
+        for will in loaded.wills {
+            self.restore_will(will);
+        }
         self.bridges().extend(bridges.into_values());
     }
 
@@ -395,7 +403,7 @@ impl Shared {
         self.core.counters.received(1);
         if !message.retain && stamp.is_none() && !route.durable(message.qos) {
             self.core
-                .deliver(&route, None, vec![Arc::new(message)], true);
+                .deliver(&route, None, vec![Arc::new(message)], true, None);
             return Ok(());
         }
         let mut entry = Entry::new(Arc::new(message), route, None);

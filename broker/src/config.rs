@@ -26,6 +26,14 @@ pub struct Config {
     pub session_expiry_max: u32,
     /// Whether a client without an id gets one from us.
     pub assign_client_ids: bool,
+    /// Whether an MQTT 5 client hears that a subscription was refused for want of rights (0x87) or
+    /// only that it failed (0x80). A 3.1.1 client hears 0x80 anyway.
+    pub tell_refused_subscriptions: bool,
+    /// The root of response topics, told as `<root>/<client id>` to MQTT 5 clients that ask; the
+    /// rights decide about them as about all others. `None` = not said.
+    pub response_topics: Option<Box<str>>,
+    /// How often the broker's own figures are published below `$SYS/`; zero = never.
+    pub figures_every: Duration,
     /// How long a stopping door waits for its connections.
     pub grace: Duration,
     /// Damaged journals are moved away and the broker begins empty; false = refuse to start.
@@ -47,6 +55,9 @@ impl Default for Config {
             keep_alive_max: 3600,
             session_expiry_max: u32::MAX,
             assign_client_ids: true,
+            tell_refused_subscriptions: true,
+            response_topics: None,
+            figures_every: Duration::from_secs(10),
             grace: Duration::from_secs(5),
             quarantine: true,
             reserve_bytes: 8 << 20,
@@ -104,7 +115,7 @@ pub struct Limits {
     pub receive_maximum: u16,
     /// QoS > 0 messages on the way to one client.
     pub inflight: u16,
-    /// Topic aliases a client may set.
+    /// Topic aliases a client may set, and at most as many of ours that it gets to know.
     pub topic_aliases: u16,
     /// Sessions, connected or not.
     pub sessions: usize,

@@ -1,4 +1,4 @@
-//! The doors: TCP accept, TLS, budgets for what has not proven who it is.
+//! The doors: TCP accept, TLS, WebSocket, budgets for what has not proven who it is.
 //!
 //! Called by [`crate::Broker::serve`]. The handshake runs in the connection's own task with a
 //! deadline; nothing of MQTT is read before it is done. It never decides rights.
@@ -20,8 +20,9 @@ use tracing::warn;
 
 use crate::broker::Shared;
 use crate::session;
-use crate::socket::Socket;
-use crate::{CutReason, Peer};
+use crate::socket::{Carrier, Socket};
+use crate::websocket::Web;
+use crate::{CutReason, Origins, Passwords, Peer};
 
 /// Pause after a failed accept (no descriptors left): the next one may work.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +34,41 @@ pub enum Door {
     Tls(Arc<dyn TlsSource>),
     /// As they come: for loopback, or where the operator chose so.
     Plain,
+    /// Through WebSocket, within another door.
+    WebSocket(Box<Self>, Origins),
+    /// For users with passwords, within another door: what is plain shows them to the network.
+    Passwords(Box<Self>, Arc<Passwords>),
+}
+
+/// What the layers of a door ask for.
+struct Layers<'a> {
+    tls: Option<&'a Arc<dyn TlsSource>>,
+    web: Option<&'a Origins>,
+    passwords: Option<&'a Arc<Passwords>>,
+}
+
+impl Door {
+    fn layers(&self) -> Layers<'_> {
+        match self {
+            Self::Plain => Layers {
+                tls: None,
+                web: None,
+                passwords: None,
+            },
+            Self::Tls(source) => Layers {
+                tls: Some(source),
+                ..Self::Plain.layers()
+            },
+            Self::WebSocket(within, origins) => Layers {
+                web: Some(origins),
+                ..within.layers()
+            },
+            Self::Passwords(within, passwords) => Layers {
+                passwords: Some(passwords),
+                ..within.layers()
+            },
+        }
+    }
 }
 
 /// Gives the TLS configuration for each new connection, so that certificates, anchors and
@@ -73,7 +109,7 @@ pub(crate) async fn serve(
                         shared.core.turn_away(address, CutReason::Quota, None);
                         continue;
                     };
-                    let peer = Peer { address, certificates: Vec::new(), door: Arc::clone(&name) };
+                    let peer = Peer { address, certificates: Vec::new(), door: Arc::clone(&name), user: None };
                     let shared = Arc::clone(&shared);
                     tasks.spawn(connection(shared, stream, peer, door.clone(), permit, stop.clone()));
                 }
@@ -106,7 +142,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let secured = tokio::select! {
         () = stop.cancelled() => return,
-        secured = secure(stream, &door, &mut peer, deadline) => secured,
+        secured = secure(&shared, stream, &door, &mut peer, deadline) => secured,
     };
     let socket = match secured {
         Ok(socket) => socket,
@@ -116,22 +152,52 @@ async fn connection(
     };
     let mut permit = permit;
     let (handshake, _connection) = permit.split();
-    session::serve(shared, socket, peer, deadline, stop, move || {
-        drop(handshake)
-    })
-    .await;
+    let guest = Guest {
+        peer,
+        passwords: door.layers().passwords.cloned(),
+        deadline,
+    };
+    session::serve(shared, socket, guest, stop, move || drop(handshake)).await;
+}
+
+/// Who stands at the door.
+pub(crate) struct Guest {
+    pub(crate) peer: Peer,
+    /// To be asked about its user, if there are any.
+    pub(crate) passwords: Option<Arc<Passwords>>,
+    /// CONNECT is done by then.
+    pub(crate) deadline: Instant,
 }
 
 async fn secure(
+    shared: &Shared,
     stream: TcpStream,
     door: &Door,
     peer: &mut Peer,
     deadline: Instant,
 ) -> Result<Socket, (CutReason, Option<io::Error>)> {
-    let source = match door {
-        Door::Plain => return Ok(Socket::Plain(stream)),
-        Door::Tls(source) => source,
+    let layers = door.layers();
+    let carrier = match layers.tls {
+        None => Carrier::Plain(stream),
+        Some(source) => encrypt(source, stream, peer, deadline).await?,
     };
+    let Some(origins) = layers.web else {
+        return Ok(Socket::Straight(carrier));
+    };
+    let largest = shared.core.config.limits.packet_bytes;
+    match timeout_at(deadline, Web::accept(carrier, origins, largest)).await {
+        Ok(Ok(web)) => Ok(Socket::Web(Box::new(web))),
+        Ok(Err(error)) => Err((CutReason::WebSocket, Some(error))),
+        Err(_) => Err((CutReason::ConnectDeadline, None)),
+    }
+}
+
+async fn encrypt(
+    source: &Arc<dyn TlsSource>,
+    stream: TcpStream,
+    peer: &mut Peer,
+    deadline: Instant,
+) -> Result<Carrier, (CutReason, Option<io::Error>)> {
     let accept = TlsAcceptor::from(source.current()).accept(stream);
     let stream = match timeout_at(deadline, accept).await {
         Ok(Ok(stream)) => stream,
@@ -141,7 +207,7 @@ async fn secure(
     if let Some(chain) = stream.get_ref().1.peer_certificates() {
         peer.certificates = chain.iter().map(|der| der.to_vec()).collect();
     }
-    Ok(Socket::Tls(Box::new(stream)))
+    Ok(Carrier::Tls(Box::new(stream)))
 }
 
 /// Connections at one time, and those of each address that have not finished CONNECT.

@@ -88,6 +88,8 @@ pub enum CutReason {
     ConnectDeadline,
     /// The TLS handshake failed.
     Tls,
+    /// The WebSocket handshake failed.
+    WebSocket,
     /// Bytes that are no MQTT.
     Malformed,
     /// A packet that is not allowed here.
@@ -141,6 +143,7 @@ impl fmt::Display for CutReason {
             Self::KeepAlive => "nothing was heard in one and a half keep-alive times: check the client and the network",
             Self::ConnectDeadline => "no CONNECT came in time: a port scan, or a client that is stuck",
             Self::Tls => "the TLS handshake failed: the client needs a valid certificate of an authority that this door trusts, and must trust ours",
+            Self::WebSocket => "the WebSocket handshake failed: the client must ask for the subprotocol mqtt, and its page's origin must be allowed here",
             Self::Malformed => "what came is no MQTT 3.1.1 or 5: update the client",
             Self::Protocol => "the packet is not allowed here by MQTT: update the client",
             Self::PacketTooLarge => "the packet is above the limit: send smaller ones, or raise the packet limit",

@@ -26,6 +26,7 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             return;
         };
         shared.core.exchange.forget();
+        shared.show_figures();
         for will in shared.wills.due(Instant::now()) {
             shared.fire(will).await;
         }

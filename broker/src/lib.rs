@@ -20,15 +20,18 @@ mod consumer;
 mod door;
 mod events;
 mod exchange;
+mod figures;
 mod housekeeping;
 mod journal;
 mod message;
 mod metrics;
+mod passwords;
 mod rights;
 mod session;
 mod shared;
 mod socket;
 mod topic;
+mod websocket;
 
 pub use broker::{Broker, OpenError, PublishError, SessionView};
 pub use config::{Config, Limits, RepeatNames, WhenFull};
@@ -37,8 +40,10 @@ pub use door::{Door, FixedTls, TlsSource};
 pub use events::{CutReason, DropReason, Event};
 pub use message::{Message, Qos};
 pub use metrics::Figures;
+pub use passwords::{Passwords, PasswordsError};
 pub use rights::{Connect, Identity, Password, Peer, Refusal, Rights};
 pub use topic::{Filter, NotAFilter};
+pub use websocket::Origins;
 
 /// Where the journal lives: a file, or a backend from the store's test kit.
 pub use holdfast_store::Medium as JournalMedium;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::Identity;
 use crate::codec::property::{self, Properties};
 
 /// Quality of service: how often a message arrives.
@@ -48,6 +49,9 @@ pub struct Message {
     pub(crate) expiry: Option<u32>,
     /// When it was accepted, in the broker's own seconds; set by the broker.
     pub(crate) at: u64,
+    /// Whose it is, when it is to be kept: it is given to nobody once its owner has lost the right
+    /// to publish it. `None` = the embedding program's.
+    pub(crate) owner: Option<Arc<Identity>>,
 }
 
 impl Message {
@@ -62,6 +66,7 @@ impl Message {
             properties: Bytes::new(),
             expiry: None,
             at: 0,
+            owner: None,
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Peer {
     pub certificates: Vec<Vec<u8>>,
     /// The name of the door it came through (see [`crate::Broker::serve_named`]).
     pub door: Arc<str>,
+    /// The user whose password the door has checked; `None` where the door checks none.
+    pub user: Option<Arc<str>>,
 }
 
 /// What the client says of itself in CONNECT. Nothing of it is proven.
@@ -89,5 +91,40 @@ pub trait Rights: Send + Sync + 'static {
     /// May it receive a message of this topic, now?
     fn may_receive(&self, _who: &Identity, _topic: &str) -> bool {
         false
+    }
+
+    /// May it read the broker's own figures below `$SYS/`? This alone decides there; nobody
+    /// publishes to them.
+    fn may_see_figures(&self, _who: &Identity) -> bool {
+        false
+    }
+}
+
+/// The first level of the broker's own figures.
+pub(crate) const FIGURES: &str = "$SYS";
+
+/// Whether a topic or filter is one of the broker's own figures: no wildcard reaches them
+/// [MQTT-4.7.2-1].
+fn is_figures(text: &str) -> bool {
+    text.split('/').next() == Some(FIGURES)
+}
+
+pub(crate) fn may_publish(rights: &dyn Rights, who: &Identity, topic: &str) -> bool {
+    !is_figures(topic) && rights.may_publish(who, topic)
+}
+
+pub(crate) fn may_subscribe(rights: &dyn Rights, who: &Identity, filter: &str) -> bool {
+    if is_figures(filter) {
+        rights.may_see_figures(who)
+    } else {
+        rights.may_subscribe(who, filter)
+    }
+}
+
+pub(crate) fn may_receive(rights: &dyn Rights, who: &Identity, topic: &str) -> bool {
+    if is_figures(topic) {
+        rights.may_see_figures(who)
+    } else {
+        rights.may_receive(who, topic)
     }
 }

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 
 use crate::codec::property::Properties;
 use crate::events::EVENTS_KEPT;
-use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Options, Retained, Route};
+use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Rest, Retained, Route};
+use crate::figures::OwnFigures;
 use crate::metrics::Counters;
-use crate::{Config, CutReason, DropReason, Event, Message, Qos, Rights};
+use crate::{Config, CutReason, DropReason, Event, Message, Rights, rights};
 
 /// The log hears of the same fault of the same address once in this time.
 const QUIET: Duration = Duration::from_secs(60);
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) rights: Arc<dyn Rights>,
     pub(crate) exchange: Exchange,
     pub(crate) retained: Retained,
+    pub(crate) own_figures: OwnFigures,
     pub(crate) counters: Counters,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) clock: Ages,
@@ -54,6 +56,7 @@ impl Core {
             rights,
             exchange: Exchange::default(),
             retained: Retained::default(),
+            own_figures: OwnFigures::default(),
             counters: Counters::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             clock: Ages::new(),
@@ -141,6 +144,12 @@ impl Core {
         });
     }
 
+    /// Whether the party that had a message kept may still publish it.
+    pub(crate) fn still_owned(&self, message: &Message) -> bool {
+        let may = |owner| rights::may_publish(&*self.rights, owner, &message.topic);
+        message.owner.as_deref().is_none_or(may)
+    }
+
     /// The receivers of a topic.
     pub(crate) fn route(&self, topic: &str) -> Arc<Route> {
         self.exchange.route(topic, &*self.rights)
@@ -164,13 +173,15 @@ impl Core {
 
     /// Delivers messages of one topic and QoS to every receiver that takes them live; those that
     /// have them as rows are left out. Shared subscriptions are served when `groups` says so (else
-    /// the journal has picked). True when a queue is getting full.
+    /// the journal has picked). True when a queue is getting full. What does not fit is put into
+    /// `rest` for a sender that can wait, and is dropped and counted without one.
     pub(crate) fn deliver(
         &self,
         route: &Route,
         publisher: Option<u64>,
         messages: Vec<Arc<Message>>,
         groups: bool,
+        mut rest: Option<&mut Vec<Rest>>,
     ) -> bool {
         let Some(first) = messages.first() else {
             return false;
@@ -191,7 +202,8 @@ impl Core {
                 continue;
             };
             if !target.mailbox.keeps(qos, options.qos) {
-                crowded |= self.put(&target.mailbox, options, &batch, 0..all, false);
+                let delivery = Delivery::new(&batch, 0..all, options, false);
+                crowded |= self.put(&target.mailbox, delivery, rest.as_deref_mut());
             }
         }
         if groups {
@@ -200,9 +212,9 @@ impl Core {
                     if let Some(target) = group.pick()
                         && !target.mailbox.keeps(qos, target.options.qos)
                     {
-                        let options = &target.options;
-                        crowded |=
-                            self.put(&target.mailbox, options, &batch, index..index + 1, false);
+                        let range = index..index + 1;
+                        let delivery = Delivery::new(&batch, range, &target.options, false);
+                        crowded |= self.put(&target.mailbox, delivery, rest.as_deref_mut());
                     }
                 }
             }
@@ -210,36 +222,41 @@ impl Core {
         crowded
     }
 
-    /// Delivers to one receiver's memory queue, counting what does not fit.
+    /// Delivers to one receiver's memory queue. What does not fit waits in `rest`, if the receiver is
+    /// worth it, or is dropped and counted.
     pub(crate) fn put(
         &self,
-        mailbox: &Mailbox,
-        options: &Arc<Options>,
-        batch: &Arc<Batch>,
-        range: std::ops::Range<usize>,
-        retained: bool,
+        mailbox: &Arc<Mailbox>,
+        mut delivery: Delivery,
+        rest: Option<&mut Vec<Rest>>,
     ) -> bool {
         if mailbox.bridge {
             return false;
         }
-        let quality = batch.messages()[range.start].qos.min(options.qos);
-        let delivery = Delivery {
-            batch: Arc::clone(batch),
-            from: range.start,
-            to: range.end,
-            options: Arc::clone(options),
-            retained,
-        };
-        let place = mailbox.deliver(delivery, quality != Qos::AtMostOnce);
-        if place.refused > 0 {
-            let reason = if mailbox.connected() {
-                DropReason::QueueFull
-            } else {
-                DropReason::Offline
-            };
-            self.dropped(&mailbox.name, reason, place.refused);
+        let place = mailbox.deliver(delivery.clone());
+        if place.refused == 0 {
+            return place.crowded;
+        }
+        if let Some(rest) = rest
+            && mailbox.connected()
+            && mailbox.patience().worth_waiting()
+        {
+            delivery.from += place.taken;
+            rest.push(Rest::new(mailbox, Some(delivery)));
+        } else {
+            self.lost(mailbox, place.refused);
         }
         place.crowded
+    }
+
+    /// Counts what a receiver could not take.
+    pub(crate) fn lost(&self, mailbox: &Mailbox, count: usize) {
+        let reason = if mailbox.connected() {
+            DropReason::QueueFull
+        } else {
+            DropReason::Offline
+        };
+        self.dropped(&mailbox.name, reason, count);
     }
 }
 
@@ -261,6 +278,11 @@ impl Ages {
 
     pub(crate) fn set_base(&self, seconds: u64) {
         self.base.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn running(&self) -> u64 {
+        self.start.elapsed().as_secs()
     }
 
     pub(crate) fn now(&self) -> u64 {

@@ -97,6 +97,8 @@ pub(crate) struct Connect {
     pub(crate) topic_alias_maximum: u16,
     /// Whether reason strings and user properties may be sent on failures.
     pub(crate) problem_information: bool,
+    /// Whether it wants to know where its responses may come to.
+    pub(crate) response_information: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -191,6 +193,7 @@ fn connect_v3(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
         maximum_packet: u32::MAX,
         topic_alias_maximum: 0,
         problem_information: false,
+        response_information: false,
     })
 }
 
@@ -231,6 +234,7 @@ fn connect_v5(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
         maximum_packet: u32::MAX,
         topic_alias_maximum: 0,
         problem_information: true,
+        response_information: false,
     };
     for property in found.props() {
         match property {
@@ -240,6 +244,9 @@ fn connect_v5(flags: u8, body: &[u8]) -> Result<Connect, Fault> {
             Property::TopicAliasMaximum(value) => connect.topic_alias_maximum = value.val(),
             Property::RequestProblemInformation(value) => {
                 connect.problem_information = value.val() != 0;
+            }
+            Property::RequestResponseInformation(value) => {
+                connect.response_information = value.val() != 0;
             }
             Property::AuthenticationMethod(_) | Property::AuthenticationData(_) => {
                 return Err(Fault::AuthenticationMethod);

@@ -21,6 +21,22 @@ pub(crate) struct Hop<'a> {
     /// Seconds left.
     pub(crate) expiry: Option<u32>,
     pub(crate) subscription_ids: &'a [u32],
+    /// A topic alias of ours.
+    pub(crate) alias: Option<Alias>,
+}
+
+/// A topic alias on its way to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alias {
+    pub(crate) number: u16,
+    /// The client knows it: the topic's name is left out [MQTT-3.3.2-12].
+    pub(crate) known: bool,
+}
+
+impl Hop<'_> {
+    fn names_topic(&self) -> bool {
+        !self.alias.is_some_and(|alias| alias.known)
+    }
 }
 
 fn properties_size(message: &Message, hop: &Hop<'_>) -> usize {
@@ -29,11 +45,16 @@ fn properties_size(message: &Message, hop: &Hop<'_>) -> usize {
         .iter()
         .map(|id| 1 + variable_size(*id as usize))
         .sum();
-    message.properties.len() + ids + if hop.expiry.is_some() { 5 } else { 0 }
+    let expiry = if hop.expiry.is_some() { 5 } else { 0 };
+    let alias = if hop.alias.is_some() { 3 } else { 0 };
+    message.properties.len() + ids + expiry + alias
 }
 
 fn body_size(message: &Message, hop: &Hop<'_>) -> usize {
-    let mut size = 2 + message.topic.len() + message.payload.len();
+    let mut size = 2 + message.payload.len();
+    if hop.names_topic() {
+        size += message.topic.len();
+    }
     if hop.qos != Qos::AtMostOnce {
         size += 2;
     }
@@ -57,7 +78,11 @@ pub(crate) fn publish(out: &mut BytesMut, message: &Message, hop: &Hop<'_>) {
     let flags = (u8::from(hop.dup) << 3) | ((hop.qos as u8) << 1) | u8::from(hop.retain);
     out.put_u8(0x30 | flags);
     put_variable(out, body);
-    put_prefixed(out, message.topic.as_bytes());
+    if hop.names_topic() {
+        put_prefixed(out, message.topic.as_bytes());
+    } else {
+        out.put_u16(0);
+    }
     if hop.qos != Qos::AtMostOnce {
         out.put_u16(hop.packet_id);
     }
@@ -66,6 +91,10 @@ pub(crate) fn publish(out: &mut BytesMut, message: &Message, hop: &Hop<'_>) {
         if let Some(seconds) = hop.expiry {
             out.put_u8(id::MESSAGE_EXPIRY);
             out.put_u32(seconds);
+        }
+        if let Some(alias) = hop.alias {
+            out.put_u8(id::TOPIC_ALIAS);
+            out.put_u16(alias.number);
         }
         for subscription in hop.subscription_ids {
             out.put_u8(id::SUBSCRIPTION_ID);
@@ -87,6 +116,29 @@ pub(crate) fn ack(out: &mut BytesMut, kind: AckKind, packet_id: u16, code: u8, v
     }
 }
 
+/// Appends an acknowledgement of MQTT 5 that says why.
+pub(crate) fn ack_why(out: &mut BytesMut, kind: AckKind, packet_id: u16, code: u8, why: &str) {
+    let properties = reason_size(why);
+    out.put_u8((kind as u8) << 4 | if kind == AckKind::Pubrel { 2 } else { 0 });
+    put_variable(out, 3 + variable_size(properties) + properties);
+    out.put_u16(packet_id);
+    out.put_u8(code);
+    put_variable(out, properties);
+    put_reason(out, why);
+}
+
+/// Bytes of a reason string as a property; none when it is empty.
+fn reason_size(why: &str) -> usize {
+    if why.is_empty() { 0 } else { 3 + why.len() }
+}
+
+fn put_reason(out: &mut BytesMut, why: &str) {
+    if !why.is_empty() {
+        out.put_u8(id::REASON_STRING);
+        put_prefixed(out, why.as_bytes());
+    }
+}
+
 /// Appends a PINGRESP.
 pub(crate) fn pingresp(out: &mut BytesMut) {
     out.put_slice(&[0xD0, 0]);
@@ -103,6 +155,9 @@ pub(crate) struct Connack<'a> {
     pub(crate) assigned_client_id: Option<&'a str>,
     pub(crate) topic_alias_maximum: Option<u16>,
     pub(crate) server_keep_alive: Option<u16>,
+    pub(crate) response_information: Option<&'a str>,
+    /// Why it is refused; empty = not said.
+    pub(crate) reason: &'a str,
 }
 
 /// Appends a CONNACK; for 3.1.1 the code is already one of that version's.
@@ -136,6 +191,11 @@ pub(crate) fn connack(out: &mut BytesMut, connack: &Connack<'_>, v5: bool) {
         properties.put_u8(0x13);
         properties.put_u16(value);
     }
+    if let Some(value) = connack.response_information {
+        properties.put_u8(0x1A);
+        put_prefixed(&mut properties, value.as_bytes());
+    }
+    put_reason(&mut properties, connack.reason);
     out.put_u8(0x20);
     put_variable(out, 2 + variable_size(properties.len()) + properties.len());
     out.put_slice(&[u8::from(connack.session_present), connack.code]);
@@ -164,8 +224,17 @@ fn answer(out: &mut BytesMut, first: u8, packet_id: u16, codes: &[u8], v5: bool)
 }
 
 /// Appends a DISCONNECT; only MQTT 5 servers send one.
-pub(crate) fn disconnect(out: &mut BytesMut, code: u8) {
-    out.put_slice(&[0xE0, 1, code]);
+pub(crate) fn disconnect(out: &mut BytesMut, code: u8, why: &str) {
+    if why.is_empty() {
+        out.put_slice(&[0xE0, 1, code]);
+        return;
+    }
+    let properties = reason_size(why);
+    out.put_u8(0xE0);
+    put_variable(out, 1 + variable_size(properties) + properties);
+    out.put_u8(code);
+    put_variable(out, properties);
+    put_reason(out, why);
 }
 
 fn put_prefixed(out: &mut BytesMut, bytes: &[u8]) {

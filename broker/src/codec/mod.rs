@@ -19,7 +19,8 @@ pub(crate) use decode::{
     connect, decode,
 };
 pub(crate) use encode::{
-    Connack, Hop, ack, connack, disconnect, pingresp, publish, publish_size, suback, unsuback,
+    Alias, Connack, Hop, ack, ack_why, connack, disconnect, pingresp, publish, publish_size,
+    suback, unsuback,
 };
 pub(crate) use frame::{Flow, Frames};
 
@@ -52,6 +53,38 @@ pub(crate) mod code {
     pub(crate) const QUOTA: u8 = 0x97;
     pub(crate) const ADMINISTRATIVE: u8 = 0x98;
     pub(crate) const PAYLOAD_FORMAT: u8 = 0x99;
+
+    /// Bytes of the longest of the texts below, as a property.
+    pub(crate) const TEXT_BYTES: usize = 96;
+
+    /// The reason string that goes with a code: what is wrong, and nothing about anybody else.
+    pub(crate) fn text(code: u8) -> &'static str {
+        match code {
+            UNSPECIFIED => "the server could not do it now; try again",
+            MALFORMED => "the packet breaks the rules of its form",
+            PROTOCOL => "the packet is not allowed here",
+            VERSION => "this server speaks MQTT 3.1.1 and 5",
+            CLIENT_ID => "the client id is not valid for this client",
+            BAD_CREDENTIALS => "wrong user name or password",
+            NOT_AUTHORIZED => "no right to this",
+            BUSY => "the server is busy; try again",
+            BANNED => "this client is shut out",
+            SHUTTING_DOWN => "the server stops",
+            AUTHENTICATION_METHOD => "enhanced authentication is not offered",
+            KEEP_ALIVE => "nothing was heard in one and a half keep-alive times",
+            TAKEN_OVER => "another connection took the session over",
+            FILTER => "the topic filter is not valid",
+            TOPIC => "the topic name is not valid",
+            PACKET_ID_NOT_FOUND => "no message with this packet id is under way",
+            RECEIVE_MAXIMUM => "more unacknowledged messages than the receive maximum",
+            TOPIC_ALIAS => "the topic alias is zero or above the maximum",
+            PACKET_TOO_LARGE => "the packet is larger than the maximum",
+            QUOTA => "no room for this",
+            ADMINISTRATIVE => "cut by the operator",
+            PAYLOAD_FORMAT => "the payload is not UTF-8 as was said",
+            _ => "",
+        }
+    }
 }
 
 /// What is wrong with bytes from a client; each ends the connection.

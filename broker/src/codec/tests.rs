@@ -29,6 +29,7 @@ fn hop(v5: bool, qos: Qos, ids: &[u32]) -> Hop<'_> {
         packet_id: 7,
         expiry: v5.then_some(60),
         subscription_ids: ids,
+        alias: None,
     }
 }
 
@@ -138,6 +139,8 @@ fn our_answers_read_the_same_in_the_judge() {
         assigned_client_id: Some("auto-1"),
         topic_alias_maximum: Some(3),
         server_keep_alive: Some(60),
+        response_information: Some("answers/x"),
+        reason: "why",
     };
     connack(&mut out, &sent, true);
     let (judged, used) = v5_0::Connack::parse(&out[2..]).unwrap();
@@ -160,8 +163,14 @@ fn our_answers_read_the_same_in_the_judge() {
     unsuback(&mut out, 9, &[0x11], false);
     assert_eq!(&out[..], [0xB0, 2, 0, 9]);
     out.clear();
-    disconnect(&mut out, code::TAKEN_OVER);
-    assert_eq!(v5_0::Disconnect::parse(&out[2..]).unwrap().1, out.len() - 2);
+    for why in ["", code::text(code::TAKEN_OVER)] {
+        out.clear();
+        disconnect(&mut out, code::TAKEN_OVER, why);
+        assert_eq!(v5_0::Disconnect::parse(&out[2..]).unwrap().1, out.len() - 2);
+    }
+    out.clear();
+    ack_why(&mut out, AckKind::Puback, 9, 0x87, "no");
+    assert_eq!(v5_0::Puback::parse(&out[2..]).unwrap().1, out.len() - 2);
     for kind in [
         AckKind::Puback,
         AckKind::Pubrec,

@@ -48,6 +48,7 @@ impl Batch {
             packet_id: 0,
             expiry: None,
             subscription_ids: &[],
+            alias: None,
         };
         for message in &self.messages {
             if message.expiry.is_some() {
@@ -72,6 +73,27 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    pub(crate) fn new(
+        batch: &Arc<Batch>,
+        range: std::ops::Range<usize>,
+        options: &Arc<Options>,
+        retained: bool,
+    ) -> Self {
+        Self {
+            batch: Arc::clone(batch),
+            from: range.start,
+            to: range.end,
+            options: Arc::clone(options),
+            retained,
+        }
+    }
+
+    /// Whether it waits for the receiver's window: QoS 1 or 2.
+    pub(crate) fn careful(&self) -> bool {
+        let first = self.messages().first();
+        first.is_some_and(|first| first.qos.min(self.options.qos) != Qos::AtMostOnce)
+    }
+
     pub(crate) fn messages(&self) -> &[Arc<Message>] {
         &self.batch.messages[self.from..self.to]
     }

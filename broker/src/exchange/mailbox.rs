@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::{Delivery, Options};
+use super::{Delivery, Options, Patience};
 use crate::{Identity, Message, Qos};
 
 /// A durable consumer's number in the journal.
@@ -72,6 +72,9 @@ pub(crate) struct Mailbox {
     connected: AtomicBool,
     inner: Mutex<Inner>,
     wake: Notify,
+    /// Its queue is more than half full.
+    tight: AtomicBool,
+    patience: Patience,
 }
 
 /// Bounds of the memory queue.
@@ -125,6 +128,8 @@ impl Mailbox {
             connected: AtomicBool::new(false),
             inner: Mutex::default(),
             wake: Notify::new(),
+            tight: AtomicBool::new(false),
+            patience: Patience::default(),
         }
     }
 
@@ -212,11 +217,13 @@ impl Mailbox {
         inner.bytes = 0;
         inner.outcomes = VecDeque::new();
         inner.refused = HashMap::new();
+        self.tight.store(false, Ordering::Relaxed);
+        self.patience.all_clear();
         dropped
     }
 
     /// Puts a live delivery in; the part that does not fit is refused.
-    pub(crate) fn deliver(&self, mut delivery: Delivery, careful: bool) -> Place {
+    pub(crate) fn deliver(&self, mut delivery: Delivery) -> Place {
         let offered = delivery.messages().len();
         let mut inner = self.lock();
         if !self.connected() {
@@ -238,7 +245,7 @@ impl Mailbox {
         }
         delivery.to = delivery.from + taken;
         if taken > 0 {
-            if careful {
+            if delivery.careful() {
                 inner.careful.push_back(delivery);
             } else {
                 inner.fast.push_back(delivery);
@@ -246,6 +253,9 @@ impl Mailbox {
         }
         let crowded =
             inner.messages * 2 > self.bounds.messages || inner.bytes * 2 > self.bounds.bytes;
+        if crowded {
+            self.tight.store(true, Ordering::Relaxed);
+        }
         drop(inner);
         if taken > 0 {
             self.wake.notify_one();
@@ -262,6 +272,7 @@ impl Mailbox {
         let mut inner = self.lock();
         let delivery = inner.fast.pop_front()?;
         inner.forget(delivery.messages());
+        self.eased(&inner);
         Some(delivery)
     }
 
@@ -276,7 +287,32 @@ impl Mailbox {
             inner.careful.push_front(rest);
         }
         inner.forget(delivery.messages());
+        self.eased(&inner);
         Some(delivery)
+    }
+
+    /// Something was taken out: who waits for room may come when half of it is free.
+    fn eased(&self, inner: &Inner) {
+        if self.tight.load(Ordering::Relaxed)
+            && inner.messages * 2 <= self.bounds.messages
+            && inner.bytes * 2 <= self.bounds.bytes
+        {
+            self.tight.store(false, Ordering::Relaxed);
+            self.patience.next();
+        }
+        if inner.messages == 0 {
+            self.patience.kept_up();
+        }
+    }
+
+    /// Whether its queue is more than half full.
+    pub(crate) fn tight(&self) -> bool {
+        self.tight.load(Ordering::Relaxed)
+    }
+
+    /// How long senders wait for it.
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// Hands a committed row over; when memory is full the reader will find it in the journal.
@@ -416,6 +452,24 @@ impl Mailbox {
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let inner = self.lock();
         (inner.messages, inner.bytes)
+    }
+
+    /// Messages that wait for it or are unacknowledged, in memory and in the journal.
+    pub(crate) fn load(&self) -> u64 {
+        self.waiting().0 as u64 + self.rows()
+    }
+
+    /// Whether its queues are more than half full.
+    pub(crate) fn crowded(&self) -> bool {
+        let (messages, bytes) = self.waiting();
+        let rows = usize::try_from(self.rows()).unwrap_or(usize::MAX);
+        messages.saturating_add(rows) > self.bounds.messages / 2 || bytes > self.bounds.bytes / 2
+    }
+
+    /// Whether its memory queue is more than half full.
+    pub(crate) fn crowded_live(&self) -> bool {
+        let (messages, bytes) = self.waiting();
+        messages > self.bounds.messages / 2 || bytes > self.bounds.bytes / 2
     }
 
     /// Whether a message of this quality is a row for it rather than a live delivery.

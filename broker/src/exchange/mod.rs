@@ -6,6 +6,7 @@
 
 mod batch;
 mod mailbox;
+mod patience;
 mod retained;
 mod route;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tree;
 
 pub(crate) use batch::{Batch, Delivery};
 pub(crate) use mailbox::{Bounds, ConsumerId, Mailbox, Outcome, TailRow, Taken};
+pub(crate) use patience::{Patience, Rest};
 pub(crate) use retained::Retained;
 pub(crate) use route::{Exchange, Options, Route};
 pub(crate) use tree::Subscription;

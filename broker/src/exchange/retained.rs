@@ -49,22 +49,34 @@ impl Retained {
             .len()
     }
 
-    /// The live ones that fall under the filter; only the part of the order that shares the
-    /// filter's plain beginning is looked at.
-    pub(crate) fn matching(&self, filter: &Filter, now: u64) -> Vec<Arc<Message>> {
+    /// At most `max` live ones that fall under the filter and stand behind `after`, by topic; only
+    /// the part of the order that shares the filter's plain beginning is looked at.
+    pub(crate) fn page(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        max: usize,
+        now: u64,
+    ) -> Vec<Arc<Message>> {
         let text = filter.as_str();
         let wild = text.find(['+', '#']).unwrap_or(text.len());
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         if wild == text.len() {
             let found = slots.get(text).filter(|message| !message.expired(now));
-            return found.cloned().into_iter().collect();
+            return found
+                .filter(|_| after.is_none())
+                .cloned()
+                .into_iter()
+                .collect();
         }
         // `a/#` also matches `a`, which sorts before `a/`.
         let prefix = text[..wild].trim_end_matches('/');
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         slots
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(topic, _)| topic.starts_with(prefix))
             .filter(|(topic, message)| filter.matches(topic) && !message.expired(now))
+            .take(max)
             .map(|(_, message)| Arc::clone(message))
             .collect()
     }

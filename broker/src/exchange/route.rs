@@ -9,10 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::tree::Tree;
 use super::{Mailbox, Subscription};
-use crate::{Qos, Rights};
+use crate::{Qos, Rights, rights};
 
 /// Topics whose receivers are remembered.
 const CACHED_TOPICS: usize = 16_384;
+/// A member of a shared subscription with no more messages than this is served in its turn.
+const LITTLE_TO_DO: u64 = 64;
 
 /// What one receiver asked for, merged over its matching subscriptions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,32 +61,40 @@ pub(crate) struct Route {
 /// A shared subscription's members, with the turn.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) name: Arc<str>,
+    pub(crate) key: Arc<str>,
     members: Vec<Target>,
     turn: Arc<AtomicUsize>,
 }
 
 impl Shared {
-    /// The member whose turn it is: a connected one with room, else a durable one, else none.
+    /// The member whose turn it is, among those that keep up: the next connected one with little to
+    /// do, else the connected one with the least to do, else a durable one that is away, else any
+    /// that is connected.
     pub(crate) fn pick(&self) -> Option<&Target> {
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let order = (0..self.members.len())
-            .map(|step| &self.members[start.wrapping_add(step) % self.members.len()]);
-        let has_room = |target: &&Target| {
-            let (messages, bytes) = target.mailbox.waiting();
-            target.mailbox.connected()
-                && messages * 2 <= target.mailbox.bounds.messages
-                && bytes * 2 <= target.mailbox.bounds.bytes
-        };
-        order
-            .clone()
-            .find(has_room)
-            .or_else(|| {
-                order
-                    .clone()
-                    .find(|target| target.mailbox.consumer().is_some())
-            })
-            .or_else(|| order.clone().find(|target| target.mailbox.connected()))
+        let mut least: Option<(u64, &Target)> = None;
+        let mut away = None;
+        let mut full = None;
+        for step in 0..self.members.len() {
+            let target = &self.members[start.wrapping_add(step) % self.members.len()];
+            let mailbox = &target.mailbox;
+            if !mailbox.connected() {
+                if mailbox.consumer().is_some() {
+                    away.get_or_insert(target);
+                }
+                continue;
+            }
+            let load = mailbox.load();
+            if load <= LITTLE_TO_DO {
+                return Some(target);
+            }
+            if mailbox.crowded() {
+                full.get_or_insert(target);
+            } else if least.is_none_or(|(known, _)| load < known) {
+                least = Some((load, target));
+            }
+        }
+        least.map(|(_, target)| target).or(away).or(full)
     }
 }
 
@@ -110,7 +120,6 @@ pub(crate) struct Exchange {
     tree: RwLock<Tree>,
     generation: AtomicU64,
     cache: RwLock<HashMap<Arc<str>, Arc<Route>>>,
-    turns: RwLock<HashMap<Arc<str>, Arc<AtomicUsize>>>,
 }
 
 impl Exchange {
@@ -209,14 +218,14 @@ impl Exchange {
                 .map(|member| {
                     let mut merge = Merge::new(member);
                     merge.add(member);
-                    merge.all.group = Some(Arc::clone(&group.name));
+                    merge.all.group = Some(Arc::clone(&group.key));
                     merge.target()
                 })
                 .filter(|target| may_receive(target, topic, rights))
                 .collect();
             (!members.is_empty()).then(|| Shared {
-                name: Arc::clone(&group.name),
-                turn: self.turn(&group.name),
+                key: Arc::clone(&group.key),
+                turn: group.turn,
                 members,
             })
         });
@@ -228,20 +237,11 @@ impl Exchange {
             without_right,
         }
     }
-
-    /// Turns outlive routes, so that a change of subscriptions does not favour the first member.
-    fn turn(&self, group: &Arc<str>) -> Arc<AtomicUsize> {
-        let mut turns = self.turns.write().unwrap_or_else(PoisonError::into_inner);
-        if turns.len() >= CACHED_TOPICS {
-            turns.clear();
-        }
-        Arc::clone(turns.entry(Arc::clone(group)).or_default())
-    }
 }
 
 fn may_receive(target: &Target, topic: &str, rights: &dyn Rights) -> bool {
     // An in-process consumer is the embedding program itself.
-    target.mailbox.bridge || rights.may_receive(&target.mailbox.identity(), topic)
+    target.mailbox.bridge || rights::may_receive(rights, &target.mailbox.identity(), topic)
 }
 
 /// Merges the matching subscriptions of one receiver: one copy, at the highest QoS [MQTT-3.3.4-2],

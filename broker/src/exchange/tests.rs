@@ -120,7 +120,8 @@ proptest! {
         let (mut offered, mut refused, mut got) = (0, 0, 0);
         for (deliver, careful, count) in steps {
             if deliver {
-                let messages = (0..count).map(|_| Arc::new(Message::new("t", "x"))).collect();
+                let qos = if careful { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+                let messages = (0..count).map(|_| Arc::new(Message::new("t", "x").qos(qos))).collect();
                 let delivery = Delivery {
                     batch: Arc::new(Batch::new(messages)),
                     from: 0,
@@ -128,7 +129,7 @@ proptest! {
                     options: options(),
                     retained: false,
                 };
-                let place = mailbox.deliver(delivery, careful);
+                let place = mailbox.deliver(delivery);
                 prop_assert_eq!(place.taken + place.refused, count);
                 offered += count;
                 refused += place.refused;

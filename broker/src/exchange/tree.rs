@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::Mailbox;
 use crate::Qos;
@@ -21,7 +22,11 @@ pub(crate) struct Subscription {
 /// A shared subscription: one of its members gets each message.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
-    pub(crate) name: Arc<str>,
+    name: Box<str>,
+    /// `<share name>/<filter>`: what tells it from other shared subscriptions.
+    pub(crate) key: Arc<str>,
+    /// Whose turn it is; outlives changes of the members.
+    pub(crate) turn: Arc<AtomicUsize>,
     pub(crate) members: Vec<Subscription>,
 }
 
@@ -61,7 +66,7 @@ impl Tree {
         let place = self.root.place(filter.split('/'));
         let list = match group {
             None => &mut place.single,
-            Some(name) => place.group(name),
+            Some(name) => place.group(name, filter),
         };
         let found = list
             .iter_mut()
@@ -100,7 +105,7 @@ impl Tree {
 }
 
 impl Place {
-    fn group(&mut self, name: &str) -> &mut Vec<Subscription> {
+    fn group(&mut self, name: &str, filter: &str) -> &mut Vec<Subscription> {
         let index = self
             .groups
             .iter()
@@ -108,6 +113,8 @@ impl Place {
             .unwrap_or_else(|| {
                 self.groups.push(Group {
                     name: name.into(),
+                    key: format!("{name}/{filter}").into(),
+                    turn: Arc::default(),
                     members: Vec::new(),
                 });
                 self.groups.len() - 1

@@ -133,6 +133,7 @@ impl Ledger {
                 sole: sharers == 1,
                 weight: u32::try_from(weight).unwrap_or(u32::MAX),
                 ids: options.ids.clone(),
+                group: options.group.clone(),
             };
             row.encode(&mut self.scratch);
             tables

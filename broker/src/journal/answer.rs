@@ -10,7 +10,7 @@ use super::accept::note_refusal;
 use super::op::{Entry, Op, Reply, Verdict};
 use super::schema::Ledger;
 use crate::codec::code;
-use crate::exchange::{Batch, Outcome, TailRow};
+use crate::exchange::{Batch, Delivery, Outcome, TailRow};
 use crate::{Event, Qos};
 
 impl Ledger {
@@ -77,12 +77,13 @@ impl Ledger {
         if first.only.is_none() {
             let messages = run.iter().map(|entry| Arc::clone(&entry.message)).collect();
             self.core
-                .deliver(&first.route, first.publisher, messages, false);
+                .deliver(&first.route, first.publisher, messages, false, None);
         }
         for entry in run {
             for (mailbox, options) in &entry.live_picks {
                 let batch = Arc::new(Batch::new(vec![Arc::clone(&entry.message)]));
-                self.core.put(mailbox, options, &batch, 0..1, false);
+                let delivery = Delivery::new(&batch, 0..1, options, false);
+                self.core.put(mailbox, delivery, None);
             }
             for (mailbox, options) in entry.rows_for {
                 mailbox.push_row(TailRow {
@@ -98,7 +99,7 @@ impl Ledger {
     pub(super) fn answer(&self, op: Op) {
         match op {
             Op::Accept { entries, reply } => self.accepted(entries, reply),
-            Op::Settle { answer, .. } | Op::Drop { answer, .. } => {
+            Op::Settle { answer, .. } | Op::Drop { answer, .. } | Op::Will { answer, .. } => {
                 if let Some(answer) = answer {
                     let _ = answer.send(Ok(()));
                 }
@@ -125,7 +126,7 @@ impl Ledger {
                     self.core.retained.remove_expired(&topic, now);
                 }
             }
-            Op::Left { .. } | Op::Tick => {}
+            Op::Left { .. } | Op::NoWill { .. } | Op::Tick => {}
         }
     }
 }
@@ -150,7 +151,7 @@ pub(super) fn fail(op: Op, failure: &StoreError) {
         Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } => {
             mailbox.push_outcome(Outcome::NotCompleted);
         }
-        Op::Settle { answer, .. } | Op::Drop { answer, .. } => {
+        Op::Settle { answer, .. } | Op::Drop { answer, .. } | Op::Will { answer, .. } => {
             if let Some(answer) = answer {
                 let _ = answer.send(Err(failure));
             }
@@ -163,7 +164,7 @@ pub(super) fn fail(op: Op, failure: &StoreError) {
         Op::Subscriptions { answer, .. } => {
             let _ = answer.send(Err(failure));
         }
-        Op::Left { .. } | Op::Unretain { .. } | Op::Tick => {}
+        Op::Left { .. } | Op::NoWill { .. } | Op::Unretain { .. } | Op::Tick => {}
     }
 }
 

@@ -123,6 +123,11 @@ fn load_rest(tables: &Tables<'_>, loaded: &mut Loaded) -> Result<(), StoreError>
         let (consumer, packet_id) = entry?.0.value();
         loaded.received.push((ConsumerId(consumer), packet_id));
     }
+    for entry in tables.wills.iter()? {
+        let (_, value) = entry?;
+        let record = record::will(value.value()).ok_or_else(|| damaged("a will"))?;
+        loaded.wills.push(record);
+    }
     Ok(())
 }
 

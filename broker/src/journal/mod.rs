@@ -1,5 +1,5 @@
 //! What must survive: messages, the rows of durable consumers, sessions and their subscriptions,
-//! retained messages, high-water marks of repeats, QoS 2 packet ids. One commit per batch.
+//! retained messages, wills, high-water marks of repeats, QoS 2 packet ids. One commit per batch.
 //!
 //! Connections hand in operations and hear of them after the commit, through their mailbox or a
 //! oneshot. Fresh rows go to their reader's memory at once; what does not fit is read back from a
@@ -21,7 +21,9 @@ use std::sync::Arc;
 use holdfast_store::{Damaged, Medium, Options as StoreOptions, Reader, StoreError, Writer};
 use tokio::sync::oneshot;
 
-pub(crate) use op::{ConsumerRecord, Entry, Kind, Op, Reply, Stamp, SubscriptionRecord, Verdict};
+pub(crate) use op::{
+    ConsumerRecord, Entry, Kind, Op, Reply, Stamp, SubscriptionRecord, Verdict, WillRecord,
+};
 pub(crate) use schema::{Ledger, Loaded};
 
 use crate::exchange::{ConsumerId, Options, TailRow};
@@ -132,11 +134,12 @@ pub(crate) fn row_options(
     qos: crate::Qos,
     retain_as_published: bool,
     ids: Vec<u32>,
+    group: Option<Arc<str>>,
 ) -> Arc<Options> {
     Arc::new(Options {
         qos,
         retain_as_published,
         ids,
-        group: None,
+        group,
     })
 }

@@ -119,6 +119,19 @@ pub(crate) struct SubscriptionRecord {
     pub(crate) id: Option<u32>,
 }
 
+/// A will as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct WillRecord {
+    pub(crate) identity: Identity,
+    pub(crate) message: Message,
+    /// Seconds after the end of the connection, the session's end already reckoned in.
+    pub(crate) delay: u32,
+    /// Broker seconds when it fires; `None` while the client is connected.
+    pub(crate) due: Option<u64>,
+    /// Tells it from earlier and later ones of the same client.
+    pub(crate) serial: u64,
+}
+
 /// One operation.
 pub(crate) enum Op {
     /// Publishes of one connection, in order.
@@ -166,6 +179,13 @@ pub(crate) enum Op {
         changes: Vec<(String, Option<SubscriptionRecord>)>,
         answer: Answer<()>,
     },
+    /// Keeps a client's will in place of an earlier one.
+    Will {
+        record: Box<WillRecord>,
+        answer: Option<Answer<()>>,
+    },
+    /// Forgets a will, if it is still this one.
+    NoWill { client_id: Box<str>, serial: u64 },
     /// Retained messages whose time is over.
     Unretain { topics: Vec<Arc<str>> },
     /// Writes the broker's clock down.
@@ -183,6 +203,8 @@ impl fmt::Debug for Op {
             Self::Left { .. } => "Left",
             Self::Drop { .. } => "Drop",
             Self::Subscriptions { .. } => "Subscriptions",
+            Self::Will { .. } => "Will",
+            Self::NoWill { .. } => "NoWill",
             Self::Unretain { .. } => "Unretain",
             Self::Tick => "Tick",
         })

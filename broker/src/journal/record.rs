@@ -6,15 +6,20 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::op::{ConsumerRecord, Kind, SubscriptionRecord};
+use super::op::{ConsumerRecord, Kind, SubscriptionRecord, WillRecord};
 use crate::{ConsumerOptions, Identity, Message, Qos, WhenFull};
 
 const RETAIN: u8 = 0b0000_0100;
 const EXPIRY: u8 = 0b0000_1000;
+const OWNER: u8 = 0b0001_0000;
 
-/// flags, at, [expiry], topic, properties, payload.
+/// flags, at, [expiry], [owner], topic, properties, payload.
 pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
     out.clear();
+    append_message(out, message);
+}
+
+fn append_message(out: &mut Vec<u8>, message: &Message) {
     let mut flags = message.qos as u8;
     if message.retain {
         flags |= RETAIN;
@@ -22,10 +27,16 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
     if message.expiry.is_some() {
         flags |= EXPIRY;
     }
+    if message.owner.is_some() {
+        flags |= OWNER;
+    }
     out.put_u8(flags);
     out.put_u64(message.at);
     if let Some(seconds) = message.expiry {
         out.put_u32(seconds);
+    }
+    if let Some(owner) = &message.owner {
+        put_identity(out, owner);
     }
     put_bytes(out, message.topic.as_bytes());
     put_bytes(out, &message.properties);
@@ -40,6 +51,11 @@ pub(super) fn message(mut bytes: &[u8]) -> Option<Message> {
     } else {
         None
     };
+    let owner = if flags & OWNER != 0 {
+        Some(Arc::new(identity(&mut bytes)?))
+    } else {
+        None
+    };
     let topic = Arc::from(text(&mut bytes)?);
     let properties = Bytes::copy_from_slice(slice(&mut bytes)?);
     Some(Message {
@@ -50,6 +66,28 @@ pub(super) fn message(mut bytes: &[u8]) -> Option<Message> {
         properties,
         expiry,
         at,
+        owner,
+    })
+}
+
+/// A will: due, delay, serial, owner, message.
+pub(super) fn will_bytes(record: &WillRecord) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_u64(record.due.unwrap_or(u64::MAX));
+    out.put_u32(record.delay);
+    out.put_u64(record.serial);
+    put_identity(&mut out, &record.identity);
+    append_message(&mut out, &record.message);
+    out
+}
+
+pub(super) fn will(mut bytes: &[u8]) -> Option<WillRecord> {
+    Some(WillRecord {
+        due: Some(bytes.try_get_u64().ok()?).filter(|due| *due != u64::MAX),
+        delay: bytes.try_get_u32().ok()?,
+        serial: bytes.try_get_u64().ok()?,
+        identity: identity(&mut bytes)?,
+        message: message(bytes)?,
     })
 }
 
@@ -65,6 +103,8 @@ pub(super) struct Row {
     pub(super) sole: bool,
     pub(super) weight: u32,
     pub(super) ids: Vec<u32>,
+    /// The shared subscription that picked this consumer.
+    pub(super) group: Option<Arc<str>>,
 }
 
 impl Row {
@@ -74,9 +114,13 @@ impl Row {
             | u8::from(self.retain_as_published) << 2
             | u8::from(self.retained) << 3
             | u8::from(self.released) << 4
-            | u8::from(self.sole) << 5;
+            | u8::from(self.sole) << 5
+            | u8::from(self.group.is_some()) << 6;
         out.put_u8(flags);
         out.put_u32(self.weight);
+        if let Some(group) = &self.group {
+            put_bytes(out, group.as_bytes());
+        }
         for id in &self.ids {
             out.put_u32(*id);
         }
@@ -85,6 +129,11 @@ impl Row {
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let flags = bytes.try_get_u8().ok()?;
         let weight = bytes.try_get_u32().ok()?;
+        let group = if flags & 64 != 0 {
+            Some(text(&mut bytes)?.into())
+        } else {
+            None
+        };
         let mut ids = Vec::new();
         while bytes.has_remaining() {
             ids.push(bytes.try_get_u32().ok()?);
@@ -97,6 +146,7 @@ impl Row {
             sole: flags & 32 != 0,
             weight,
             ids,
+            group,
         })
     }
 }
@@ -115,8 +165,7 @@ pub(super) fn consumer_bytes(record: &ConsumerRecord) -> Vec<u8> {
             out.put_u8(SESSION);
             out.put_u32(*expiry);
             out.put_u64(left_at.unwrap_or(u64::MAX));
-            put_bytes(&mut out, identity.client_id.as_bytes());
-            put_bytes(&mut out, identity.subject.as_bytes());
+            put_identity(&mut out, identity);
         }
         Kind::Bridge { name, options } => {
             out.put_u8(BRIDGE);
@@ -140,10 +189,7 @@ pub(super) fn consumer(mut bytes: &[u8]) -> Option<ConsumerRecord> {
             let expiry = bytes.try_get_u32().ok()?;
             let left_at = Some(bytes.try_get_u64().ok()?).filter(|at| *at != u64::MAX);
             Kind::Session {
-                identity: Identity {
-                    client_id: text(&mut bytes)?.into(),
-                    subject: text(&mut bytes)?.into(),
-                },
+                identity: identity(&mut bytes)?,
                 expiry,
                 left_at,
             }
@@ -192,6 +238,18 @@ pub(super) fn subscription(bytes: &[u8]) -> Option<SubscriptionRecord> {
     })
 }
 
+fn put_identity(out: &mut Vec<u8>, identity: &Identity) {
+    put_bytes(out, identity.client_id.as_bytes());
+    put_bytes(out, identity.subject.as_bytes());
+}
+
+fn identity(bytes: &mut &[u8]) -> Option<Identity> {
+    Some(Identity {
+        client_id: text(bytes)?.into(),
+        subject: text(bytes)?.into(),
+    })
+}
+
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_u32(u32::try_from(bytes.len()).expect("bounded by the packet size"));
     out.put_slice(bytes);
@@ -226,6 +284,7 @@ mod tests {
             expiry in proptest::option::of(any::<u32>()),
             qos in 0u8..3,
             retain: bool,
+            owned: bool,
             at: u64,
         ) {
             let mut sent = Message::new(&topic, payload)
@@ -234,9 +293,24 @@ mod tests {
                 .user_property(&name, "value");
             sent.expiry = expiry;
             sent.at = at;
+            sent.owner = owned.then(|| Arc::new(Identity { client_id: "owner".into(), subject: "s".into() }));
             let mut bytes = Vec::new();
             put_message(&mut bytes, &sent);
             prop_assert_eq!(message(&bytes), Some(sent));
+        }
+
+        #[test]
+        fn a_will_reads_back(due in proptest::option::of(0..u64::MAX), delay: u32, serial: u64) {
+            let record = WillRecord {
+                due,
+                delay,
+                serial,
+                identity: Identity { client_id: "c".into(), subject: "s".into() },
+                message: Message::new("w", "gone").retain(true),
+            };
+            let read = will(&will_bytes(&record)).unwrap();
+            prop_assert_eq!((read.due, read.delay, read.serial), (due, delay, serial));
+            prop_assert_eq!((read.identity, read.message), (record.identity, record.message));
         }
 
         #[test]
@@ -245,10 +319,11 @@ mod tests {
             let _ = Row::decode(&bytes);
             let _ = consumer(&bytes);
             let _ = subscription(&bytes);
+            let _ = will(&bytes);
         }
 
         #[test]
-        fn a_row_reads_back(flags in 0u8..16, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5)) {
+        fn a_row_reads_back(flags in 0u8..16, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5), group in proptest::option::of("[a-z/]{1,9}")) {
             let row = Row {
                 qos: Qos::from_bits(qos).unwrap(),
                 retain_as_published: flags & 1 != 0,
@@ -257,6 +332,7 @@ mod tests {
                 sole: flags & 8 != 0,
                 weight,
                 ids,
+                group: group.map(Into::into),
             };
             let mut bytes = Vec::new();
             row.encode(&mut bytes);

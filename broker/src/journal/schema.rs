@@ -12,7 +12,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use tracing::error;
 
 use super::answer::fail;
-use super::op::{ConsumerRecord, Kind, Op, SubscriptionRecord};
+use super::op::{ConsumerRecord, Kind, Op, SubscriptionRecord, WillRecord};
 use super::record;
 use super::tables::Tables;
 use crate::codec::code;
@@ -29,6 +29,7 @@ pub(crate) struct Loaded {
     pub(crate) consumers: Vec<(ConsumerId, ConsumerRecord, Arc<Mailbox>)>,
     pub(crate) subscriptions: Vec<(ConsumerId, String, SubscriptionRecord)>,
     pub(crate) received: Vec<(ConsumerId, u16)>,
+    pub(crate) wills: Vec<WillRecord>,
 }
 
 /// The schema.
@@ -159,6 +160,12 @@ impl Ledger {
             Op::Subscriptions {
                 consumer, changes, ..
             } => change_subscriptions(tables, consumer.0, changes)?,
+            Op::Will { record, .. } => {
+                let bytes = record::will_bytes(record);
+                let client_id = &*record.identity.client_id;
+                tables.wills.insert(client_id, bytes.as_slice())?;
+            }
+            Op::NoWill { client_id, serial } => forget_will(tables, client_id, *serial)?,
             Op::Unretain { topics } => self.unretain(tables, topics)?,
             Op::Tick => {}
         }
@@ -308,7 +315,7 @@ impl Schema for Ledger {
     }
 
     fn essential(op: &Op) -> bool {
-        !matches!(op, Op::Accept { .. })
+        !matches!(op, Op::Accept { .. } | Op::Will { .. })
     }
 }
 
@@ -329,6 +336,17 @@ fn release(
     found.released = true;
     found.encode(scratch);
     tables.rows.insert((consumer, row), scratch.as_slice())?;
+    Ok(())
+}
+
+fn forget_will(tables: &mut Tables<'_>, client_id: &str, serial: u64) -> Result<(), StoreError> {
+    let known = match tables.wills.get(client_id)? {
+        Some(found) => record::will(found.value()).is_none_or(|known| known.serial == serial),
+        None => false,
+    };
+    if known {
+        tables.wills.remove(client_id)?;
+    }
     Ok(())
 }
 

@@ -36,6 +36,9 @@ pub(super) const REPEATS: TableDefinition<(&str, &str), (u64, u64)> =
 /// (consumer, packet id) of incoming QoS 2 messages between PUBREC and PUBREL.
 pub(super) const RECEIVED: TableDefinition<(u32, u16), ()> = TableDefinition::new("received");
 
+/// Client id -> its will, while it is connected or the will waits.
+pub(super) const WILLS: TableDefinition<&str, &[u8]> = TableDefinition::new("wills");
+
 /// All tables of one transaction.
 pub(super) struct Tables<'tx> {
     pub(super) meta: Table<'tx, &'static str, u64>,
@@ -48,6 +51,7 @@ pub(super) struct Tables<'tx> {
     pub(super) retained: Table<'tx, &'static str, &'static [u8]>,
     pub(super) repeats: Table<'tx, (&'static str, &'static str), (u64, u64)>,
     pub(super) received: Table<'tx, (u32, u16), ()>,
+    pub(super) wills: Table<'tx, &'static str, &'static [u8]>,
 }
 
 impl<'tx> Tables<'tx> {
@@ -63,6 +67,7 @@ impl<'tx> Tables<'tx> {
             retained: tx.open_table(RETAINED)?,
             repeats: tx.open_table(REPEATS)?,
             received: tx.open_table(RECEIVED)?,
+            wills: tx.open_table(WILLS)?,
         })
     }
 
@@ -147,7 +152,7 @@ pub(super) fn rows_after(
             row: TailRow {
                 id,
                 message: Arc::new(message),
-                options: row_options(row.qos, row.retain_as_published, row.ids),
+                options: row_options(row.qos, row.retain_as_published, row.ids, row.group),
                 retained: row.retained,
             },
             released: row.released,

@@ -11,19 +11,22 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
 use super::inflight::Step;
+use super::keepsake::Keepsake;
 use super::registry::{Held, consumer};
 use crate::codec::{
     self, Ack, AckKind, Disconnect, Fault, Flow, Packet, Publish, Subscribe, Unsubscribe, code,
 };
-use crate::exchange::{ConsumerId, Mailbox, Outcome, Route};
-use crate::journal::{Entry, Op, Reply, Stamp};
+use crate::exchange::{ConsumerId, Mailbox, Rest, Route};
+use crate::journal::{Entry, Stamp};
 use crate::shared::Core;
-use crate::{CutReason, Identity, Message, Qos};
+use crate::{Identity, Message, Qos, rights};
 
 /// Topics whose route and right one connection remembers.
 const REMEMBERED_TOPICS: usize = 16;
 /// Entries handed to the journal at once.
 const ENTRIES: usize = 256;
+/// Messages delivered at once.
+const RUN: usize = 1024;
 /// Operations one connection may have at the journal before it stops reading.
 pub(super) const OUTSTANDING: usize = 4;
 
@@ -38,6 +41,11 @@ pub(crate) struct Client {
     pub(super) window: usize,
     /// The largest packet the client takes.
     pub(super) max_packet: usize,
+    /// Whether failures are explained to it [MQTT-3.1.2-29].
+    pub(super) reasons: bool,
+    /// Topic aliases of ours that it takes, and those it knows.
+    pub(super) alias_max: u16,
+    pub(super) known_aliases: HashMap<Arc<str>, u16>,
     pub(super) out: BytesMut,
     /// Something slow that the last frame asked for.
     pub(super) slow: Option<Slow>,
@@ -45,6 +53,10 @@ pub(crate) struct Client {
     pub(super) heard: bool,
     /// A receiver's queue is getting full: let others run.
     pub(super) crowded: bool,
+    /// What waits for receivers that are busy: nothing more is read before.
+    pub(super) rest: Vec<Rest>,
+    /// Subscriptions whose retained messages are on their way.
+    pub(super) keepsakes: VecDeque<Keepsake>,
     /// Operations at the journal whose outcome is to come.
     pub(super) outstanding: usize,
     /// A row taken that has to wait for its packet id.
@@ -54,14 +66,14 @@ pub(crate) struct Client {
     topics: HashMap<Arc<str>, (Arc<Route>, bool)>,
     topics_of: u64,
     aliases: HashMap<u16, Arc<str>>,
-    slots: VecDeque<Slot>,
+    pub(super) slots: VecDeque<Slot>,
     /// Incoming QoS 2 ids whose PUBCOMP waits for the journal.
-    completing: VecDeque<u16>,
-    run: Option<Run>,
-    entries: Vec<Entry>,
-    settled: Vec<u64>,
-    releasing: Vec<u64>,
-    forgotten: Vec<u16>,
+    pub(super) completing: VecDeque<u16>,
+    pub(super) run: Option<Run>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) settled: Vec<u64>,
+    pub(super) releasing: Vec<u64>,
+    pub(super) forgotten: Vec<u16>,
     /// PINGREQs to be answered.
     pings: usize,
     denied_before: bool,
@@ -80,15 +92,15 @@ pub(super) enum Slow {
 
 /// An acknowledgement that is due in this place.
 #[derive(Debug)]
-struct Slot {
-    qos: Qos,
-    packet_id: u16,
+pub(super) struct Slot {
+    pub(super) qos: Qos,
+    pub(super) packet_id: u16,
     /// `None` until the journal has spoken.
-    code: Option<u8>,
+    pub(super) code: Option<u8>,
 }
 
 /// Messages of one topic and QoS that need no commit.
-struct Run {
+pub(super) struct Run {
     route: Arc<Route>,
     messages: Vec<Arc<Message>>,
 }
@@ -99,6 +111,8 @@ pub(super) struct Terms {
     pub(super) v5: bool,
     pub(super) window: usize,
     pub(super) max_packet: usize,
+    pub(super) reasons: bool,
+    pub(super) alias_max: u16,
 }
 
 impl Client {
@@ -111,10 +125,15 @@ impl Client {
             v5: terms.v5,
             window: terms.window,
             max_packet: terms.max_packet,
+            reasons: terms.reasons,
+            alias_max: terms.alias_max,
+            known_aliases: HashMap::new(),
             out: BytesMut::new(),
             slow: None,
             heard: false,
             crowded: false,
+            rest: Vec::new(),
+            keepsakes: VecDeque::new(),
             outstanding: 0,
             stalled: None,
             receivable: HashMap::new(),
@@ -167,7 +186,8 @@ impl Client {
             Packet::Unsubscribe(unsubscribe) => self.slow = Some(Slow::Unsubscribe(unsubscribe)),
             Packet::Disconnect(disconnect) => self.slow = Some(Slow::Disconnect(disconnect)),
         }
-        if self.slow.is_some() || self.entries.len() >= ENTRIES {
+        let run = self.run.as_ref().map_or(0, |run| run.messages.len());
+        if self.slow.is_some() || self.entries.len() >= ENTRIES || run >= RUN {
             return Ok(Flow::Pause);
         }
         Ok(Flow::Go)
@@ -197,6 +217,7 @@ impl Client {
             expiry: publish.properties.expiry,
             properties: publish.properties.forward.clone().freeze(),
             at: self.now,
+            owner: publish.retain.then(|| Arc::clone(&self.identity)),
         });
         if self.needs_journal(&publish, &route, stamp.is_some()) {
             self.slot(&publish, None);
@@ -282,7 +303,7 @@ impl Client {
             return (Arc::clone(route), *allowed);
         }
         let route = self.core.route(topic);
-        let allowed = self.core.rights.may_publish(&self.identity, topic);
+        let allowed = rights::may_publish(&*self.core.rights, &self.identity, topic);
         self.topics
             .insert(Arc::clone(&route.topic), (Arc::clone(&route), allowed));
         (route, allowed)
@@ -361,7 +382,10 @@ impl Client {
     pub(super) fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let publisher = Some(self.mailbox.key);
-            self.crowded |= self.core.deliver(&run.route, publisher, run.messages, true);
+            let rest = Some(&mut self.rest);
+            self.crowded |= self
+                .core
+                .deliver(&run.route, publisher, run.messages, true, rest);
         }
     }
 
@@ -383,7 +407,7 @@ impl Client {
                 Step::Unknown | Step::Done(_) => {
                     // The client asks about a message we do not know: let it end its part.
                     let code = code::PACKET_ID_NOT_FOUND;
-                    codec::ack(&mut self.out, AckKind::Pubrel, id, code, self.v5);
+                    self.put_ack(AckKind::Pubrel, id, code);
                 }
             },
             AckKind::Pubcomp => {
@@ -406,7 +430,21 @@ impl Client {
         } else {
             code::PACKET_ID_NOT_FOUND
         };
-        codec::ack(&mut self.out, AckKind::Pubcomp, id, code, self.v5);
+        self.put_ack(AckKind::Pubcomp, id, code);
+    }
+
+    /// An acknowledgement, with its reason where that is wanted and fits.
+    pub(super) fn put_ack(&mut self, kind: AckKind, id: u16, code: u8) {
+        if code >= 0x80 && self.v5 && self.explains() {
+            codec::ack_why(&mut self.out, kind, id, code, code::text(code));
+        } else {
+            codec::ack(&mut self.out, kind, id, code, self.v5);
+        }
+    }
+
+    /// Whether a reason string may go with a failure: asked for, and small enough for the client.
+    pub(super) fn explains(&self) -> bool {
+        self.reasons && self.max_packet >= code::TEXT_BYTES
     }
 
     fn done(&mut self, step: Step) {
@@ -419,132 +457,5 @@ impl Client {
     /// A row that is not sent, for good.
     pub(super) fn settle(&mut self, row: u64) {
         self.settled.push(row);
-    }
-
-    /// What is to be handed to the journal now, in this order.
-    pub(super) fn operations(&mut self) -> Vec<Op> {
-        self.end_run();
-        let mut ops = Vec::new();
-        if !self.entries.is_empty() {
-            let entries = std::mem::take(&mut self.entries);
-            // A retained QoS 0 message has no acknowledgement, but a later SUBSCRIBE of this
-            // connection must find it.
-            let waits = entries
-                .iter()
-                .any(|entry| entry.message.qos != Qos::AtMostOnce || entry.message.retain);
-            if waits {
-                self.outstanding += 1;
-            }
-            ops.push(Op::Accept {
-                entries,
-                reply: if waits {
-                    Reply::Mailbox(Arc::clone(&self.mailbox))
-                } else {
-                    Reply::None
-                },
-            });
-        }
-        let Some(consumer) = self.consumer() else {
-            return ops;
-        };
-        let mailbox = &self.mailbox;
-        if !self.settled.is_empty() {
-            ops.push(Op::Settle {
-                consumer,
-                rows: std::mem::take(&mut self.settled),
-                answer: None,
-            });
-        }
-        if !self.releasing.is_empty() {
-            self.outstanding += 1;
-            ops.push(Op::Release {
-                consumer,
-                rows: std::mem::take(&mut self.releasing),
-                mailbox: Arc::clone(mailbox),
-            });
-        }
-        if !self.forgotten.is_empty() {
-            self.outstanding += 1;
-            ops.push(Op::Forget {
-                consumer,
-                packet_ids: std::mem::take(&mut self.forgotten),
-                codes: Vec::new(),
-                mailbox: Arc::clone(mailbox),
-            });
-        }
-        ops
-    }
-
-    /// Takes what the journal says. A failed commit ends a 3.1.1 connection, which cannot be told.
-    pub(super) fn outcomes(&mut self) -> Result<(), CutReason> {
-        while let Some(outcome) = self.mailbox.next_outcome() {
-            self.outstanding = self.outstanding.saturating_sub(1);
-            match outcome {
-                Outcome::Codes(codes) => self.fill_slots(&codes),
-                Outcome::Completed(codes) => {
-                    for code in codes {
-                        if let Some(id) = self.completing.pop_front() {
-                            codec::ack(&mut self.out, AckKind::Pubcomp, id, code, self.v5);
-                        }
-                    }
-                }
-                Outcome::Released(rows) => {
-                    for row in rows {
-                        if let Some(id) = self.held.inflight.released(row) {
-                            codec::ack(&mut self.out, AckKind::Pubrel, id, 0, self.v5);
-                        }
-                    }
-                }
-                Outcome::Failed(count) if self.v5 && self.are_qos_1(count) => {
-                    self.fill_slots(&vec![code::UNSPECIFIED; count]);
-                }
-                // The client comes back and goes on where the journal is: after a failed commit a
-                // QoS 2 publish may be in all the same, and only its packet id can tell.
-                Outcome::Failed(_) | Outcome::NotCompleted => return Err(CutReason::Journal),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the next `count` slots without an answer are all QoS 1.
-    fn are_qos_1(&self, count: usize) -> bool {
-        let mut waiting = self.slots.iter().filter(|slot| slot.code.is_none());
-        waiting
-            .by_ref()
-            .take(count)
-            .all(|slot| slot.qos == Qos::AtLeastOnce)
-    }
-
-    fn fill_slots(&mut self, codes: &[u8]) {
-        let mut waiting = self.slots.iter_mut().filter(|slot| slot.code.is_none());
-        for code in codes {
-            if let Some(slot) = waiting.next() {
-                slot.code = Some(*code);
-            }
-        }
-        self.answer_slots();
-    }
-
-    /// Sends the acknowledgements at the head whose time has come.
-    fn answer_slots(&mut self) {
-        while let Some(slot) = self.slots.front()
-            && let Some(code) = slot.code
-        {
-            let (qos, id) = (slot.qos, slot.packet_id);
-            self.slots.pop_front();
-            if qos == Qos::ExactlyOnce && code < 0x80 {
-                self.held.received.insert(id);
-            }
-            if !self.v5 && code == code::QUOTA {
-                // 3.1.1 cannot say "no": it gets no acknowledgement, and may send again.
-                continue;
-            }
-            let kind = if qos == Qos::ExactlyOnce {
-                AckKind::Pubrec
-            } else {
-                AckKind::Puback
-            };
-            codec::ack(&mut self.out, kind, id, code, self.v5);
-        }
     }
 }

@@ -101,6 +101,15 @@ impl Inflight {
         found
     }
 
+    /// Forgets those of shared subscriptions that the journal has too.
+    pub(crate) fn forget_shared_rows(&mut self) {
+        let ours = |sent: &Sent| {
+            let content = sent.content.as_ref();
+            sent.row.is_some() && content.is_some_and(|content| content.options.group.is_some())
+        };
+        self.sent.retain(|sent| !ours(sent));
+    }
+
     /// The packet id of a row.
     pub(crate) fn id_of_row(row: u64) -> u16 {
         u16::try_from(row % u64::from(u16::MAX)).expect("a remainder of 65,535") + 1

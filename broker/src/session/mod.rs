@@ -1,16 +1,20 @@
 //! Clients: their sessions, and the task that serves each connection.
 //!
 //! Called by `door` with a secured socket. The parts: `inbound` (packets of the client become entries,
-//! answers and changes), `outbound` (what waits becomes bytes within the windows), `inflight` (what
+//! answers and changes), `handover` (to the journal and back), `outbound` (what waits becomes bytes within the windows), `inflight` (what
 //! was sent and is not acknowledged), `registry` (who is here, takeover, expiry), `start` (CONNECT),
-//! `run` (the loop over socket, mailbox and timer). Everything but `start` and `run` is plain code
-//! without I/O.
+//! `run` (the loop over socket, mailbox and timer), `ending` and `wills` (what comes after). Packets and
+//! windows are plain code without I/O.
 
+mod ending;
+mod handover;
 mod inbound;
 mod inflight;
+mod keepsake;
 mod outbound;
 mod registry;
 mod run;
+mod speech;
 mod start;
 mod subscriptions;
 mod wills;

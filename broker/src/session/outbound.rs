@@ -10,10 +10,10 @@ use holdfast_store::StoreError;
 
 use super::inbound::Client;
 use super::inflight::{Content, Inflight, Sent, Stage};
-use crate::codec::{self, AckKind, Hop};
+use crate::codec::{self, AckKind, Alias, Hop};
 use crate::exchange::{Delivery, TailRow, Taken};
 use crate::journal::{Journal, StoredRow};
-use crate::{DropReason, Message, Qos};
+use crate::{DropReason, Message, Qos, rights};
 
 /// Bytes of output above which nothing more is taken from the queues.
 pub(super) const OUT_SOFT: usize = 64 << 10;
@@ -22,7 +22,7 @@ impl Client {
     /// Moves what waits to the output, as far as window and output bound allow.
     pub(super) fn fill(&mut self, journal: &Journal) -> Result<(), StoreError> {
         while self.out.len() < OUT_SOFT {
-            let mut moved = false;
+            let mut moved = !self.keepsakes.is_empty() && self.bring_retained();
             if let Some(delivery) = self.mailbox.next_fast() {
                 self.send_fast(&delivery);
                 moved = true;
@@ -66,6 +66,7 @@ impl Client {
             return true;
         };
         let hop = Hop {
+            alias: self.alias(&content.message.topic),
             v5: self.v5,
             qos: sent.qos,
             retain: retain_flag(content),
@@ -84,6 +85,7 @@ impl Client {
         };
         let Some(reason) = fault else {
             codec::publish(&mut self.out, &content.message, &hop);
+            self.learnt(&content.message.topic, hop.alias);
             return true;
         };
         self.drop_live(reason, 1);
@@ -103,7 +105,8 @@ impl Client {
             self.drop_live(DropReason::Rights, messages.len());
             return;
         }
-        if let Some(bytes) = delivery.shared(self.v5)
+        if self.alias_max == 0
+            && let Some(bytes) = delivery.shared(self.v5)
             && bytes.len() <= self.max_packet
         {
             // One copy of what was encoded once for all receivers.
@@ -114,6 +117,7 @@ impl Client {
         let now = self.core.clock.now();
         for message in messages {
             let hop = Hop {
+                alias: self.alias(&message.topic),
                 v5: self.v5,
                 qos: Qos::AtMostOnce,
                 retain: delivery.retained
@@ -127,6 +131,7 @@ impl Client {
                 Some(reason) => self.drop_live(reason, 1),
                 None => {
                     codec::publish(&mut self.out, message, &hop);
+                    self.learnt(&message.topic, hop.alias);
                     self.core.counters.sent(1);
                 }
             }
@@ -262,6 +267,7 @@ impl Client {
         let now = self.core.clock.now();
         let qos = content.message.qos.min(content.options.qos);
         let hop = Hop {
+            alias: self.alias(&content.message.topic),
             v5: self.v5,
             qos,
             retain: retain_flag(&content),
@@ -276,6 +282,7 @@ impl Client {
             return Some(reason);
         }
         codec::publish(&mut self.out, &content.message, &hop);
+        self.learnt(&content.message.topic, hop.alias);
         self.core.counters.sent(1);
         self.held.inflight.push(Sent {
             packet_id,
@@ -285,6 +292,31 @@ impl Client {
             content: Some(content),
         });
         None
+    }
+
+    /// Our alias for a topic: the one the client knows, or the next one while there are some.
+    fn alias(&self, topic: &str) -> Option<Alias> {
+        if self.alias_max == 0 {
+            return None;
+        }
+        if let Some(number) = self.known_aliases.get(topic) {
+            return Some(Alias {
+                number: *number,
+                known: true,
+            });
+        }
+        let number = u16::try_from(self.known_aliases.len()).ok()?;
+        (number < self.alias_max).then_some(Alias {
+            number: number + 1,
+            known: false,
+        })
+    }
+
+    /// The client has been told an alias.
+    fn learnt(&mut self, topic: &Arc<str>, alias: Option<Alias>) {
+        if let Some(alias) = alias.filter(|alias| !alias.known) {
+            self.known_aliases.insert(Arc::clone(topic), alias.number);
+        }
     }
 
     fn fault_of(&self, message: &Message, hop: &Hop<'_>, now: u64) -> Option<DropReason> {
@@ -309,7 +341,7 @@ impl Client {
         if let Some(known) = self.receivable.get(topic) {
             return *known;
         }
-        let may = self.core.rights.may_receive(&self.identity, topic);
+        let may = rights::may_receive(&*self.core.rights, &self.identity, topic);
         self.receivable.insert(Arc::clone(topic), may);
         may
     }

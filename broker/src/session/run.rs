@@ -3,8 +3,6 @@
 //! Spawned by `door` with a secured socket; owns it. Reads into a buffer of its thread, so that an
 //! idle connection holds none, and writes what `outbound` produced, in one go.
 
-use std::cell::RefCell;
-use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,43 +15,39 @@ use tracing::{debug, info};
 use super::inbound::{Client, OUTSTANDING, Slow};
 use super::outbound::OUT_SOFT;
 use super::registry::{Cell, Cut};
-use super::start::{self, Started, v3_code};
-use super::wills::Pending;
+use super::speech::{goodbye, listen_on, poll_read, tell_refusal};
+use super::start::{self, Started};
 use crate::broker::Shared;
-use crate::codec::{self, Connack, Connect, Disconnect, Fault, Flow, Frames, code};
-use crate::journal::Op;
+use crate::codec::{self, Connect, Disconnect, Fault, Flow, Frames, code};
+use crate::door::Guest;
+use crate::exchange::Mailbox;
+use crate::journal::{Op, WillRecord};
 use crate::socket::Socket;
-use crate::{CutReason, Event, Identity, Message, Peer};
+use crate::{CutReason, Event, Identity, Peer};
 
-/// Bytes read at once.
-const READ: usize = 64 << 10;
 /// Output above which the client's packets wait: it does not read our answers.
 const OUT_HARD: usize = 4 * OUT_SOFT;
 /// An output buffer of this size is kept between uses; a larger one is given back.
 const OUT_KEPT: usize = 4 << 10;
-/// How long a goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(1);
 /// How long the journal has for answers that something must wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
-
-thread_local! {
-    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
-}
 
 /// Serves a connection from its CONNECT to its end.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     mut socket: Socket,
-    peer: Peer,
-    deadline: Instant,
+    mut guest: Guest,
     stop: CancellationToken,
     admitted: impl FnOnce(),
 ) {
     let mut frames = Frames::default();
     let limit = shared.core.config.limits.connect_bytes;
-    let first = timeout_at(deadline, read_connect(&mut socket, &mut frames, limit));
+    let first = timeout_at(
+        guest.deadline,
+        read_connect(&mut socket, &mut frames, limit),
+    );
     let first = tokio::select! {
-        () = stop.cancelled() => return turned_away(&shared, &peer, CutReason::Shutdown),
+        () = stop.cancelled() => return turned_away(&shared, &guest.peer, CutReason::Shutdown),
         first = first => first,
     };
     let connect = match first {
@@ -62,12 +56,12 @@ pub(crate) async fn serve(
             if let Some(fault) = fault {
                 tell_refusal(&mut socket, fault).await;
             }
-            return turned_away(&shared, &peer, reason);
+            return turned_away(&shared, &guest.peer, reason);
         }
-        Err(_) => return turned_away(&shared, &peer, CutReason::ConnectDeadline),
+        Err(_) => return turned_away(&shared, &guest.peer, CutReason::ConnectDeadline),
     };
     let mut out = BytesMut::new();
-    let started = start::start(&shared, &peer, connect, &mut out).await;
+    let started = start::start(&shared, &mut guest, connect, &mut out).await;
     admitted();
     match started {
         Ok(started) => {
@@ -76,7 +70,7 @@ pub(crate) async fn serve(
         }
         Err(refused) => {
             goodbye(&mut socket, &mut out).await;
-            turned_away(&shared, &peer, refused.reason);
+            turned_away(&shared, &guest.peer, refused.reason);
         }
     }
 }
@@ -119,60 +113,6 @@ async fn read_connect(
     }
 }
 
-/// Hands what is there to `take`; `None` at the end of the stream.
-fn poll_read<T>(
-    socket: &mut Socket,
-    cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<Option<T>>> {
-    READ_BUFFER.with_borrow_mut(|buffer| {
-        let length = ready!(socket.poll_read(cx, buffer))?;
-        Poll::Ready(Ok((length > 0).then(|| take(&buffer[..length]))))
-    })
-}
-
-/// A CONNECT that cannot be read is answered only when its version can be told [MQTT-3.1.4-1].
-async fn tell_refusal(socket: &mut Socket, fault: Fault) {
-    let mut out = BytesMut::new();
-    match fault {
-        Fault::Version => codec::connack(
-            &mut out,
-            &Connack {
-                code: v3_code(code::VERSION),
-                ..Connack::default()
-            },
-            false,
-        ),
-        Fault::AuthenticationMethod => codec::connack(
-            &mut out,
-            &Connack {
-                code: fault.code(),
-                ..Connack::default()
-            },
-            true,
-        ),
-        _ => return,
-    }
-    goodbye(socket, &mut out).await;
-}
-
-/// Writes the rest and closes, within a bound.
-async fn goodbye(socket: &mut Socket, out: &mut BytesMut) {
-    let last = async {
-        while out.has_remaining() {
-            let written = std::future::poll_fn(|cx| socket.poll_write(cx, out)).await?;
-            if written == 0 {
-                break;
-            }
-            out.advance(written);
-        }
-        std::future::poll_fn(|cx| socket.poll_flush(cx)).await?;
-        std::future::poll_fn(|cx| socket.poll_shutdown(cx)).await
-    };
-    // A peer that is gone cannot be told.
-    let _ = tokio::time::timeout(GOODBYE, last).await;
-}
-
 struct Connection {
     shared: Arc<Shared>,
     socket: Socket,
@@ -184,7 +124,7 @@ struct Connection {
     cut: tokio::sync::watch::Receiver<Cut>,
     ticket: u64,
     cell: Arc<Cell>,
-    will: Option<Message>,
+    will: Option<WillRecord>,
     will_delay: u32,
     keep_alive: Option<Duration>,
     last_heard: Instant,
@@ -270,12 +210,15 @@ impl Connection {
             }
             let timer = self.keep_alive.map(|silent| self.last_heard + silent);
             let changed = mailbox.changed();
+            let rest = self.client.rest.first();
+            let rest = rest.map(|rest| (Arc::clone(&rest.mailbox), rest.deadline));
             let woken = tokio::select! {
                 biased;
                 _ = cut.wait_for(|cut| cut.before > ticket) => Ok(Woken::Cut),
                 () = stop.cancelled() => Err(end(CutReason::Shutdown)),
                 woken = std::future::poll_fn(|cx| self.poll_io(cx)) => woken,
                 () = changed => Ok(Woken::Mail),
+                () = room(rest) => Ok(Woken::Mail),
                 () = sleep_until(timer) => Ok(Woken::Timer),
             };
             match woken {
@@ -292,7 +235,8 @@ impl Connection {
     async fn work(&mut self) -> Result<(), End> {
         loop {
             self.hand_over().await?;
-            if self.paused && self.client.outstanding < OUTSTANDING {
+            self.client.settle_rest();
+            if self.paused && self.client.outstanding < OUTSTANDING && self.client.rest.is_empty() {
                 self.client.begin_read();
                 let limit = self.shared.core.config.limits.packet_bytes;
                 let client = &mut self.client;
@@ -407,7 +351,10 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        !self.paused && self.client.outstanding < OUTSTANDING && self.out.len() < OUT_HARD
+        !self.paused
+            && self.client.rest.is_empty()
+            && self.client.outstanding < OUTSTANDING
+            && self.out.len() < OUT_HARD
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<Woken, End>> {
@@ -436,6 +383,7 @@ impl Connection {
     /// The end: last words, last answers, the will, and what becomes of the session.
     async fn finish(mut self, ended: End) {
         self.client.end_run();
+        self.rest_in_time().await;
         for op in self.client.operations() {
             // When the journal is gone, nobody was told otherwise.
             let _ = self.shared.journal.send(op).await;
@@ -446,7 +394,12 @@ impl Connection {
             if let Some(code) = ended.code
                 && self.client.v5
             {
-                codec::disconnect(&mut self.client.out, code);
+                let why = if self.client.explains() {
+                    code::text(code)
+                } else {
+                    ""
+                };
+                codec::disconnect(&mut self.client.out, code, why);
             }
             let mut out = std::mem::take(&mut self.out);
             out.extend_from_slice(&self.client.out);
@@ -459,12 +412,25 @@ impl Connection {
             info!(client = &*identity.client_id, reason = %ended.reason, "connection ended");
         }
         let core = Arc::clone(&self.shared.core);
-        self.leave_session(ended.reason).await;
+        let mut socket = self.leave_session(ended.reason).await;
         core.counters.leave();
         core.tell(Event::Disconnected {
             identity,
             reason: ended.reason,
         });
+        if ended.code.is_some() {
+            listen_on(&mut socket).await;
+        }
+    }
+
+    /// What waits for busy receivers is theirs although its sender goes.
+    async fn rest_in_time(&mut self) {
+        while !self.client.settle_rest()
+            && let Some(rest) = self.client.rest.first()
+        {
+            let (mailbox, deadline) = (Arc::clone(&rest.mailbox), rest.deadline);
+            mailbox.patience().wait(deadline).await;
+        }
     }
 
     /// Answers under way decide what the session holds: they are waited for.
@@ -494,9 +460,10 @@ impl Connection {
         }
     }
 
-    async fn leave_session(self, reason: CutReason) {
+    async fn leave_session(self, reason: CutReason) -> Socket {
         let Self {
             shared,
+            socket,
             mut client,
             will,
             will_delay,
@@ -527,21 +494,20 @@ impl Connection {
             let deadline = client.held.deadline();
             shared.sessions.expires(&identity.client_id, deadline);
         }
-        if reason != CutReason::Goodbye
-            && let Some(message) = will
-        {
-            let delay = will_delay.min(expiry);
-            let pending = Pending {
-                identity,
-                message,
-                due: Instant::now() + Duration::from_secs(u64::from(delay)),
-            };
-            if delay == 0 {
-                shared.fire(pending).await;
-            } else {
-                shared.wills.put(pending);
-            }
+        match will {
+            Some(will) if reason == CutReason::Goodbye => shared.forget_will(&will).await,
+            Some(will) => shared.will_begins(will, will_delay.min(expiry)).await,
+            None => {}
         }
+        socket
+    }
+}
+
+/// Waits for room at a busy receiver.
+async fn room(rest: Option<(Arc<Mailbox>, Instant)>) {
+    match rest {
+        Some((mailbox, deadline)) => mailbox.patience().wait(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

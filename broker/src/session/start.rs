@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::timeout_at;
 use tracing::{debug, info};
 
 use super::inbound::{Client, Terms};
 use super::registry::{Cell, Cut, Held};
-use super::wills::Pending;
 use crate::broker::Shared;
 use crate::codec::{self, Connack, Connect, Will, code};
-use crate::exchange::{Batch, Mailbox};
-use crate::journal::{Entry, Op, Reply};
-use crate::rights::Password;
-use crate::topic::Asked;
+use crate::door::Guest;
+use crate::exchange::Mailbox;
+use crate::journal::{Op, WillRecord};
+use crate::rights::{self, Password};
 use crate::{CutReason, Event, Identity, Message, Peer, Refusal};
 
 /// How long an old connection has to let its session go.
@@ -33,7 +33,8 @@ pub(super) struct Started {
     pub(super) cut: watch::Receiver<Cut>,
     pub(super) ticket: u64,
     pub(super) cell: Arc<Cell>,
-    pub(super) will: Option<Message>,
+    pub(super) will: Option<WillRecord>,
+    /// As asked for; the session's expiry may still change.
     pub(super) will_delay: u32,
     pub(super) keep_alive: Option<Duration>,
 }
@@ -47,12 +48,14 @@ pub(super) struct Refused {
 /// Turns a CONNECT into a session, writing the CONNACK to `out`.
 pub(super) async fn start(
     shared: &Arc<Shared>,
-    peer: &Peer,
+    guest: &mut Guest,
     connect: Connect,
     out: &mut BytesMut,
 ) -> Result<Started, Refused> {
     let v5 = connect.v5;
-    match begin(shared, peer, connect).await {
+    let room = usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX);
+    let explains = connect.problem_information && room >= code::TEXT_BYTES;
+    match admit(shared, guest, connect).await {
         Ok((started, connack_bytes)) => {
             out.extend_from_slice(&connack_bytes);
             Ok(started)
@@ -60,6 +63,7 @@ pub(super) async fn start(
         Err((code, reason)) => {
             let connack = Connack {
                 code: if v5 { code } else { v3_code(code) },
+                reason: if explains { code::text(code) } else { "" },
                 ..Connack::default()
             };
             codec::connack(out, &connack, v5);
@@ -69,6 +73,27 @@ pub(super) async fn start(
 }
 
 type Turned = (u8, CutReason);
+
+/// Checks the password where the door wants one, then begins.
+async fn admit(
+    shared: &Arc<Shared>,
+    guest: &mut Guest,
+    connect: Connect,
+) -> Result<(Started, BytesMut), Turned> {
+    if let Some(passwords) = &guest.passwords {
+        let password = connect.password.as_deref().map(Password);
+        let check = passwords.check(connect.user_name.as_deref(), password);
+        let user = timeout_at(guest.deadline, check)
+            .await
+            .map_err(|_| (code::BUSY, CutReason::ConnectDeadline))?;
+        if user.is_none() {
+            tell_refused(shared, &guest.peer, &connect, Refusal::BadCredentials);
+            return Err((code::BAD_CREDENTIALS, CutReason::Refused));
+        }
+        guest.peer.user = user;
+    }
+    begin(shared, &guest.peer, connect).await
+}
 
 async fn begin(
     shared: &Arc<Shared>,
@@ -99,6 +124,17 @@ async fn begin(
             return Err(turned);
         }
     };
+    let will_delay = connect.will.as_ref().map_or(0, |will| will.delay);
+    let will = will.map(|message| WillRecord {
+        identity: identity.clone(),
+        message,
+        delay: will_delay.min(held.expiry),
+        due: None,
+        serial: shared.will_serial(),
+    });
+    if let Some(will) = &will {
+        shared.keep_will(will).await;
+    }
     cell.show(&held);
     core.counters.enter();
     core.tell(Event::Connected {
@@ -107,6 +143,7 @@ async fn begin(
         resumed: present,
     });
     let limits = &core.config.limits;
+    let responses = response_information(shared, &connect, &identity);
     let (keep_alive, told) = keep_alive(core.config.keep_alive_max, &connect);
     let connack = Connack {
         session_present: present,
@@ -117,6 +154,8 @@ async fn begin(
         assigned_client_id: assigned.then_some(&*identity.client_id),
         topic_alias_maximum: Some(limits.topic_aliases),
         server_keep_alive: told,
+        response_information: responses.as_deref(),
+        reason: "",
     };
     let mut bytes = BytesMut::new();
     codec::connack(&mut bytes, &connack, connect.v5);
@@ -124,6 +163,8 @@ async fn begin(
         v5: connect.v5,
         window: usize::from(connect.receive_maximum.min(limits.inflight)),
         max_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
+        reasons: connect.problem_information,
+        alias_max: connect.topic_alias_maximum.min(limits.topic_aliases),
     };
     held.mailbox.set_connected(true);
     held.inflight.resume();
@@ -134,7 +175,7 @@ async fn begin(
         ticket,
         cell,
         will,
-        will_delay: connect.will.map_or(0, |will| will.delay),
+        will_delay,
         keep_alive,
     };
     Ok((started, bytes))
@@ -150,15 +191,7 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
         v5: connect.v5,
     };
     let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
-        if core.worth_saying(peer.address.ip(), CutReason::Refused) {
-            // Only the rights know what the client should do instead, and they say it.
-            debug!(address = %peer.address, client = connect.client_id.as_str(), ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
-        }
-        core.tell(Event::Refused {
-            address: peer.address,
-            client_id: connect.client_id.as_str().into(),
-            refusal,
-        });
+        tell_refused(shared, peer, connect, refusal);
         (refusal_code(refusal), CutReason::Refused)
     })?;
     let mut assigned = false;
@@ -177,6 +210,19 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
     Ok((identity, assigned))
 }
 
+fn tell_refused(shared: &Shared, peer: &Peer, connect: &Connect, refusal: Refusal) {
+    let core = &shared.core;
+    if core.worth_saying(peer.address.ip(), CutReason::Refused) {
+        // Only the rights know what the client should do instead, and they say it.
+        debug!(address = %peer.address, client = connect.client_id.as_str(), ?refusal, "CONNECT refused: check the client's certificate, credentials and client id");
+    }
+    core.tell(Event::Refused {
+        address: peer.address,
+        client_id: connect.client_id.as_str().into(),
+        refusal,
+    });
+}
+
 fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Message, Turned> {
     let limits = &shared.core.config.limits;
     if will.topic.len() > limits.topic_bytes
@@ -184,7 +230,7 @@ fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Messa
     {
         return Err((code::TOPIC, CutReason::Refused));
     }
-    if !shared.core.rights.may_publish(identity, &will.topic) {
+    if !rights::may_publish(&*shared.core.rights, identity, &will.topic) {
         shared.core.counters.denied();
         info!(
             client = &*identity.client_id,
@@ -198,6 +244,7 @@ fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Messa
         .retain(will.retain);
     message.expiry = will.expiry;
     message.properties = will.properties.clone();
+    message.owner = will.retain.then(|| Arc::new(identity.clone()));
     Ok(message)
 }
 
@@ -254,6 +301,8 @@ async fn resume(
             // The session it belonged to has ended: now is its time [MQTT-3.1.3-9].
             shared.fire(will).await;
         }
+    } else if let Some(will) = will {
+        shared.forget_will(&will).await;
     }
     held.mailbox.set_identity(identity);
     held.expiry = connect.session_expiry.min(core.config.session_expiry_max);
@@ -287,6 +336,14 @@ fn forget_if_new(shared: &Shared, held: &Held) {
     if !held.exists {
         shared.sessions.remove(&held.mailbox.name);
     }
+}
+
+/// Where a client's responses may come to: said only when it asks [MQTT-3.1.2-28] and it fits.
+fn response_information(shared: &Shared, connect: &Connect, identity: &Identity) -> Option<String> {
+    let root = shared.core.config.response_topics.as_deref()?;
+    let text = format!("{root}/{}", identity.client_id);
+    let fits = connect.maximum_packet as usize >= 2 * CONNACK_BYTES + 2 * text.len();
+    (connect.response_information && fits).then_some(text)
 }
 
 /// The time without a word after which the client is gone, and what MQTT 5 is told.
@@ -331,87 +388,5 @@ impl Shared {
             self.core.queue_bounds(),
         );
         Held::new(Arc::new(mailbox))
-    }
-
-    /// Ends a session for good: subscriptions, rows, record.
-    pub(crate) async fn end_session(
-        &self,
-        held: &mut Held,
-    ) -> Result<(), holdfast_store::StoreError> {
-        if let Some(id) = held.mailbox.consumer() {
-            self.journal
-                .call(|answer| Op::Drop {
-                    id,
-                    answer: Some(answer),
-                })
-                .await?;
-            held.mailbox.set_consumer(None);
-        }
-        held.exists = false;
-        let mut orphans = held.inflight.take_shared();
-        for delivery in held.mailbox.take_shared() {
-            let messages = delivery.messages().iter().cloned();
-            let group = delivery.options.group.clone();
-            orphans.extend(group.into_iter().flat_map(|group| {
-                messages
-                    .clone()
-                    .map(move |message| (Arc::clone(&group), message))
-            }));
-        }
-        for text in std::mem::take(&mut held.subscriptions).into_keys() {
-            if let Some(asked) = Asked::parse(&text) {
-                self.core.exchange.unsubscribe(
-                    asked.filter.as_str(),
-                    asked.group.as_deref(),
-                    held.mailbox.key,
-                );
-            }
-        }
-        self.redeliver(orphans).await;
-        Ok(())
-    }
-
-    /// Gives what a gone member of a shared subscription had not acknowledged to another
-    /// (section 4.8.2).
-    async fn redeliver(&self, orphans: Vec<(Arc<str>, Arc<Message>)>) {
-        let mut entries = Vec::new();
-        for (group, message) in orphans {
-            let route = self.core.route(&message.topic);
-            let picked = route
-                .groups
-                .iter()
-                .find(|shared| shared.name == group)
-                .and_then(|shared| shared.pick());
-            let Some(target) = picked else { continue };
-            let (mailbox, options) = (Arc::clone(&target.mailbox), Arc::clone(&target.options));
-            if mailbox.keeps(message.qos, options.qos) {
-                let mut entry = Entry::new(message, Arc::clone(&route), None);
-                entry.only = Some((mailbox, options));
-                entries.push(entry);
-            } else {
-                let batch = Arc::new(Batch::new(vec![message]));
-                self.core.put(&mailbox, &options, &batch, 0..1, false);
-            }
-        }
-        if !entries.is_empty() {
-            let reply = Reply::None;
-            // Nobody waits for it; should the journal fail now, the fault is told there.
-            let _ = self.journal.send(Op::Accept { entries, reply }).await;
-        }
-    }
-
-    /// Publishes a will whose time has come, if its owner still may.
-    pub(crate) async fn fire(&self, pending: Pending) {
-        if !self
-            .core
-            .rights
-            .may_publish(&pending.identity, &pending.message.topic)
-        {
-            self.core.counters.denied();
-            return;
-        }
-        if let Err(error) = self.publish(pending.message).await {
-            tracing::warn!(client = &*pending.identity.client_id, %error, "a will was not taken");
-        }
     }
 }

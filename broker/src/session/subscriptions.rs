@@ -9,10 +9,10 @@ use tracing::warn;
 
 use super::inbound::Client;
 use crate::codec::{self, Entry as Asking, Subscribe, Unsubscribe, code};
-use crate::exchange::{Batch, Options, Subscription};
-use crate::journal::{Entry, Journal, Op, Reply, SubscriptionRecord};
+use crate::exchange::{Options, Subscription};
+use crate::journal::{Journal, Op, SubscriptionRecord};
+use crate::rights;
 use crate::topic::{self, Asked};
-use crate::{Message, Qos};
 
 /// A filter that was granted.
 struct Granted {
@@ -47,7 +47,7 @@ impl Client {
             self.enter(grant);
         }
         codec::suback(&mut self.out, subscribe.packet_id, &codes, self.v5);
-        for grant in granted.iter().filter(|grant| grant.retained) {
+        for grant in granted.into_iter().filter(|grant| grant.retained) {
             self.send_retained(journal, grant).await;
         }
     }
@@ -92,7 +92,7 @@ impl Client {
         }
         let asked = Asked::parse(text).ok_or(code::FILTER)?;
         let filter = asked.filter.as_str();
-        if !self.core.rights.may_subscribe(&self.identity, filter) {
+        if !rights::may_subscribe(&*core.rights, &self.identity, filter) {
             self.core.counters.denied();
             if !std::mem::replace(&mut self.denied_filter_before, true) {
                 warn!(
@@ -101,7 +101,11 @@ impl Client {
                     "subscription refused: the client has no right to this filter; further ones of this connection are only counted"
                 );
             }
-            return Err(code::NOT_AUTHORIZED);
+            return Err(if core.config.tell_refused_subscriptions {
+                code::NOT_AUTHORIZED
+            } else {
+                code::UNSPECIFIED
+            });
         }
         let new = !self.held.subscriptions.contains_key(text);
         if new && self.held.subscriptions.len() + more >= limits.subscriptions {
@@ -170,44 +174,15 @@ impl Client {
         }
     }
 
-    async fn send_retained(&mut self, journal: &Journal, grant: &Granted) {
-        let now = self.core.clock.now();
-        let found = self.core.retained.matching(&grant.asked.filter, now);
-        let identity = Arc::clone(&self.identity);
+    async fn send_retained(&mut self, journal: &Journal, grant: Granted) {
         let options = Arc::new(Options {
             qos: grant.record.qos,
             retain_as_published: grant.record.retain_as_published,
             ids: grant.record.id.into_iter().collect(),
             group: None,
         });
-        let mut rows = Vec::new();
-        for message in found {
-            if !self.core.rights.may_receive(&identity, &message.topic) {
-                continue;
-            }
-            if message.qos.min(options.qos) != Qos::AtMostOnce && self.consumer().is_some() {
-                rows.push(self.retained_row(message, &options));
-            } else {
-                let batch = Arc::new(Batch::new(vec![message]));
-                self.core.put(&self.mailbox, &options, &batch, 0..1, true);
-            }
-        }
-        if !rows.is_empty() {
-            let op = Op::Accept {
-                entries: rows,
-                reply: Reply::None,
-            };
-            // When the journal fails now, the next subscription brings them.
-            let _ = journal.send(op).await;
-        }
-    }
-
-    fn retained_row(&self, message: Arc<Message>, options: &Arc<Options>) -> Entry {
-        let route = self.core.route(&message.topic);
-        let mut entry = Entry::new(message, route, None);
-        entry.only = Some((Arc::clone(&self.mailbox), Arc::clone(options)));
-        entry.retained = true;
-        entry
+        self.begin_retained(journal, grant.asked.filter, options)
+            .await;
     }
 }
 

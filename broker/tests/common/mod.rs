@@ -28,6 +28,8 @@ pub struct TestRights {
     pub no_publish: Mutex<Vec<Filter>>,
     pub no_subscribe: Mutex<Vec<Filter>>,
     pub no_receive: Mutex<Vec<Filter>>,
+    /// May it read what is below `$SYS/`?
+    pub figures: AtomicBool,
     pub banned: Mutex<HashSet<String>>,
 }
 
@@ -71,6 +73,9 @@ impl Rights for TestRights {
     }
     fn may_receive(&self, _: &Identity, topic: &str) -> bool {
         Self::free(&self.no_receive, topic)
+    }
+    fn may_see_figures(&self, _: &Identity) -> bool {
+        self.figures.load(Ordering::SeqCst)
     }
 }
 

@@ -345,8 +345,10 @@ async fn a_refusal_tells_no_client_what_another_has() {
         let mut hello = Hello::v5("banned");
         hello.v5 = v5;
         let body = answer(&server, &hello.bytes()).await.unwrap();
-        // A code, and nothing in words.
-        assert!(body.len() <= 3, "{body:?}");
+        // A code, and words that are the same for everybody.
+        let words = String::from_utf8_lossy(&body[2..]).into_owned();
+        let said = words.trim_start_matches(|letter: char| !letter.is_ascii_lowercase());
+        assert_eq!(said, if v5 { "this client is shut out" } else { "" });
         assert_eq!(body[1], if v5 { 0x8A } else { 5 });
     }
 }
