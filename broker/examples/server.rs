@@ -1,6 +1,6 @@
 //! An MQTT server on loopback in thirty lines: `cargo run -p holdfast-broker --example server`.
 //!
-//! Everybody may do everything here, from this machine: these rights are the example's own, the library
+//! One thread serves all, in the order things arrive. Everybody may do everything here, from this machine: these rights are the example's own, the library
 //! has none. `test/nosubscribe` alone may not be subscribed to, to show what a refusal looks like.
 //! Arguments: the address (default `127.0.0.1:1883`) and the journal's file (default: a new one).
 
@@ -35,7 +35,7 @@ impl Rights for AllowAll {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -13,8 +13,9 @@ use super::start::v3_code;
 use crate::codec::{self, Connack, Fault, code};
 use crate::socket::Socket;
 
-/// Reads after our last words.
-const LAST_READS: usize = 256;
+/// Bytes that are heard out after our last words, and for how long.
+const LAST_BYTES: usize = 4 << 20;
+const LAST_TIME: Duration = Duration::from_secs(5);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes read at once.
@@ -82,13 +83,13 @@ pub(super) async fn goodbye(socket: &mut Socket, out: &mut BytesMut) {
 /// away what is on its way to it: what it says is heard out for a moment.
 pub(super) async fn listen_on(socket: &mut Socket) {
     let heard = async {
-        for _ in 0..LAST_READS {
-            let read = std::future::poll_fn(|cx| poll_read(socket, cx, |_| ())).await;
-            if !matches!(read, Ok(Some(()))) {
-                break;
-            }
+        let mut left = LAST_BYTES;
+        while left > 0 {
+            let read = std::future::poll_fn(|cx| poll_read(socket, cx, <[u8]>::len)).await;
+            let Ok(Some(length)) = read else { break };
+            left = left.saturating_sub(length);
         }
     };
-    // Longer than that is its own loss.
-    let _ = tokio::time::timeout(GOODBYE, heard).await;
+    // More than that, or longer, is its own loss.
+    let _ = tokio::time::timeout(LAST_TIME, heard).await;
 }
