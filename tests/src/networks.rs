@@ -22,6 +22,8 @@ use crate::seat::{NAMESPACES, Seat};
 
 /// What opens the name of every namespace of ours.
 const OURS: &str = "holdfast";
+/// The spare machine.
+const SPARE: &str = "spare";
 /// The first station's last octet.
 const FIRST_STATION: u8 = 11;
 /// Machines that can be plugged in.
@@ -39,6 +41,8 @@ impl Networks {
     pub(crate) const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 88, 1, 2);
     /// The gateway's address on the LAN.
     pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+    /// The address of a spare machine on the LAN.
+    pub(crate) const SPARE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
     /// The gateway's interface on the LAN, and every station's.
     pub(crate) const LAN_INTERFACE: &str = "lan0";
 
@@ -84,6 +88,7 @@ impl Networks {
         ] {
             ip(&["-n", namespace, "address", "add", address, "dev", interface])?;
         }
+        self.machine(SPARE, Self::SPARE)?;
         route(&cloud, "default", "10.88.1.1")?;
         route(&router, "192.168.77.0/24", "10.88.2.2")?;
         route(&gateway, "default", "10.88.2.1")?;
@@ -105,6 +110,11 @@ impl Networks {
         Seat::within(self.name("gateway"))
     }
 
+    /// Where another gateway can be started.
+    pub(crate) fn spare(&self) -> Seat {
+        Seat::within(self.name(SPARE))
+    }
+
     /// A machine on the LAN, plugged in at the first call.
     pub(crate) fn station(&self, name: &str) -> anyhow::Result<Seat> {
         let mut stations = self.stations.lock().expect("no holder panics");
@@ -113,13 +123,8 @@ impl Networks {
         }
         ensure!(stations.len() < MOST_STATIONS, "the LAN is full");
         let number = u8::try_from(stations.len()).expect("not above the bound");
-        let namespace = self.name(name);
-        ip(&["netns", "add", &namespace])?;
-        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         let address = Ipv4Addr::new(192, 168, 77, FIRST_STATION + number);
-        self.plug(&namespace, name, address)?;
-        route(&namespace, "default", &Self::GATEWAY.to_string())?;
-        let seat = Seat::within(namespace);
+        let seat = self.machine(name, address)?;
         stations.insert(name.to_owned(), seat.clone());
         Ok(seat)
     }
@@ -139,6 +144,16 @@ impl Networks {
         ip(&["-n", &gateway, "link", "set", "wan0", "up"])?;
         // It went with the interface.
         route(&gateway, "default", "10.88.2.1")
+    }
+
+    /// A machine on the LAN, which reaches the rest by the gateway.
+    fn machine(&self, name: &str, address: Ipv4Addr) -> anyhow::Result<Seat> {
+        let namespace = self.name(name);
+        ip(&["netns", "add", &namespace])?;
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        self.plug(&namespace, name, address)?;
+        route(&namespace, "default", &Self::GATEWAY.to_string())?;
+        Ok(Seat::within(namespace))
     }
 
     /// A cable from the machine to the LAN's bridge.

@@ -19,6 +19,8 @@ pub enum Party {
     Uplink,
     /// The gateway on its LAN.
     Gateway,
+    /// A gateway that was lost and is started again on another machine of the LAN.
+    LostGateway,
 }
 
 /// Where the parties live.
@@ -73,6 +75,7 @@ impl Place {
             (Self::Loopback(_), _) => Seat::here(),
             (Self::Networks(networks), Party::Gateway) => networks.gateway(),
             (Self::Networks(networks), Party::Cloud | Party::Uplink) => networks.cloud(),
+            (Self::Networks(networks), Party::LostGateway) => networks.spare(),
         }
     }
 
@@ -103,8 +106,10 @@ impl Place {
             (Self::Loopback([a, b]), Party::Cloud) => Ipv4Addr::new(127, *a, *b, 2),
             (Self::Loopback([a, b]), Party::Uplink) => Ipv4Addr::new(127, *a, *b, 3),
             (Self::Loopback([a, b]), Party::Gateway) => Ipv4Addr::new(127, *a, *b, 4),
+            (Self::Loopback([a, b]), Party::LostGateway) => Ipv4Addr::new(127, *a, *b, 5),
             (Self::Networks(_), Party::Gateway) => Networks::GATEWAY,
             (Self::Networks(_), Party::Cloud | Party::Uplink) => Networks::CLOUD,
+            (Self::Networks(_), Party::LostGateway) => Networks::SPARE,
         }
     }
 

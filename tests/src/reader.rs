@@ -1,6 +1,7 @@
 //! Stock MQTT clients as witnesses: `mosquitto_sub` with a certificate, its arrivals in a ledger with their times.
 //! Called by the story. Nothing of ours is between the broker's socket and the ledger.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -52,6 +53,16 @@ pub struct Seen {
     pub is_retained: bool,
     /// Payload as JSON; `Null` if it is none.
     pub payload: Value,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at, topic, payload, ..
+        } = self;
+        let marks = (self.is_dup, self.is_retained);
+        write!(out, "{at:.6} (dup, retained) {marks:?} {topic} {payload}")
+    }
 }
 
 /// A stock client with a session of its own. Dropping it kills it.
@@ -184,7 +195,7 @@ fn command(what: &Subscription) -> Command {
     command
         .args(["-oL", "mosquitto_sub"])
         .args(["-V", "5", "-q", "1", "-c", "-x", SESSION, "-k", "5", "-d"])
-        .args(["-F", "MSG %U %r %t %p", "-i", &what.client])
+        .args(["-F", "MSG %U %r %t %x", "-i", &what.client])
         .args([
             "-h",
             &what.broker.ip().to_string(),
@@ -208,9 +219,11 @@ async fn write_down(out: ChildStdout, copy: &mut tokio::fs::File, ledger: &Mutex
     let mut lines = BufReader::new(out).lines();
     let mut is_dup = false;
     while let Ok(Some(line)) = lines.next_line().await {
+        let message = line.strip_prefix(MARK).and_then(|rest| parse(rest, is_dup));
         // The copy on disk is for people; the judge reads memory.
-        let _ = copy.write_all(format!("{line}\n").as_bytes()).await;
-        if let Some(message) = line.strip_prefix(MARK).and_then(|rest| parse(rest, is_dup)) {
+        let copied = message.as_ref().map_or(line.clone(), Seen::to_string);
+        let _ = copy.write_all(format!("{copied}\n").as_bytes()).await;
+        if let Some(message) = message {
             ledger.lock().expect("no reader panics").seen.push(message);
         } else if line.contains("received PUBLISH (") {
             is_dup = line.contains("PUBLISH (d1");
@@ -223,16 +236,22 @@ async fn write_down(out: ChildStdout, copy: &mut tokio::fs::File, ledger: &Mutex
     let _ = copy.flush().await;
 }
 
-/// `<unix time> <retained> <topic> <payload>`.
+/// `<unix time> <retained> <topic> <payload in hex>`: a payload may hold anything, line ends too.
 fn parse(rest: &str, is_dup: bool) -> Option<Seen> {
     let mut parts = rest.trim_start().splitn(4, ' ');
     Some(Seen {
         at: parts.next()?.parse().ok()?,
         is_retained: parts.next()? == "1",
         topic: parts.next()?.to_owned(),
-        payload: serde_json::from_str(parts.next()?).unwrap_or(Value::Null),
+        payload: serde_json::from_slice(&bytes_of(parts.next()?)?).unwrap_or(Value::Null),
         is_dup,
     })
+}
+
+/// Bytes from hex as the stock clients print it.
+pub(crate) fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -242,7 +261,7 @@ mod tests {
     #[test]
     fn a_line_of_the_stock_client_is_read() {
         let seen = parse(
-            " 1700000000.250000000 0 hf/v1/s/d/up/weather {\"a\": 1}",
+            " 1700000000.250000000 0 hf/v1/s/d/up/weather 7b2261223a20317d",
             true,
         )
         .unwrap();
@@ -253,8 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_that_is_no_text_is_no_json_and_still_a_message() {
+        let seen = parse(" 1.5 1 hf/v1/s/d/service/desired d28a0aff", false).unwrap();
+        assert!(seen.payload.is_null() && seen.is_retained);
+    }
+
+    #[test]
     fn a_line_that_is_no_message_is_not_read() {
-        assert!(parse(" soon 0 t {}", false).is_none());
+        assert!(parse(" soon 0 t 7b7d", false).is_none());
+        assert!(parse(" 1.5 0 t 7b7", false).is_none(), "half a byte");
         assert!(parse("", false).is_none());
     }
 }

@@ -30,6 +30,7 @@ impl Notes {
 /// A finished step.
 #[derive(Debug)]
 struct Line {
+    number: usize,
     name: &'static str,
     checked: &'static str,
     figures: String,
@@ -58,16 +59,20 @@ impl Sheet {
         }
     }
 
-    /// Runs a step and writes its line. False if it did not hold.
-    pub async fn step<F>(&mut self, name: &'static str, checked: &'static str, step: F) -> bool
+    /// Runs a step, which has a number and a name, and writes its line. False if it did not hold.
+    pub async fn step<F>(
+        &mut self,
+        (number, name): (usize, &'static str),
+        checked: &'static str,
+        step: F,
+    ) -> bool
     where
         F: AsyncFnOnce(&mut Notes) -> anyhow::Result<()>,
     {
-        let number = self.lines.len() + 1;
         if self.is_told {
-            println!("\n  {number}/{} {name}", self.wanted);
+            println!("\n  {number:>2}  {name}");
         } else {
-            eprintln!("step {number} of {}: {name}", self.wanted);
+            eprintln!("step {number}: {name}");
         }
         let began = Instant::now();
         let mut notes = Notes {
@@ -82,6 +87,7 @@ impl Sheet {
         }
         let figures = notes.figures.join("; ");
         self.lines.push(Line {
+            number,
             name,
             checked,
             figures,
@@ -101,11 +107,11 @@ impl Sheet {
     pub fn print(&self) {
         println!();
         println!("{}", self.head);
-        for (number, line) in self.lines.iter().enumerate() {
+        for line in &self.lines {
             let mark = if line.has_held { "held  " } else { "FAILED" };
             println!(
                 "{:>2} {mark} {:>6.1} s  {}",
-                number + 1,
+                line.number,
                 line.took.as_secs_f64(),
                 line.name
             );
@@ -114,9 +120,8 @@ impl Sheet {
         }
         if self.lines.len() < self.wanted {
             println!(
-                "   steps {} to {} were not reached",
-                self.lines.len() + 1,
-                self.wanted
+                "   {} steps were not reached",
+                self.wanted - self.lines.len()
             );
         }
         println!("drill: {} of {} steps held", self.held(), self.wanted);

@@ -1,6 +1,7 @@
 //! The measurements that the thermometer publishes: the Seattle weather table, one row a message.
 //! Called by `world` (the agent's input) and `judge` (what must arrive); it knows nothing of MQTT.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -11,6 +12,8 @@ use serde_json::Value;
 pub struct Table {
     columns: Vec<String>,
     rows: Vec<Vec<String>>,
+    /// Where to look first, by the first cell.
+    by_first: HashMap<String, usize>,
 }
 
 impl Table {
@@ -49,7 +52,13 @@ impl Table {
                 row.len()
             );
         }
-        Ok(Self { columns, rows })
+        let firsts = rows.iter().enumerate();
+        let by_first = firsts.map(|(at, row)| (row[0].clone(), at)).collect();
+        Ok(Self {
+            columns,
+            rows,
+            by_first,
+        })
     }
 
     /// Number of rows.
@@ -71,12 +80,15 @@ impl Table {
         if object.len() != self.columns.len() {
             return None;
         }
-        self.rows.iter().position(|row| {
-            self.columns
-                .iter()
-                .zip(row)
-                .all(|(column, cell)| object.get(column).is_some_and(|value| is_same(value, cell)))
-        })
+        let fits = |row: &[String]| {
+            let mut cells = self.columns.iter().zip(row);
+            cells.all(|(column, cell)| object.get(column).is_some_and(|value| is_same(value, cell)))
+        };
+        let first = object.get(self.columns.first()?).and_then(Value::as_str);
+        match first.and_then(|first| self.by_first.get(first)) {
+            Some(at) if fits(&self.rows[*at]) => Some(*at),
+            _ => self.rows.iter().position(|row| fits(row)),
+        }
     }
 }
 

@@ -1,22 +1,23 @@
 //! The world of a story: a cloud, an uplink that can be cut, a gateway and a device, each the real binary with its own
 //! state folder and addresses. Called by the story and by tests; it starts, asks and stops, and judges nothing.
 
+mod asking;
 mod newcomers;
 mod part;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
 use tempfile::TempDir;
 
+pub use self::asking::PATIENCE;
 pub use self::part::Part;
 use crate::place::{Party, Place, Uplink};
 use crate::process::Finished;
 use crate::seat::Seat;
-use crate::weather;
 
 /// The site's name in every world.
 pub const SITE: &str = "harbour";
@@ -33,6 +34,8 @@ pub struct Plan {
     pub rendezvous_name: Option<String>,
     /// Time between two of the device's messages.
     pub pace: Duration,
+    /// Time between two messages of a second, slower sensor in every device, if it has one.
+    pub pulse: Option<Duration>,
 }
 
 impl Plan {
@@ -43,6 +46,7 @@ impl Plan {
             place: Place::of_this_process(),
             rendezvous_name: None,
             pace: Duration::from_millis(25),
+            pulse: None,
         }
     }
 }
@@ -100,7 +104,7 @@ pub struct World {
     pub uplink_doors: Doors,
     /// The gateway's listeners.
     pub gateway_doors: Doors,
-    place: Place,
+    plan: Plan,
     folder: TempDir,
 }
 
@@ -134,10 +138,10 @@ impl World {
             cloud_doors,
             uplink_doors,
             gateway_doors,
-            place: plan.place.clone(),
+            plan: plan.clone(),
             folder,
         };
-        world.write_configurations(plan)?;
+        world.write_configurations()?;
         Ok(world)
     }
 
@@ -153,42 +157,52 @@ impl World {
         eprintln!("kept: {}", self.folder.path().display());
     }
 
-    fn write_configurations(&self, plan: &Plan) -> anyhow::Result<()> {
+    fn write_configurations(&self) -> anyhow::Result<()> {
         let Doors {
             mqtt, https, fdo, ..
         } = self.uplink_doors;
-        let name = plan
-            .rendezvous_name
-            .as_deref()
-            .unwrap_or("holdfast-rv.local");
-        let is_told = plan.rendezvous_name.is_some();
         let gateway_fdo = self.gateway_doors.fdo.port();
-        let lan = self.place.lan_interface();
         let cloud = format!(
             "{}[advertise]\nmqtt = [\"{mqtt}\"]\nhttps = [\"{https}\"]\nfdo = [\"{fdo}\"]\n\
-             [manufacturing]\ngateway = \"{name}:{gateway_fdo}\"\ndelay = \"1s\"\n",
+             [manufacturing]\ngateway = \"{}:{gateway_fdo}\"\ndelay = \"1s\"\n",
             self.cloud_doors.as_toml(),
-        );
-        let gateway = format!(
-            "{}[advertise]\naddresses = [\"{}\"]\n\
-             [discovery]\nenabled = {is_told}\ninterfaces = [\"{lan}\"]\nhost = \"{name}\"\n",
-            self.gateway_doors.as_toml(),
-            self.gateway_doors.mqtt.ip(),
+            self.rendezvous_name(),
         );
         let agent = format!(
-            "[discovery]\nenabled = {is_told}\ninterfaces = [\"{lan}\"]\n\
-             [[publish]]\nname = \"weather\"\ncsv = {:?}\ninterval = \"{}ms\"\n",
-            weather::file(),
-            plan.pace.as_millis(),
+            "[discovery]\nenabled = {}\ninterfaces = [\"{}\"]\n{}",
+            self.plan.rendezvous_name.is_some(),
+            self.plan.place.lan_interface(),
+            newcomers::sensors(self.plan.pace, self.plan.pulse),
         );
         for (part, text) in [
             (&self.cloud, cloud),
-            (&self.gateway, gateway),
+            (
+                &self.gateway,
+                self.gateway_configuration(&self.gateway_doors),
+            ),
             (&self.agent, agent),
         ] {
             std::fs::write(&part.config, text)?;
         }
         Ok(())
+    }
+
+    /// What a gateway with these listeners is configured with.
+    fn gateway_configuration(&self, doors: &Doors) -> String {
+        format!(
+            "{}[advertise]\naddresses = [\"{}\"]\n\
+             [discovery]\nenabled = {}\ninterfaces = [\"{}\"]\nhost = \"{}\"\n",
+            doors.as_toml(),
+            doors.mqtt.ip(),
+            self.plan.rendezvous_name.is_some(),
+            self.plan.place.lan_interface(),
+            self.rendezvous_name(),
+        )
+    }
+
+    fn rendezvous_name(&self) -> &str {
+        let name = self.plan.rendezvous_name.as_deref();
+        name.unwrap_or("holdfast-rv.local")
     }
 
     /// Starts the cloud and waits until it says that it is well.
@@ -233,16 +247,38 @@ impl World {
     /// # Errors
     /// What the command said.
     pub async fn token(&self) -> anyhow::Result<String> {
-        let said = self
-            .cloud
-            .ask(&["gateways", "token", "--site", SITE, "--gateway", GATEWAY])
-            .await?;
+        self.token_for(SITE, GATEWAY).await
+    }
+
+    async fn token_for(&self, site: &str, gateway: &str) -> anyhow::Result<String> {
+        let words = ["gateways", "token", "--site", site, "--gateway", gateway];
+        let said = self.cloud.ask(&words).await?;
         let token = said
             .split_whitespace()
             .find(|word| word.starts_with("hf1."));
         Ok(token
             .with_context(|| format!("no token in {said:?}"))?
             .to_owned())
+    }
+
+    /// Adds another site and enrols its gateway, which is not of this LAN and does not run; its state folder.
+    ///
+    /// # Errors
+    /// What the command that failed said.
+    pub async fn enrol_elsewhere(&self, site: &str, gateway: &str) -> anyhow::Result<PathBuf> {
+        let seat = self.plan.place.seat(Party::Cloud);
+        let part = Part::new("holdfast-gateway", "other-gateway", seat, self.folder())?;
+        std::fs::write(
+            &part.config,
+            self.gateway_configuration(&self.gateway_doors),
+        )?;
+        self.cloud.ask(&["sites", "add", site]).await?;
+        let token = self.token_for(site, gateway).await? + "\n";
+        let cloud = self.cloud_doors.https.to_string();
+        let words = ["enrol", "--cloud", &cloud, "--token-file", "-"];
+        let told = part.command(&words, &token).await?;
+        told.success("holdfast-gateway enrol")?;
+        Ok(part.state)
     }
 
     /// Runs `enrol` with this token, through the uplink.
@@ -308,8 +344,8 @@ impl World {
     /// The LAN has no room.
     pub fn seat_near(&self, server: Server) -> anyhow::Result<Seat> {
         match server {
-            Server::Cloud => Ok(self.place.seat(Party::Cloud)),
-            Server::Gateway => self.place.station("witness"),
+            Server::Cloud => Ok(self.plan.place.seat(Party::Cloud)),
+            Server::Gateway => self.plan.place.station("witness"),
         }
     }
 
@@ -341,12 +377,6 @@ pub enum Server {
     Cloud,
     /// The gateway.
     Gateway,
-}
-
-/// The first of these keys that holds a whole number.
-#[must_use]
-pub fn number_of(value: &Value, keys: &[&str]) -> Option<u64> {
-    keys.iter().find_map(|key| value[key].as_u64())
 }
 
 /// One plain HTTP request from right here; see [`Seat::fetch`].

@@ -2,18 +2,15 @@
 //! and replayed notices move nothing, `kill -9` in the middle of a change does not spoil it, and who is away hears of it.
 #![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
-use std::path::Path;
 use std::time::Duration;
 
-use holdfast_tests::process::run;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::skip::{has_program, skip};
+use holdfast_tests::stock::StockClient;
 use holdfast_tests::world::{Plan, SITE, Server, World};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-/// For each step of the story.
-const PATIENCE: Duration = Duration::from_secs(40);
 /// Kills in the middle of a change.
 const KILLS: u64 = 8;
 
@@ -33,8 +30,8 @@ async fn a_device_changes_its_service_in_an_outage() {
 struct Story {
     world: World,
     device: String,
-    /// Certificate of a client that may publish on the device's notice topic: the broker lets it.
-    client: std::path::PathBuf,
+    /// A client that may publish on the device's notice topic: the broker lets it.
+    client: StockClient,
 }
 
 impl Story {
@@ -49,7 +46,12 @@ impl Story {
         let telemetry = format!("svc/v1/{SITE}/#");
         let filters = [topics.as_str(), telemetry.as_str()];
         let client = world.admit(Server::Gateway, "forger", &filters, &filters);
-        let client = client.await.unwrap();
+        let client = StockClient {
+            seat: world.seat_near(Server::Gateway).unwrap(),
+            broker: world.gateway_doors.mqtt,
+            identity: client.await.unwrap(),
+            client: "forger".to_owned(),
+        };
         let story = Self {
             world,
             device,
@@ -58,59 +60,33 @@ impl Story {
         story
             .agent_says("connected", |status| status["role"] == "gateway")
             .await;
-        story.the_gateway_knows_it().await;
+        // The device came by the cloud: its record must be here before the link is cut.
+        let onboarded = |row: &Value| row["onboarded"] == true;
+        let known = story
+            .world
+            .gateway
+            .wait_device(&story.device, "its record", onboarded);
+        known.await.unwrap();
         story.world.uplink.set(Mode::Silent).unwrap();
         story
     }
 
-    /// The device came by the cloud: its record must be here before the link is cut.
-    async fn the_gateway_knows_it(&self) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let said = self.world.gateway.ask(&["devices", "list", "--json"]);
-            let rows: Value = serde_json::from_str(&said.await.unwrap()).unwrap();
-            let is_known = |row: &Value| row["device"] == *self.device && row["onboarded"] == true;
-            if rows.as_array().unwrap().iter().any(is_known) {
-                return;
-            }
-            assert!(Instant::now() < end, "{rows:#}");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Waits for a status of the agent.
     async fn agent_says(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let status = self.world.agent.status().await.unwrap();
-            if is_so(&status) {
-                return status;
-            }
-            assert!(
-                Instant::now() < end,
-                "{what}: {status:#}\n{}",
-                self.world.log_ends()
-            );
-            sleep(Duration::from_millis(50)).await;
-        }
+        let told = self.world.agent.wait_status(what, is_so).await;
+        told.unwrap_or_else(|error| panic!("{error:#}\n{}", self.world.log_ends()))
     }
 
     async fn order(&self, service: &str) {
-        let words = ["services", "change", &self.device, "--service", service];
-        self.world.gateway.ask(&words).await.unwrap();
+        self.world.order(&self.device, service).await.unwrap();
     }
 
-    async fn runs(&self, service: &str) -> Value {
-        let runs =
-            |status: &Value| status["service"] == service && status["service_state"] == "runs";
-        self.agent_says(&format!("{service} runs"), runs).await
+    async fn runs(&self, service: &str) {
+        let told = self.world.agent.runs(service).await;
+        told.unwrap_or_else(|error| panic!("{error:#}\n{}", self.world.log_ends()));
     }
 
     async fn history(&self) -> Vec<Value> {
-        let words = ["services", "history", &self.device, "--json"];
-        let said = self.world.gateway.ask(&words).await.unwrap();
-        let view: Value = serde_json::from_str(&said).unwrap();
-        view["history"].as_array().unwrap().clone()
+        self.world.history(&self.device).await.unwrap()
     }
 
     async fn the_device_is_moved(&self) {
@@ -217,54 +193,18 @@ impl Story {
         assert_eq!(open.count(), 1, "one service runs");
     }
 
-    /// The words for a stock client, and the topic.
-    fn words(&self, last: &str) -> Vec<String> {
-        let door = self.world.gateway_doors.mqtt;
-        let file = |name: &str| self.client.join(name).display().to_string();
-        let topic = format!("hf/v1/{SITE}/{}/service/{last}", self.device);
-        let words = [
-            "-V",
-            "5",
-            "-i",
-            "forger",
-            "-q",
-            "1",
-            "-h",
-            &door.ip().to_string(),
-            "-p",
-            &door.port().to_string(),
-            "--cafile",
-            &file("ca.pem"),
-            "--cert",
-            &file("cert.pem"),
-            "--key",
-            &file("key.pem"),
-            "-t",
-            &topic,
-        ];
-        words.map(str::to_owned).to_vec()
+    fn topic(&self, last: &str) -> String {
+        format!("hf/v1/{SITE}/{}/service/{last}", self.device)
     }
 
     async fn retained(&self, last: &str) -> Vec<u8> {
-        let mut words = self.words(last);
-        words.extend(["-C", "1", "-W", "10", "-F", "%x"].map(str::to_owned));
-        let told = run(Path::new("mosquitto_sub"), &words, "").await.unwrap();
-        let hex = told.clone().success("mosquitto_sub").unwrap();
-        let hex = hex.trim().as_bytes();
-        let byte = |pair: &[u8]| {
-            let pair = std::str::from_utf8(pair).unwrap();
-            u8::from_str_radix(pair, 16).unwrap()
-        };
-        assert!(!hex.is_empty(), "nothing retained: {told:?}");
-        hex.chunks(2).map(byte).collect()
+        self.client.retained(&self.topic(last)).await.unwrap()
     }
 
     async fn publish(&self, last: &str, payload: &[u8]) {
-        let file = self.world.folder().join("payload");
-        std::fs::write(&file, payload).unwrap();
-        let mut words = self.words(last);
-        words.extend(["-f".to_owned(), file.display().to_string()]);
-        let told = run(Path::new("mosquitto_pub"), &words, "").await.unwrap();
-        told.success("mosquitto_pub").unwrap();
+        self.client
+            .publish(&self.topic(last), payload)
+            .await
+            .unwrap();
     }
 }

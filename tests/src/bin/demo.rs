@@ -9,7 +9,7 @@ use holdfast_tests::process::told_to_stop;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::sheet::Sheet;
 use holdfast_tests::skip::has_program;
-use holdfast_tests::story::{STEPS, Story};
+use holdfast_tests::story::{PULSE, STEPS, Story};
 use holdfast_tests::world::{Plan, SITE, Server, World};
 use tokio::sync::mpsc;
 
@@ -41,6 +41,7 @@ async fn main() -> ExitCode {
         place,
         rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
+        pulse: Some(PULSE),
     };
     let mut story = match Story::new(&plan).await {
         Ok(story) => story,
@@ -58,10 +59,10 @@ async fn main() -> ExitCode {
     if sheet.has_held() && !was_stopped {
         stay(&mut story).await;
     } else if !was_stopped {
-        eprintln!("{}", story.world.log_ends());
+        eprintln!("{}", story.log_ends());
     }
     println!("stopping what was started");
-    if let Err(error) = story.world.stop().await {
+    if let Err(error) = story.stop().await {
         eprintln!("demo: {error:#}");
     }
     if sheet.has_held() {

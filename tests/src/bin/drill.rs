@@ -8,7 +8,7 @@ use holdfast_tests::place::Place;
 use holdfast_tests::process::told_to_stop;
 use holdfast_tests::sheet::Sheet;
 use holdfast_tests::skip::has_program;
-use holdfast_tests::story::{STEPS, Story};
+use holdfast_tests::story::{PULSE, STEPS, Story};
 use holdfast_tests::world::Plan;
 
 /// Runs the story headless and checks every step against what really arrived.
@@ -41,6 +41,7 @@ async fn main() -> ExitCode {
         place,
         rendezvous_name: Some("holdfast-rv.local".to_owned()),
         pace: Duration::from_millis(options.pace),
+        pulse: Some(PULSE),
     };
     let mut story = match Story::new(&plan).await {
         Ok(story) => story,
@@ -55,12 +56,12 @@ async fn main() -> ExitCode {
         () = told_to_stop() => eprintln!("drill: stopped by a signal"),
     }
     if !sheet.has_held() {
-        eprintln!("{}", story.world.log_ends());
+        eprintln!("{}", story.log_ends());
         if options.keep {
             story.world.keep();
         }
     }
-    if let Err(error) = story.world.stop().await {
+    if let Err(error) = story.stop().await {
         eprintln!("drill: {error:#}");
     }
     sheet.print();

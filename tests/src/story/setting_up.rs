@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::world::{Part, counter};
 
 /// Filter of everything at the site.
 const ALL_OF_SITE: &str = "hf/v1/harbour/#";
@@ -103,28 +102,22 @@ impl Story {
         let began = unix_now();
         self.world.start_agent().await?;
         let lan = &self.witnesses()?.lan;
-        wait_until("the first measurement", PATIENCE, || {
-            lan.count(is_measurement) > 0
-        })
-        .await
-        .with_context(|| format!("the agent's log ends with\n{}", self.world.agent.logged()))?;
+        let first = self.wait_for_count(lan, &self.device, 1).await;
+        first.with_context(|| format!("A's log ends with\n{}", self.world.agent.log_end()))?;
         notes.figure(format!(
             "first measurement {:.1} s after power-on",
             unix_now() - began
         ));
         self.came_by_the_gateway(notes).await?;
-        self.is_known_to_both(notes).await
+        self.is_known_to_both(notes).await?;
+        self.c_is_bought(notes).await
     }
 
     /// The gateway was found by mDNS and asked the Internet rendezvous on the device's behalf.
     async fn came_by_the_gateway(&self, notes: &mut Notes) -> anyhow::Result<()> {
-        let world = &self.world;
-        let page = world
-            .gateway
-            .seat
-            .fetch(world.gateway_doors.metrics, "/metrics");
-        let page = page.await?;
-        let relayed = counter(&page, "holdfast_cps_relay_runs_total");
+        let relayed = self
+            .counted(Server::Gateway, "holdfast_cps_relay_runs_total")
+            .await?;
         ensure!(
             relayed > 0.0,
             "no TO1 went through the gateway; does another gateway answer for its name?"
@@ -139,9 +132,9 @@ impl Story {
             ("cloud", &self.world.cloud),
             ("gateway", &self.world.gateway),
         ] {
-            let device = wait_for_device(part, &self.device)
-                .await
-                .with_context(|| format!("at the {name}"))?;
+            let what = format!("A is onboarded at the {name}");
+            let onboarded = |row: &Value| row["onboarded"] == true;
+            let device = part.wait_device(&self.device, &what, onboarded).await?;
             ensure!(
                 device["standing"] == "proved",
                 "at the {name} the device is not proved: {device}"
@@ -166,22 +159,4 @@ impl Story {
         }
         Ok(())
     }
-}
-
-/// The device's row in this server's list once it says that it is onboarded.
-async fn wait_for_device(part: &Part, device: &str) -> anyhow::Result<Value> {
-    let mut said = String::new();
-    for _ in 0..100 {
-        said = part.ask(&["devices", "list", "--json"]).await?;
-        let rows: Vec<Value> = serde_json::from_str(&said)
-            .with_context(|| format!("devices list printed {said:?}"))?;
-        if let Some(row) = rows
-            .into_iter()
-            .find(|row| row["device"] == device && row["onboarded"] == true)
-        {
-            return Ok(row);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    bail!("the device is not onboarded: {said}")
 }
