@@ -275,14 +275,15 @@ pub(crate) struct Factory {
 
 impl Factory {
     pub(crate) fn new() -> Self {
+        Self::with_key(SigningKey::generate(&mut SystemRandom))
+    }
+
+    pub(crate) fn with_key(key: SigningKey) -> Self {
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        let key = rcgen::KeyPair::generate().unwrap();
-        let ca = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
-        Self {
-            key: SigningKey::generate(&mut SystemRandom),
-            ca,
-        }
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertifiedIssuer::self_signed(params, ca_key).unwrap();
+        Self { key, ca }
     }
 
     /// A new device and its voucher, owned by the factory.
@@ -309,6 +310,16 @@ impl Factory {
         let (device, message) = device.step(&message, &mut SystemRandom).unwrap();
         let (voucher, message) = factory.step(&message).unwrap();
         (Device::new(device.step(&message).unwrap()), voucher)
+    }
+
+    /// A new device whose voucher comes back to this factory.
+    pub(crate) fn device_for_itself(&self, serial: &str) -> (Device, Voucher) {
+        let (device, voucher) = self.device(serial);
+        let between = SigningKey::generate(&mut SystemRandom);
+        let away = PublicKey::x509(&between.public());
+        let voucher = voucher.extend(&away, &self.key).unwrap();
+        let back = PublicKey::x509(&self.key.public());
+        (device, voucher.extend(&back, &between).unwrap())
     }
 
     /// A new device whose voucher is extended to a server.

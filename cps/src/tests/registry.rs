@@ -4,11 +4,13 @@
 use holdfast_link::random::SystemRandom;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::key::PublicKey;
+use holdfast_protocol::record::ListedAs;
 use holdfast_protocol::voucher::Voucher;
 use holdfast_store::WriteError;
 
 use super::kit::*;
 use crate::Cps;
+use crate::tables::Roll;
 use crate::vouchers::Accepted;
 
 /// Everything that the folds say.
@@ -29,15 +31,33 @@ pub(super) fn dump(cps: &Cps) -> String {
             view.gateways()?,
             view.clients()?,
         );
-        Ok(text)
+        let mut keys = Vec::new();
+        for row in view.sites()? {
+            for roll in [
+                Roll::INSTALLERS,
+                Roll::MANUFACTURERS,
+                Roll::HEARD_MANUFACTURERS,
+            ] {
+                keys.push(format!("{:?}", view.keys(&row.site, roll)?));
+            }
+        }
+        Ok(format!("{text}\n{keys:#?}"))
     });
     dumped.unwrap()
 }
 
 async fn lived_in() -> Served {
     let cloud = cloud().await;
-    let factory = Factory::new();
+    let (factory, other) = (Factory::new(), Factory::new());
     let gateway = gateway(&cloud, "north", "gw1").await;
+    for (name, key) in [("acme", &factory.key), ("gone", &other.key)] {
+        let named = (name.parse().unwrap(), key.public());
+        let done = cloud.cps.lists().list(ListedAs::Manufacturer, None, named);
+        done.await.unwrap();
+    }
+    let gone = "gone".parse().unwrap();
+    let done = cloud.cps.lists().strike(ListedAs::Manufacturer, None, gone);
+    done.await.unwrap();
     for at in ["north", "north", "south"] {
         cloud.cps.add_site(&site(at)).await.unwrap();
         let (mut device, voucher) = factory.device_for(&cloud.cps, "s");
