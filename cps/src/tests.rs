@@ -5,6 +5,7 @@ mod api;
 mod authority;
 mod enrolment;
 mod flood;
+mod halfway;
 mod handover;
 mod kit;
 mod lifecycle;

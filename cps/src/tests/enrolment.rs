@@ -112,6 +112,84 @@ async fn a_token_works_once_in_time_and_for_its_gateway_alone() {
     }
 }
 
+/// The answer got lost, whole or in part: the same machine asks again and hears the same.
+#[tokio::test]
+async fn who_lost_the_answer_gets_it_again_and_nobody_else_does() {
+    let cloud = cloud().await;
+    let at = site("north");
+    cloud.cps.add_site(&at).await.unwrap();
+    let enrolment = cloud.cps.enrolment();
+    let token = enrolment.token(&at, &server("gw1"), HOUR).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    enrol_in(&cloud, &folder, &token).await.unwrap();
+    let certificate = std::fs::read(keys.join("server.pem")).unwrap();
+    let entries = |cloud: &Served| cloud.cps.sync().cursor(&site("north")).unwrap();
+    let before = entries(&cloud);
+    // Killed before, between and after the files that an enrolment leaves.
+    for gone in [&["cloud.json"][..], &["cloud.json", "server.pem"], &[]] {
+        for file in gone {
+            std::fs::remove_file(keys.join(file)).unwrap();
+        }
+        let again = enrol_in(&cloud, &folder, &token).await.unwrap();
+        assert_eq!(again.epoch, 1);
+        assert_eq!(std::fs::read(keys.join("server.pem")).unwrap(), certificate);
+    }
+    assert_eq!(
+        entries(&cloud),
+        before,
+        "nothing was recorded a second time"
+    );
+    // Somebody with a copy of the token.
+    let thief = tempfile::tempdir().unwrap();
+    let refused = refusal(enrol_in(&cloud, &thief, &token).await.unwrap_err());
+    assert!(refused.contains("by another machine"), "{refused}");
+    let alarms = || {
+        cloud
+            .cps
+            .metrics()
+            .refusals("enrolment", "used token, other keys")
+    };
+    assert_eq!(alarms(), 1);
+    // Replaced meanwhile: the old answer is worth nothing.
+    let next = enrolment.replace(&at, &server("gw1"), HOUR).await.unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    assert_eq!(enrol_in(&cloud, &fresh, &next).await.unwrap().epoch, 2);
+    let late = refusal(enrol_in(&cloud, &folder, &token).await.unwrap_err());
+    assert!(late.contains("used already"), "{late}");
+    // And over is over.
+    cloud.clock.advance(HOUR);
+    let late = refusal(enrol_in(&cloud, &fresh, &next).await.unwrap_err());
+    assert!(late.contains("used already"), "{late}");
+    assert_eq!(alarms(), 1);
+}
+
+#[tokio::test]
+async fn two_tokens_at_once_give_two_numbers_and_the_lower_is_out() {
+    let cloud = cloud().await;
+    let at = site("north");
+    cloud.cps.add_site(&at).await.unwrap();
+    let enrolment = cloud.cps.enrolment();
+    for round in 0..4 {
+        let one = enrolment.token(&at, &server("gw1"), HOUR).await.unwrap();
+        let two = enrolment.token(&at, &server("gw1"), HOUR).await.unwrap();
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (first, second) = tokio::join!(
+            enrol_in(&cloud, &folders[0], &one),
+            enrol_in(&cloud, &folders[1], &two)
+        );
+        let mut epochs = [first.unwrap().epoch, second.unwrap().epoch];
+        epochs.sort_unstable();
+        assert_eq!(epochs, [2 * round + 1, 2 * round + 2]);
+    }
+    let valid = cloud.cps.authority().list(Some(&at)).unwrap();
+    let name = "gw1.gateways.north.holdfast.internal";
+    let valid = valid
+        .iter()
+        .filter(|row| !row.revoked && row.subject == name);
+    assert_eq!(valid.count(), 1, "one machine is in, whoever came last");
+}
+
 #[tokio::test]
 async fn the_token_pins_the_cloud() {
     let (cloud, impostor) = (cloud().await, cloud().await);

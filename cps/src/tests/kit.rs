@@ -115,12 +115,22 @@ pub(crate) async fn serve_on(
     keys: &TempDir,
     folder: TempDir,
 ) -> Result<Served, holdfast_store::StoreError> {
+    let domain = "holdfast.internal".parse().unwrap();
+    let config = CpsConfig::new(server("cloud"), domain, Role::Cloud);
+    serve_at(config, medium, keys.path(), folder).await
+}
+
+/// Any server with its registry on the given medium.
+pub(crate) async fn serve_at(
+    config: CpsConfig,
+    medium: Medium,
+    keys: &std::path::Path,
+    folder: TempDir,
+) -> Result<Served, holdfast_store::StoreError> {
     let registry = Store::open(medium, Options::default(), crate::prepare)?;
     let ledger = Medium::File(folder.path().join("ledger.redb"));
     let ledger = Store::open(ledger, Options::default(), telemetry::prepare)?;
-    let domain = "holdfast.internal".parse().unwrap();
-    let config = CpsConfig::new(server("cloud"), domain, Role::Cloud);
-    Ok(serve_from(config, folder, Stores { registry, ledger }, keys.path()).await)
+    Ok(serve_from(config, folder, Stores { registry, ledger }, keys).await)
 }
 
 async fn serve_from(
