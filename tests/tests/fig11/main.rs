@@ -101,7 +101,7 @@ async fn a_server_lost_in_mid_run(site: &Site, device: &site::Bought) {
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let near = path.wire(any, site.world.gateway_doors.fdo).await.unwrap();
     let gateway = site.world.gateway_doors.fdo.to_string();
-    let mut relay = site.relays_at(0, &[&near.to_string(), &gateway]).await;
+    let mut relay = site.relays_at(0, &[&near.to_string(), &gateway]);
     let at = site.relay_address(&mut relay).await;
     let run = wire::Run::begin(at, &device.credential()).await;
     // The token is not the gateway's: there it opens nothing.
@@ -123,7 +123,7 @@ async fn a_server_lost_in_mid_run(site: &Site, device: &site::Bought) {
     // The control: with the first server whole, the first run would have ended well.
     path.set(Mode::Open);
     relay.stop().await.unwrap();
-    let mut relay = site.relays_at(0, &[&near.to_string()]).await;
+    let mut relay = site.relays_at(0, &[&near.to_string()]);
     let at = site.relay_address(&mut relay).await;
     let run = wire::Run::begin(at, &device.credential()).await;
     assert_eq!(run.proves_at(at).await.kind, 33);

@@ -155,7 +155,7 @@ impl Site {
     }
 
     /// At another port of the fixed address.
-    pub(crate) async fn relays_at(&self, port: u16, servers: &[&str]) -> Process {
+    pub(crate) fn relays_at(&self, port: u16, servers: &[&str]) -> Process {
         self.relay(SocketAddr::new(self.fixed.ip(), port), servers)
     }
 
