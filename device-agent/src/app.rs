@@ -4,7 +4,7 @@
 //! it. The first part to end by itself stops the others; the supervisor outside starts the agent
 //! again. It decides nothing of the parts' work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +18,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Input};
+use crate::commands::Commands;
+use crate::config::{Config, Destination, Input};
 use crate::connection::Connection;
 use crate::network::NetworkFile;
 use crate::onboard::Onboarding;
-use crate::outbox::Outbox;
-use crate::service::{Desk, File, Net, Pace, Services};
+use crate::outbox::{Numbering, Outbox, Outboxes};
+use crate::service::{Desk, File, Net, Pace, Services, Session};
 use crate::source;
 use crate::status::{Board, Lock, Phase};
 use crate::vault::{Identity, Vault};
@@ -39,7 +40,7 @@ pub struct Agent {
     vault: Vault,
     clock: Arc<SystemClock>,
     discovery: Option<Arc<Discovery>>,
-    outbox: Outbox,
+    outboxes: Outboxes,
     board: Board,
     _lock: Lock,
 }
@@ -64,8 +65,7 @@ impl Agent {
         let vault = Vault::new(&state);
         let contents = vault.load()?;
         let clock = Arc::new(SystemClock::open(&state.join("clock"), SystemTrust::Hint)?);
-        let outbox = Outbox::open(&state, config.outbox.max_bytes.0, clock.now().secs)
-            .context("cannot open the outbox")?;
+        let outboxes = outboxes(&config, &state, clock.now().secs)?;
         let board = Board::default();
         show_identity(&board, contents.identity.as_ref());
         board.tell(|status| status.device = Some(contents.device().to_string()));
@@ -79,7 +79,7 @@ impl Agent {
             vault,
             clock,
             discovery,
-            outbox,
+            outboxes,
             board,
             _lock: lock,
         })
@@ -94,11 +94,11 @@ impl Agent {
         views.spawn(
             self.board
                 .clone()
-                .keep(self.state.clone(), Some(self.outbox.clone())),
+                .keep(self.state.clone(), self.outboxes.clone()),
         );
         let served = self.serve(&stop).await;
         self.board.phase(Phase::Starting, "stopped");
-        self.board.write(&self.state, Some(&self.outbox));
+        self.board.write(&self.state, Some(&self.outboxes));
         served
     }
 
@@ -108,21 +108,23 @@ impl Agent {
         };
         let identity = identity?;
         show_identity(&self.board, Some(&identity));
-        let discovery = self.discovery.clone();
+        let commands = Commands::of(&self.config.commands, &self.state);
         let connection = Connection::new(
             identity.clone(),
-            self.outbox.clone(),
+            self.outboxes.site.clone(),
             self.config.connection.clone(),
-            discovery.map(|discovery| (discovery, self.config.discovery.patience)),
+            self.discovery(),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
             self.board.clone(),
         )?;
         let (services, desk) = self.services(&identity)?;
-        let connection = connection.with_desk(desk);
+        let connection = connection.with_desk(desk).with_commands(commands.clone());
+        let session = self.session(&identity, commands);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
         parts.spawn(connection.run(end.clone()));
+        parts.spawn(session.run(services.runs(), end.clone()));
         parts.spawn(services.run(end.clone()));
         let floor = Arc::clone(&self.clock).keep_floor_until(end.clone().cancelled_owned());
         parts.spawn(floor);
@@ -141,6 +143,23 @@ impl Agent {
         }
     }
 
+    fn discovery(&self) -> Option<(Arc<Discovery>, Duration)> {
+        let discovery = self.discovery.clone();
+        discovery.map(|discovery| (discovery, self.config.discovery.patience))
+    }
+
+    fn session(&self, identity: &Identity, commands: Commands) -> Session {
+        Session {
+            site: identity.site.clone(),
+            outbox: self.outboxes.service.clone(),
+            config: self.config.connection.clone(),
+            discovery: self.discovery(),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            board: self.board.clone(),
+            commands,
+        }
+    }
+
     fn services(&self, identity: &Identity) -> anyhow::Result<(Services<Net, File>, Desk)> {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let net = Net::new(identity, clock, self.config.connection.connect_timeout)?;
@@ -153,7 +172,11 @@ impl Agent {
     fn start_sensors(&self, stop: &CancellationToken) -> JoinSet<()> {
         let mut sensors = JoinSet::new();
         for sensor in self.config.sources.clone() {
-            let run = source::run(sensor, self.outbox.clone(), self.board.clone());
+            let outbox = match sensor.to {
+                Destination::Site => self.outboxes.site.clone(),
+                Destination::Service => self.outboxes.service.clone(),
+            };
+            let run = source::run(sensor, outbox, self.board.clone());
             let stop = stop.clone();
             sensors.spawn(async move { _ = stop.run_until_cancelled(run).await });
         }
@@ -172,6 +195,19 @@ impl Agent {
         };
         Ok(onboarding.run().await?)
     }
+}
+
+fn outboxes(config: &Config, state: &Path, now: u64) -> anyhow::Result<Outboxes> {
+    let sizes = &config.outbox;
+    let service = state.join("service");
+    secret_file::make_folder(&service)
+        .with_context(|| format!("cannot make the folder {}", service.display()))?;
+    Ok(Outboxes {
+        site: Outbox::open(state, Numbering::Each, sizes.max_bytes.0, now)
+            .context("cannot open the outbox")?,
+        service: Outbox::open(&service, Numbering::All, sizes.service_max_bytes.0, now)
+            .context("cannot open the outbox for services")?,
+    })
 }
 
 /// A file that is not there at the start is a slip of the configuration; one that goes missing later

@@ -11,6 +11,8 @@ use holdfast_link::discovery::Interfaces;
 use holdfast_link::retry::Policy;
 use holdfast_protocol::topic::TopicName;
 
+/// The least length of a journal of commands.
+const LEAST_JOURNAL: u64 = 4 << 10;
 /// The most sensors in one agent.
 const MAX_SOURCES: usize = 64;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub connection: Connection,
     /// The durable outbox.
     pub outbox: Outbox,
+    /// What becomes of commands.
+    pub commands: Commands,
     /// The sensors.
     pub sources: Vec<Source>,
 }
@@ -36,6 +40,7 @@ impl Settings for Config {
             onboarding: section.section("onboarding"),
             connection: section.section("connection"),
             outbox: section.section("outbox"),
+            commands: section.section("commands"),
             sources: section.sections("publish"),
         };
         config.check_sources(section);
@@ -153,13 +158,59 @@ impl Settings for Connection {
 pub struct Outbox {
     /// Bytes of readings kept while no server takes them; then the sensors wait.
     pub max_bytes: ByteSize,
+    /// The same for readings of the service that the device works for.
+    pub service_max_bytes: ByteSize,
 }
 
 impl Settings for Outbox {
     fn read(section: &mut Section<'_>) -> Self {
         Self {
             max_bytes: section.get("max_bytes", ByteSize(256 << 20)),
+            service_max_bytes: section.get("service_max_bytes", ByteSize(64 << 20)),
         }
+    }
+}
+
+/// `[commands]`
+#[derive(Debug, Clone, Copy)]
+pub struct Commands {
+    /// Where they go.
+    pub to: CommandsTo,
+    /// Bytes of the journal, the former file included.
+    pub max_bytes: ByteSize,
+}
+
+/// Where commands go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandsTo {
+    /// `commands.jsonl` in the state folder.
+    Journal,
+    /// The log, shortened.
+    Log,
+}
+
+impl Settings for Commands {
+    fn read(section: &mut Section<'_>) -> Self {
+        let to: String = section.get("to", "journal".to_owned());
+        let to = match to.as_str() {
+            "journal" => CommandsTo::Journal,
+            "log" => CommandsTo::Log,
+            other => {
+                let what = format!("is {other:?}");
+                section.fault("to", &what, "write \"journal\" or \"log\"");
+                CommandsTo::Log
+            }
+        };
+        let max_bytes = section.get_checked("max_bytes", ByteSize(1 << 20), |size| {
+            match size.0 < LEAST_JOURNAL {
+                true => Err((
+                    "is too little".to_owned(),
+                    "write at least \"4KiB\"".to_owned(),
+                )),
+                false => Ok(()),
+            }
+        });
+        Self { to, max_bytes }
     }
 }
 
@@ -170,6 +221,17 @@ pub struct Source {
     pub name: String,
     /// Where its readings come from.
     pub input: Input,
+    /// Where they go.
+    pub to: Destination,
+}
+
+/// For whom a sensor measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// The site and its cloud: `up/<name>`.
+    Site,
+    /// Whatever service the device works for: `svc/.../telemetry`.
+    Service,
 }
 
 /// Where readings come from.
@@ -215,7 +277,17 @@ impl Settings for Source {
                 Input::Stdin
             }
         };
-        Self { name, input }
+        let to: String = section.get("to", "site".to_owned());
+        let to = match to.as_str() {
+            "site" => Destination::Site,
+            "service" => Destination::Service,
+            other => {
+                let what = format!("is {other:?}");
+                section.fault("to", &what, "write \"site\" or \"service\"");
+                Destination::Site
+            }
+        };
+        Self { name, input, to }
     }
 }
 
@@ -276,9 +348,9 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let text = "[connection]\nwindow = 0\nkeep_alive = \"0s\"\n[onboarding]\n\
+        let text = "[commands]\nto = \"exec\"\nmax_bytes = 1\n[connection]\nwindow = 0\nkeep_alive = \"0s\"\n[onboarding]\n\
             retry_first = \"9s\"\nretry_longest = \"1s\"\n[[publish]]\nname = \"a b\"\n\
-            [[publish]]\nname = \"x\"\ncsv = \"f\"\nstdin = true\n\
+            [[publish]]\nname = \"x\"\ncsv = \"f\"\nstdin = true\nto = \"moon\"\n\
             [[publish]]\nname = \"x\"\nstdin = true\n";
         let faults = parse(text).unwrap_err().to_string();
         for part in [
@@ -288,6 +360,9 @@ mod tests {
             "cannot end a topic",
             "csv",
             "contradicts",
+            "\"exec\"",
+            "is too little",
+            "\"moon\"",
             "two sensors read",
             "two sensors are named",
         ] {

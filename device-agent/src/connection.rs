@@ -6,6 +6,7 @@
 //! again, in order and under the same numbers, so that servers know repeats. It keeps nothing itself.
 
 mod flight;
+mod line;
 mod server;
 
 use std::collections::BTreeMap;
@@ -17,24 +18,29 @@ use holdfast_link::mqtt::{self, Client, Inbox, Publish, PublishError, Qos};
 use holdfast_link::random::SystemRandom;
 use holdfast_link::time::Clock;
 use holdfast_protocol::alternate::{Alternate, Settings, Step};
-use holdfast_protocol::id::ServerId;
-use holdfast_protocol::topic::{Filter, Topic};
+use holdfast_protocol::id::{ServerId, ServiceId};
+use holdfast_protocol::topic::Topic;
 use holdfast_store::StoreError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::commands::Commands;
 use crate::config;
 use crate::outbox::{Outbox, Row};
 use crate::service::Desk;
-use crate::status::{Board, Phase};
+use crate::status::Board;
 use crate::vault::Identity;
 use flight::Flight;
+use line::{How, Line};
+pub(crate) use server::SESSION;
 use server::Servers;
 pub use server::Unusable;
 
 /// Rows read from the outbox at once.
 const READ: usize = 128;
+/// Pause before a command is kept again after a fault of the disk.
+const COMMAND_RETRY: Duration = Duration::from_secs(1);
 /// Pause before the store is read again after a fault.
 const STORE_RETRY: Duration = Duration::from_millis(200);
 /// For what is on its way when the agent stops.
@@ -56,7 +62,9 @@ pub struct Connection {
     outbox: Outbox,
     config: config::Connection,
     board: Board,
-    desk: Option<Desk>,
+    line: Line,
+    commands: Commands,
+    clock: Arc<dyn Clock>,
     begun: Instant,
 }
 
@@ -93,14 +101,16 @@ impl Connection {
         clock: Arc<dyn Clock>,
         board: Board,
     ) -> Result<Self, Unusable> {
-        let servers = Servers::new(&identity, discovery, clock, &config)?;
+        let servers = Servers::new(&identity, discovery, Arc::clone(&clock), &config)?;
         Ok(Self {
             servers,
             identity,
             outbox,
             config,
             board,
-            desk: None,
+            line: Line::Site(None),
+            commands: Commands::logged(),
+            clock,
             begun: Instant::now(),
         })
     }
@@ -108,7 +118,23 @@ impl Connection {
     /// Hands notices about services over to `desk`, and publishes its reports.
     #[must_use]
     pub fn with_desk(mut self, desk: Desk) -> Self {
-        self.desk = Some(desk);
+        self.line = Line::Site(Some(desk));
+        self
+    }
+
+    /// Speaks for the device in this service, by an identity whose certificate is the service's: to the servers of
+    /// that identity, the first one preferred.
+    #[must_use]
+    pub fn in_service(mut self, service: ServiceId) -> Self {
+        self.servers.prefer_as_told(&self.identity);
+        self.line = Line::Service(service);
+        self
+    }
+
+    /// Hands what the device is told to do over to `commands`.
+    #[must_use]
+    pub fn with_commands(mut self, commands: Commands) -> Self {
+        self.commands = commands;
         self
     }
 
@@ -118,7 +144,7 @@ impl Connection {
         if self.servers.ids().is_empty() {
             let why = "the owner named no server to connect to: see its [advertise] settings";
             warn!("{why}; readings are kept");
-            self.board.phase(Phase::Connecting, why);
+            self.how(How::Connecting(why.to_owned()));
         }
         let mut told = BTreeMap::new();
         while !stop.is_cancelled() {
@@ -173,21 +199,19 @@ impl Connection {
         } else {
             warn!(%server, error, "no connection; readings are kept and will be sent");
         }
-        self.board
-            .phase(Phase::Connecting, format!("{server}: {error}"));
+        self.how(How::Connecting(format!("{server}: {error}")));
         told.insert(server.clone(), error);
+    }
+
+    fn how(&self, how: How) {
+        self.line.tell(&self.board, how);
     }
 
     async fn dial(
         &self,
         server: &ServerId,
     ) -> Result<(Client, Inbox, mqtt::Granted), mqtt::ConnectError> {
-        self.board.tell(|status| {
-            if status.phase != Phase::Connecting {
-                status.phase = Phase::Connecting;
-                status.detail = format!("dialling {server}");
-            }
-        });
+        self.line.dialling(&self.board, server);
         self.servers.dial(server).await
     }
 
@@ -217,12 +241,10 @@ impl Connection {
         stop: &CancellationToken,
     ) {
         info!(%server, address = %granted.peer, resumed = granted.session_present, "connected");
-        let role = self.servers.role(server);
-        self.board.phase(Phase::Serving, "");
-        self.board.tell(|status| {
-            status.server = Some(server.to_string());
-            status.role = role.map(str::to_owned);
-            status.address = Some(granted.peer.to_string());
+        self.how(How::Serving {
+            server: server.to_string(),
+            role: self.servers.role(server),
+            address: granted.peer.to_string(),
         });
         let flight = Mutex::new(Flight::default());
         let end = tokio::select! {
@@ -242,8 +264,7 @@ impl Connection {
             End::Stopping | End::Better => info!(%server, "disconnected: {end}"),
             _ => warn!(%server, "disconnected: {end}"),
         }
-        self.board
-            .phase(Phase::Connecting, format!("{server}: {end}"));
+        self.how(How::Connecting(format!("{server}: {end}")));
     }
 
     /// Sends the outbox in order, and then what is added to it.
@@ -270,7 +291,7 @@ impl Connection {
                 }
                 last = row.id;
                 // Before it is sent: its outcome may come at once.
-                lock(flight).sent(&row);
+                lock(flight).sent(&row, self.line.lane(&row));
                 match client.publish(self.message(row)).await {
                     Ok(()) => {}
                     Err(PublishError::Closed) => return End::Lost(client.ended().await),
@@ -281,22 +302,19 @@ impl Connection {
     }
 
     fn message(&self, row: Row) -> Publish {
-        let name = row
-            .name
-            .parse()
-            .expect("the configuration takes topic names only");
-        let site = &self.identity.site;
-        let topic = Topic::Up {
-            site: site.site.clone(),
-            device: site.device,
-            name,
-        };
-        Publish {
+        let topic = self.line.topic(&self.identity.site, &row);
+        let message = Publish {
             tag: row.id,
             ..Publish::new(topic.to_string(), row.reading)
+        };
+        let message = message
+            .with_user("hf-epoch", row.epoch.to_string())
+            .with_user("hf-seq", row.seq.to_string());
+        match self.line {
+            Line::Site(_) => message,
+            // The topic does not name it.
+            Line::Service(_) => message.with_user("hf-source", row.name),
         }
-        .with_user("hf-epoch", row.epoch.to_string())
-        .with_user("hf-seq", row.seq.to_string())
     }
 
     /// Removes from the outbox what the server has taken over. After a refusal it waits for all that
@@ -330,7 +348,7 @@ impl Connection {
 
     /// Publishes what is to be known of the device's services, and again whenever it changes.
     async fn report(&self, client: &Client) -> End {
-        let Some(mut reports) = self.desk.as_ref().map(|desk| desk.report.clone()) else {
+        let Some(mut reports) = self.line.desk().map(|desk| desk.report.clone()) else {
             return std::future::pending().await;
         };
         let site = &self.identity.site;
@@ -358,16 +376,9 @@ impl Connection {
         }
     }
 
-    /// Takes what is sent to the device: notices about services go to their room. Nothing acts on
-    /// the rest yet: it is counted and logged.
+    /// Takes what is sent to the device: notices about services go to their room, commands to theirs.
     async fn receive(&self, client: &Client, mut inbox: Inbox) -> End {
-        let filters = self.filters();
-        let site = &self.identity.site;
-        let desired = Topic::ServiceDesired {
-            site: site.site.clone(),
-            device: site.device,
-        };
-        let desired = desired.to_string();
+        let filters = self.line.filters(&self.identity.site);
         let filters: Vec<_> = filters
             .iter()
             .map(|filter| (filter.as_str(), Qos::AtLeastOnce))
@@ -381,30 +392,40 @@ impl Connection {
         while let Some(message) = inbox.next().await {
             info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
             self.board.tell(|status| status.received += 1);
-            if let Some(desk) = self.desk.as_ref().filter(|_| message.topic == *desired) {
-                // Retained at the server: what is lost here with a crash comes again.
-                _ = desk.notices.send(message.payload.to_vec()).await;
+            match message.topic.parse() {
+                Ok(Topic::ServiceDesired { .. }) => {
+                    if let Some(desk) = self.line.desk() {
+                        // Retained at the server: what is lost here with a crash comes again.
+                        _ = desk.notices.send(message.payload.to_vec()).await;
+                    }
+                }
+                Ok(Topic::Down { .. } | Topic::Command { .. }) => self.keep(&message).await,
+                _ => {}
             }
             inbox.acknowledge(&message).await;
         }
         End::Lost(client.ended().await)
     }
 
-    fn filters(&self) -> Vec<Filter> {
-        let (site, device) = (self.identity.site.site.clone(), self.identity.site.device);
-        let desired = Topic::ServiceDesired {
-            site: site.clone(),
-            device,
-        };
-        let alternate = Topic::Alternate {
-            site: site.clone(),
-            device,
-        };
-        let mut filters = vec![Filter::exactly(&desired), Filter::exactly(&alternate)];
-        // A name has one to four parts, and `#` would also mean the parent itself.
-        let down = format!("hf/v1/{site}/{device}/down/#");
-        filters.extend(down.parse());
-        filters
+    /// Tries until a command is kept: what is not acknowledged comes again, and nothing behind it overtakes it.
+    async fn keep(&self, message: &mqtt::Incoming) {
+        let mut told = false;
+        loop {
+            let now = self.clock.now();
+            match self
+                .commands
+                .take(&message.topic, &message.payload, now)
+                .await
+            {
+                Ok(()) => return,
+                Err(error) if !told => {
+                    warn!(%error, "a command cannot be kept; trying again, and no other is taken before");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(COMMAND_RETRY).await;
+        }
     }
 
     /// While a lesser server serves: looks for a better one.

@@ -15,7 +15,7 @@ use holdfast_store::{Damaged, Health, Medium, Options, Reader, StoreError, Write
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
-pub use table::{Level, Row, Topic};
+pub use table::{Level, Numbering, Row, Topic};
 use table::{Op, Rows};
 
 /// The longest reading, in bytes.
@@ -30,6 +30,15 @@ pub struct Outbox {
     writer: Writer<Rows>,
     level: watch::Receiver<Level>,
     max_bytes: u64,
+}
+
+/// The two of an agent: for the site, and for the service that it works for.
+#[derive(Debug, Clone)]
+pub struct Outboxes {
+    /// Each sensor has a topic of its own.
+    pub site: Outbox,
+    /// All sensors share the service's one.
+    pub service: Outbox,
 }
 
 /// Readings of one sensor, with its position after them.
@@ -52,7 +61,12 @@ impl Outbox {
     ///
     /// # Errors
     /// The disk's.
-    pub fn open(state: &Path, max_bytes: u64, now: u64) -> Result<Self, StoreError> {
+    pub fn open(
+        state: &Path,
+        numbering: Numbering,
+        max_bytes: u64,
+        now: u64,
+    ) -> Result<Self, StoreError> {
         let epochs = Twice::open(state.join("epoch"))?;
         let options = Options {
             name: "outbox",
@@ -63,6 +77,7 @@ impl Outbox {
             Medium::File(state.join("outbox.redb")),
             options,
             epochs,
+            numbering,
             max_bytes,
             now,
         )
@@ -72,10 +87,11 @@ impl Outbox {
         medium: Medium,
         options: Options,
         mut epochs: Twice,
+        numbering: Numbering,
         max_bytes: u64,
         now: u64,
     ) -> Result<Self, StoreError> {
-        let (rows, level) = Rows::new();
+        let (rows, level) = Rows::new(numbering);
         let writer = Writer::open(medium, options, rows)?;
         let outbox = Self {
             writer,

@@ -8,7 +8,9 @@
 
 mod file;
 mod net;
+mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
@@ -30,6 +32,9 @@ use crate::vault::Identity;
 
 pub use file::{File, FileError, Keep};
 pub use net::{Net, Wire};
+pub use session::Session;
+#[cfg(test)]
+pub(crate) use session::identity_for;
 
 /// Notices that wait while one is being stored.
 const NOTICES: usize = 16;
@@ -65,6 +70,9 @@ pub struct Desk {
     pub report: watch::Receiver<Option<Vec<u8>>>,
 }
 
+/// The service that runs, with key and certificate; changes when a new one has worked, and not before.
+pub type Runs = watch::Receiver<Option<Arc<Running>>>;
+
 /// The room.
 #[derive(Debug)]
 pub struct Services<W, K> {
@@ -77,6 +85,7 @@ pub struct Services<W, K> {
     board: Board,
     notices: mpsc::Receiver<Vec<u8>>,
     report: watch::Sender<Option<Vec<u8>>>,
+    runs: watch::Sender<Option<Arc<Running>>>,
 }
 
 impl<W: Wire, K: Keep> Services<W, K> {
@@ -94,6 +103,7 @@ impl<W: Wire, K: Keep> Services<W, K> {
         let device = store.load()?;
         let (sender, notices) = mpsc::channel(NOTICES);
         let (report, reports) = watch::channel(None);
+        let (runs, _) = watch::channel(device.running().cloned().map(Arc::new));
         let services = Self {
             device,
             store,
@@ -104,12 +114,19 @@ impl<W: Wire, K: Keep> Services<W, K> {
             board,
             notices,
             report,
+            runs,
         };
         let desk = Desk {
             notices: sender,
             report: reports,
         };
         Ok((services, desk))
+    }
+
+    /// What runs, now and as it changes.
+    #[must_use]
+    pub fn runs(&self) -> Runs {
+        self.runs.subscribe()
     }
 
     /// Works until `stop`.
@@ -264,6 +281,13 @@ impl<W: Wire, K: Keep> Services<W, K> {
                 "serial": running.map(|it| it.serial.to_string()),
             });
             report.to_string().into_bytes()
+        });
+        self.runs.send_if_modified(|known| {
+            let changed = known.as_ref().map(|it| &it.serial) != running.map(|it| &it.serial);
+            if changed {
+                *known = running.cloned().map(Arc::new);
+            }
+            changed
         });
         self.report.send_if_modified(|kept| {
             let changed = *kept != report;

@@ -14,7 +14,7 @@ use holdfast_protocol::time::{Time, TimeQuality};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Outboxes};
 
 const FILE: &str = "status.json";
 const LOCK: &str = "lock";
@@ -74,6 +74,12 @@ pub struct Status {
     pub service_state: Option<String>,
     /// Why, or what it waits for.
     pub service_detail: String,
+    /// The connection for it.
+    pub service_link: Link,
+    /// Readings that wait for it, and that it has taken over.
+    pub service_outbox: u64,
+    /// Taken over by services.
+    pub service_acknowledged: u64,
     /// Notices about services since the start that were forged, replayed or for others.
     pub notices_refused: u64,
     /// Publications refused by a server since the start.
@@ -82,6 +88,22 @@ pub struct Status {
     pub certificate_expires: Option<u64>,
     /// When this was written, seconds of Unix time by the system's clock.
     pub written: u64,
+}
+
+/// The connection by which the device takes a service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Which service.
+    pub service: Option<String>,
+    /// The server that serves it now.
+    pub server: Option<String>,
+    /// Its role: `gateway` or `cloud`.
+    pub role: Option<String>,
+    /// The address that answered.
+    pub address: Option<String>,
+    /// Why it is not there.
+    pub detail: String,
 }
 
 /// One topic.
@@ -153,31 +175,29 @@ impl Board {
         self.status.borrow().clone()
     }
 
-    /// Writes the file at every change, with the outbox's counters, until dropped.
-    pub async fn keep(self, state: PathBuf, outbox: Option<Outbox>) {
+    /// Writes the file at every change, with the outboxes' counters, until dropped.
+    pub async fn keep(self, state: PathBuf, outboxes: Outboxes) {
         let mut changes = self.status.subscribe();
-        let mut level = outbox.as_ref().map(Outbox::level);
+        let (mut site, mut service) = (outboxes.site.level(), outboxes.service.level());
         loop {
-            self.write(&state, outbox.as_ref());
+            self.write(&state, Some(&outboxes));
             tokio::time::sleep(PACE).await;
-            let moved = async {
-                match &mut level {
-                    Some(level) => _ = level.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = moved => {}
+                _ = site.changed() => {}
+                _ = service.changed() => {}
             }
         }
     }
 
     /// Writes the file now.
-    pub fn write(&self, state: &Path, outbox: Option<&Outbox>) {
+    pub fn write(&self, state: &Path, outboxes: Option<&Outboxes>) {
         let mut status = self.now();
-        if let Some(outbox) = outbox {
-            add_counters(&mut status, outbox);
+        if let Some(outboxes) = outboxes {
+            add_counters(&mut status, &outboxes.site);
+            status.service_outbox = outboxes.service.level().borrow().rows;
+            let taken = outboxes.service.topics().unwrap_or_default();
+            status.service_acknowledged = taken.values().map(|topic| topic.count).sum();
         }
         status.written = unix_now();
         if let Err(error) = replace(&state.join(FILE), &status) {
@@ -299,6 +319,7 @@ pub fn show(status: &Status, running: bool) -> String {
             status.service_state.as_deref().unwrap_or("-"),
             status.service_detail,
         ));
+        text.push_str(&show_link(status));
     }
     for (name, topic) in &status.topics {
         text.push_str(&format!(
@@ -314,6 +335,18 @@ pub fn show(status: &Status, running: bool) -> String {
         ));
     }
     text
+}
+
+fn show_link(status: &Status) -> String {
+    let link = &status.service_link;
+    let at = match (&link.server, &link.address) {
+        (Some(server), Some(address)) => format!("connected to {server} at {address}"),
+        _ => format!("not connected: {}", link.detail),
+    };
+    format!(
+        "  link       {at}; {} readings wait, {} taken over\n",
+        status.service_outbox, status.service_acknowledged
+    )
 }
 
 fn unix_now() -> u64 {

@@ -13,19 +13,20 @@ use crate::outbox::Row;
 /// The messages of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    /// Sent and not settled: row id -> topic's last part.
+    /// Sent and not settled: row id -> lane.
     open: BTreeMap<u64, String>,
-    /// The newest row of each topic that the server has or may have.
+    /// The newest row of each lane that the server has or may have.
     taken: HashMap<String, u64>,
-    /// Row id -> topic's last part, of those refused.
+    /// Row id -> lane, of those refused.
     refused: BTreeMap<u64, String>,
     /// The first refusal.
     pub(super) refusal: Option<ReasonCode>,
 }
 
 impl Flight {
-    pub(super) fn sent(&mut self, row: &Row) {
-        self.open.insert(row.id, row.name.clone());
+    /// `lane`: what is numbered in one row with it at the server.
+    pub(super) fn sent(&mut self, row: &Row, lane: &str) {
+        self.open.insert(row.id, lane.to_owned());
     }
 
     /// Notes outcomes; gives the rows that the server has taken over.
@@ -91,14 +92,14 @@ mod tests {
     fn flight(rows: &[(u64, &str)]) -> Flight {
         let mut flight = Flight::default();
         for (id, name) in rows {
-            let name = (*name).to_owned();
-            flight.sent(&Row {
+            let row = Row {
                 id: *id,
-                name,
+                name: (*name).to_owned(),
                 epoch: 1,
                 seq: *id,
                 reading: Vec::new(),
-            });
+            };
+            flight.sent(&row, name);
         }
         flight
     }

@@ -20,7 +20,7 @@ use crate::config;
 use crate::vault::Identity;
 
 /// How long a server keeps the session, with its commands, while we are away.
-const SESSION: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const SESSION: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the identity cannot be used for TLS.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,11 @@ impl Servers {
             discovery,
             config: config.clone(),
         })
+    }
+
+    /// Keeps the owner's order: for a service the server that it names comes before the gateway that stands in.
+    pub(super) fn prefer_as_told(&mut self, identity: &Identity) {
+        self.servers.clone_from(&identity.site.servers);
     }
 
     pub(super) fn ids(&self) -> Vec<ServerId> {

@@ -1,6 +1,7 @@
 //! The connection against a server that cuts, refuses and dies: every reading once, in order.
 
 mod server;
+mod service;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::kit::Authority;
-use crate::outbox::Append;
+use crate::outbox::{Append, Numbering};
 use server::{Act, Ledger, Server};
 
 const GATEWAY: &str = "gw1.gateways.plant.holdfast.internal";
@@ -80,8 +81,8 @@ struct Device {
     task: JoinHandle<()>,
 }
 
-fn device(identity: Identity, outbox: Outbox) -> Device {
-    let config = config::Connection {
+fn pace() -> config::Connection {
+    config::Connection {
         keep_alive: Duration::from_secs(30),
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(500),
@@ -92,7 +93,11 @@ fn device(identity: Identity, outbox: Outbox) -> Device {
             longest: Duration::from_millis(10),
         },
         return_after: Duration::from_millis(100),
-    };
+    }
+}
+
+fn device(identity: Identity, outbox: Outbox) -> Device {
+    let config = pace();
     let (board, stop) = (Board::default(), CancellationToken::new());
     let clock = Arc::new(ManualClock::at(1_800_000_000));
     let connection =
@@ -158,7 +163,7 @@ async fn through_a_hundred_cuts_every_reading_arrives_once_and_in_order() {
     let plan = by_lot(7, faults, 42);
     let server = Server::start(&authority, GATEWAY, anywhere(), Ledger::default(), plan).await;
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let device = device(
         identity(&authority, server.address, nowhere().await),
         outbox,
@@ -188,7 +193,7 @@ async fn refused_among_others(ledger: Ledger, faults: &'static [Act]) -> (Vec<u3
     let plan = by_lot(8, faults, 99);
     let server = Server::start(&authority, GATEWAY, anywhere(), ledger, plan).await;
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let device = device(
         identity(&authority, server.address, nowhere().await),
         outbox,
@@ -246,13 +251,13 @@ async fn a_killed_agent_sends_the_rest_and_no_more() {
     let server = Server::start(&authority, GATEWAY, anywhere(), Ledger::default(), plan).await;
     let folder = tempfile::tempdir().unwrap();
     let identity = identity(&authority, server.address, nowhere().await);
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     push(&outbox, "a", 0..250).await;
     push(&outbox, "a", 250..500).await;
     drop(outbox);
     let mut lives = 0;
     loop {
-        let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+        let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
         let device = device(identity.clone(), outbox);
         let done = timeout(
             Duration::from_millis(25 + lives * 10),
@@ -281,7 +286,7 @@ async fn the_cloud_stands_in_and_the_gateway_is_returned_to() {
     let cloud = Server::start(&authority, CLOUD, anywhere(), Ledger::default(), always).await;
     let gateway = nowhere().await;
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let device = device(identity(&authority, gateway, cloud.address), outbox);
     push(&device.outbox, "a", 0..10).await;
     drained(&device.outbox).await;
@@ -317,7 +322,7 @@ async fn a_silent_cloud_does_not_keep_from_the_gateway() {
     let silent = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
     let gateway = nowhere().await;
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let identity = identity(&authority, gateway, silent.local_addr().unwrap());
     let device = device(identity, outbox);
     push(&device.outbox, "a", 0..5).await;
@@ -355,7 +360,7 @@ async fn an_impostor_gets_nothing() {
     .await;
     let foreign = Server::start(&other, CLOUD, anywhere(), Ledger::default(), always).await;
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let device = device(
         identity(&authority, renamed.address, foreign.address),
         outbox,

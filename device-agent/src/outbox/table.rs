@@ -26,12 +26,24 @@ const BYTES: &str = "bytes";
 /// Counted for each row beside its reading.
 const ROW_OVERHEAD: u64 = 64;
 
+/// What is numbered in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbering {
+    /// The readings of each sensor, since each has a topic of its own.
+    Each,
+    /// All readings, since they share one topic.
+    All,
+}
+
+/// The one row of [`Numbering::All`].
+const ALL: &str = "telemetry";
+
 /// A reading with its numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its place in the outbox.
     pub id: u64,
-    /// The last part of its topic.
+    /// Its sensor; the last part of its topic, if each has one.
     pub name: String,
     /// With `seq`: its number, unique within its topic for ever.
     pub epoch: u64,
@@ -87,6 +99,7 @@ impl Op {
 /// The schema, with the numbers that every commit changes.
 #[derive(Debug)]
 pub(crate) struct Rows {
+    numbering: Numbering,
     level: watch::Sender<Level>,
     epoch: u64,
     next: u64,
@@ -95,10 +108,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn new() -> (Self, watch::Receiver<Level>) {
+    pub(crate) fn new(numbering: Numbering) -> (Self, watch::Receiver<Level>) {
         let (level, watching) = watch::channel(Level::default());
         (
             Self {
+                numbering,
                 level,
                 epoch: 0,
                 next: 1,
@@ -107,6 +121,13 @@ impl Rows {
             },
             watching,
         )
+    }
+
+    fn lane<'a>(&self, name: &'a str) -> &'a str {
+        match self.numbering {
+            Numbering::Each => name,
+            Numbering::All => ALL,
+        }
     }
 
     fn tell(&self) {
@@ -208,7 +229,8 @@ impl Schema for Rows {
 
 impl Rows {
     fn append(&mut self, tables: &mut Open<'_>, append: &Append) -> Result<(), StoreError> {
-        let mut topic = tables.topic(&append.name)?;
+        let lane = self.lane(&append.name);
+        let mut topic = tables.topic(lane)?;
         for reading in &append.readings {
             topic.last += 1;
             let value = (
@@ -222,7 +244,7 @@ impl Rows {
             self.rows += 1;
             self.bytes += weight(reading);
         }
-        tables.set_topic(&append.name, topic)?;
+        tables.set_topic(lane, topic)?;
         tables
             .positions
             .insert(append.name.as_str(), append.position.as_slice())?;
@@ -236,13 +258,14 @@ impl Rows {
             };
             self.rows -= 1;
             self.bytes = self.bytes.saturating_sub(weight(&row.reading));
-            let mut topic = tables.topic(&row.name)?;
+            let lane = self.lane(&row.name);
+            let mut topic = tables.topic(lane)?;
             // Of a former epoch: its number says nothing about this one's.
             if row.epoch == self.epoch {
                 topic.acknowledged = topic.acknowledged.max(row.seq);
             }
             topic.count += 1;
-            tables.set_topic(&row.name, topic)?;
+            tables.set_topic(lane, topic)?;
         }
         Ok(())
     }
@@ -251,7 +274,8 @@ impl Rows {
         let Some(row) = take(tables, id)? else {
             return Ok(());
         };
-        let mut topic = tables.topic(&row.name)?;
+        let lane = self.lane(&row.name);
+        let mut topic = tables.topic(lane)?;
         topic.last += 1;
         let value = (
             row.name.as_str(),
@@ -261,7 +285,7 @@ impl Rows {
         );
         tables.rows.insert(self.next, value)?;
         self.next += 1;
-        tables.set_topic(&row.name, topic)
+        tables.set_topic(lane, topic)
     }
 
     /// Numbers begin again; what waits keeps those of its own epoch.

@@ -23,7 +23,7 @@ fn options() -> Options {
 
 fn open_at(medium: Medium, folder: &Path, now: u64) -> Outbox {
     let epochs = Twice::open(folder.join("epoch")).unwrap();
-    Outbox::with(medium, options(), epochs, ROOM, now).unwrap()
+    Outbox::with(medium, options(), epochs, Numbering::Each, ROOM, now).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -352,20 +352,20 @@ async fn a_lost_or_restored_file_begins_a_higher_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path();
     let epoch = |outbox: &Outbox| outbox.after(0, 9).unwrap().last().unwrap().epoch;
-    let outbox = Outbox::open(state, ROOM, 1000).unwrap();
+    let outbox = Outbox::open(state, Numbering::Each, ROOM, 1000).unwrap();
     push(&outbox, "a", 0, 1).await.unwrap();
     assert_eq!(epoch(&outbox), 1000);
     drop(outbox);
     let copy = std::fs::read(state.join("outbox.redb")).unwrap();
     // Lost, with a clock that went back.
     std::fs::remove_file(state.join("outbox.redb")).unwrap();
-    let outbox = Outbox::open(state, ROOM, 3).unwrap();
+    let outbox = Outbox::open(state, Numbering::Each, ROOM, 3).unwrap();
     push(&outbox, "a", 0, 1).await.unwrap();
     assert_eq!(epoch(&outbox), 1001);
     drop(outbox);
     // Restored from a copy of before: what it holds keeps its stamp, what is new is above all.
     std::fs::write(state.join("outbox.redb"), copy).unwrap();
-    let outbox = Outbox::open(state, ROOM, 3).unwrap();
+    let outbox = Outbox::open(state, Numbering::Each, ROOM, 3).unwrap();
     push(&outbox, "a", 1, 1).await.unwrap();
     let rows = outbox.after(0, 9).unwrap();
     let stamps: Vec<_> = rows.iter().map(|row| (row.epoch, row.seq)).collect();
@@ -373,7 +373,7 @@ async fn a_lost_or_restored_file_begins_a_higher_epoch() {
     drop(outbox);
     // Damaged: moved away, not fatal.
     std::fs::write(state.join("outbox.redb"), b"rubbish").unwrap();
-    let outbox = Outbox::open(state, ROOM, 3).unwrap();
+    let outbox = Outbox::open(state, Numbering::Each, ROOM, 3).unwrap();
     push(&outbox, "a", 0, 1).await.unwrap();
     assert_eq!(epoch(&outbox), 1003);
     assert!(outbox.health().borrow().quarantined.is_some());
@@ -382,7 +382,7 @@ async fn a_lost_or_restored_file_begins_a_higher_epoch() {
 #[tokio::test]
 async fn a_full_outbox_makes_the_sensor_wait() {
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 100, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 100, 1).unwrap();
     push(&outbox, "a", 0, 1).await.unwrap();
     let waiting = tokio::spawn({
         let outbox = outbox.clone();

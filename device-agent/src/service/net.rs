@@ -17,7 +17,7 @@ use holdfast_protocol::topic::Topic;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::connection::Unusable;
+use crate::connection::{SESSION, Unusable};
 use crate::vault::Identity;
 
 /// Where requests go.
@@ -92,8 +92,9 @@ impl Net {
         // Its first label is all that the server needs to hear: who it is stands in the certificate.
         let options = mqtt::Options {
             connect_timeout: self.connect_timeout,
-            session_expiry: Duration::ZERO,
-            clean_start: true,
+            // A renewal speaks under the name of the lasting session: its commands must not go with this trial.
+            session_expiry: SESSION,
+            clean_start: false,
             ..mqtt::Options::new(endpoint, self.site.device.to_string())
         };
         let (client, _inbox, _) = mqtt::connect(options)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::csv::Rows;
 use super::*;
+use crate::outbox::Numbering;
 use crate::status::Board;
 
 fn all(path: &Path, kept: Option<Position>) -> (Vec<String>, Position) {
@@ -183,9 +184,10 @@ async fn a_file_is_played_once_across_restarts() {
             interval: Duration::from_millis(1),
             follow: false,
         },
+        to: crate::config::Destination::Site,
     };
     for stop in 0.. {
-        let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+        let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
         let run = run(source.clone(), outbox.clone(), board.clone());
         if tokio::time::timeout(Duration::from_millis(15 + stop), run)
             .await
@@ -194,7 +196,7 @@ async fn a_file_is_played_once_across_restarts() {
             break;
         }
     }
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let expected: Vec<_> = (0..120).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
     assert_eq!(readings(&outbox), expected);
     let shown = board.now().sources["weather"];
@@ -204,7 +206,7 @@ async fn a_file_is_played_once_across_restarts() {
 #[tokio::test]
 async fn lines_are_readings_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
-    let outbox = Outbox::open(folder.path(), 1 << 20, 1).unwrap();
+    let outbox = Outbox::open(folder.path(), Numbering::Each, 1 << 20, 1).unwrap();
     let board = Board::default();
     let long = "y".repeat(crate::outbox::MAX_READING + 1);
     let input = format!("one\r\n\n  two\n{long}\n{long}{long}\nthree");

@@ -38,6 +38,12 @@ pub(super) struct Ledger {
     pub(super) highest: BTreeMap<String, (u64, u64)>,
     /// Whether what follows a refused publication on its topic is refused too, on that connection.
     pub(super) holds_back: bool,
+    /// Sent with QoS 1 to whoever has subscribed, each time.
+    pub(super) orders: Vec<(String, Vec<u8>)>,
+    /// Acknowledgements of them.
+    pub(super) obeyed: u32,
+    /// The sensors that user properties name, in the order of keeping.
+    pub(super) sources: Vec<String>,
 }
 
 pub(super) struct Server {
@@ -108,6 +114,10 @@ async fn session(
                 Some(reply) => reply,
                 None => return Ok(()),
             },
+            4 => {
+                ledger.send_modify(|ledger| ledger.obeyed += 1);
+                continue;
+            }
             8 => subscribe(&body, ledger),
             12 => vec![0xd0, 0],
             14 => return Ok(()),
@@ -157,6 +167,7 @@ fn publish(
         } else {
             *highest = stamp;
             held.remove(&topic);
+            ledger.sources.extend(user.get("hf-source").cloned());
             ledger
                 .kept
                 .push((topic, stamp.0, stamp.1, cursor.0.to_vec()));
@@ -185,6 +196,14 @@ fn subscribe(body: &[u8], ledger: &watch::Sender<Ledger>) -> Vec<u8> {
         0,
     ];
     reply.extend(codes);
+    for (id, (topic, payload)) in (1u8..).zip(&ledger.borrow().orders) {
+        let length = 2 + topic.len() + 3 + payload.len();
+        reply.extend([0x32, u8::try_from(length).unwrap()]);
+        reply.extend(u16::try_from(topic.len()).unwrap().to_be_bytes());
+        reply.extend(topic.as_bytes());
+        reply.extend([0, id, 0]);
+        reply.extend(payload);
+    }
     reply
 }
 
