@@ -1,4 +1,5 @@
-//! An MQTT 5 client for one connection: a pipe that keeps no message for itself.
+//! An MQTT 5 (and, for foreign brokers, 3.1.1) client for one connection: a pipe that keeps no
+//! message for itself.
 //!
 //! Called by the bridge, the agent and the drill's tools. One [`connect`] is one connection: when it
 //! ends, every message not yet settled is reported [`Outcome::Lost`] and the caller, who has the
@@ -25,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use client::{Client, Inbox};
 pub use message::{Incoming, Publish, Qos, UserProperty};
-pub use options::{Granted, LARGEST_WINDOW, Login, Options};
+pub use options::{Granted, LARGEST_WINDOW, Login, Options, Version};
 pub use outcome::{
     ConnectError, Ended, Outcome, PublishError, ReasonCode, Settled, SubscribeError,
 };
@@ -118,7 +119,7 @@ fn assemble(options: &Options, session: Session, granted: Granted) -> (Sending, 
         Duration::ZERO => options.ping_interval,
         half => half,
     };
-    let shared = Arc::new(Shared::new(granted, loose_bound));
+    let shared = Arc::new(Shared::new(options.version, granted, loose_bound));
     let pump = Pump {
         session,
         shared: Arc::clone(&shared),

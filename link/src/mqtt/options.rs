@@ -8,18 +8,33 @@ use std::time::Duration;
 use super::message::Publish;
 use crate::dial::Endpoint;
 
+/// The protocol spoken with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// MQTT 5.
+    #[default]
+    Five,
+    /// MQTT 3.1.1, for foreign brokers: no properties and no reasons. User properties, expiry and
+    /// content type of messages are left out, an acknowledgement says nothing of who got it, and a
+    /// broker that denies a message may drop it in silence.
+    Three,
+}
+
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Whom to reach.
     pub endpoint: Endpoint,
+    /// What to speak.
+    pub version: Version,
     /// The client id; brokers of ours take the certificate's in its place.
     pub client_id: String,
     /// User name and password, for foreign brokers.
     pub login: Option<Login>,
     /// Whether the server forgets an earlier session.
     pub clean_start: bool,
-    /// How long the server keeps the session after the connection ends; whole seconds.
+    /// How long the server keeps the session after the connection ends; whole seconds. In MQTT
+    /// 3.1.1 zero or for ever.
     pub session_expiry: Duration,
     /// What the server publishes when the connection ends without [`super::Client::disconnect`].
     pub will: Option<Publish>,
@@ -69,6 +84,7 @@ impl Options {
     pub fn new(endpoint: Endpoint, client_id: impl Into<String>) -> Self {
         Self {
             endpoint,
+            version: Version::Five,
             client_id: client_id.into(),
             login: None,
             clean_start: false,

@@ -1,16 +1,19 @@
 //! Between our messages and the packets of mqtt-protocol-core.
 //!
 //! Called by [`super::client`] (which builds in the publisher's own task, so that a bad message is
-//! refused where it was made) and by [`super::session`]. No state.
+//! refused where it was made) and by [`super::session`]. No state. What differs in MQTT 3.1.1 is in
+//! [`old`].
+
+mod old;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use mqtt_protocol_core::mqtt::packet::{self as mpc, Property, SubEntry, SubOpts, v5_0};
-use mqtt_protocol_core::mqtt::result_code::MqttError;
+use mqtt_protocol_core::mqtt::packet::{self as mpc, Packet, Property, SubEntry, SubOpts, v5_0};
+use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 
 use super::message::{Incoming, Publish, Qos, UserProperty};
-use super::options::Options;
+use super::options::{Options, Version};
 use super::outcome::ReasonCode;
 
 impl From<Qos> for mpc::Qos {
@@ -22,8 +25,17 @@ impl From<Qos> for mpc::Qos {
     }
 }
 
+pub(super) use old::{connack_code, old_incoming};
+
 /// CONNECT, with or without our receive maximum.
-pub(super) fn connect(options: &Options, receive: bool) -> Result<v5_0::Connect, MqttError> {
+pub(super) fn connect(options: &Options, receive: bool) -> Result<Packet, MqttError> {
+    match options.version {
+        Version::Five => connect_five(options, receive).map(Packet::from),
+        Version::Three => old::connect(options).map(Packet::from),
+    }
+}
+
+fn connect_five(options: &Options, receive: bool) -> Result<v5_0::Connect, MqttError> {
     let mut properties = vec![mpc::MaximumPacketSize::new(options.max_packet.max(1))?.into()];
     if receive {
         properties.push(mpc::ReceiveMaximum::new(options.receive_maximum.max(1))?.into());
@@ -56,10 +68,21 @@ pub(super) fn connect(options: &Options, receive: bool) -> Result<v5_0::Connect,
 }
 
 /// PUBLISH; `id` for QoS 1 only.
-pub(super) fn publish(message: &Publish, id: Option<u16>) -> Result<v5_0::Publish, MqttError> {
+pub(super) fn publish(
+    version: Version,
+    message: &Publish,
+    id: Option<u16>,
+) -> Result<Packet, MqttError> {
     if message.topic.contains('\0') {
         return Err(MqttError::TopicNameInvalid);
     }
+    match version {
+        Version::Five => publish_five(message, id).map(Packet::from),
+        Version::Three => old::publish(message, id).map(Packet::from),
+    }
+}
+
+fn publish_five(message: &Publish, id: Option<u16>) -> Result<v5_0::Publish, MqttError> {
     let mut builder = v5_0::Publish::builder()
         .topic_name(message.topic.as_str())?
         .qos(message.qos.into())
@@ -98,7 +121,11 @@ fn properties_of(message: &Publish) -> Result<Vec<Property>, MqttError> {
     Ok(properties)
 }
 
-pub(super) fn subscribe(filters: &[(String, Qos)], id: u16) -> Result<v5_0::Subscribe, MqttError> {
+pub(super) fn subscribe(
+    version: Version,
+    filters: &[(String, Qos)],
+    id: u16,
+) -> Result<Packet, MqttError> {
     let entries = filters
         .iter()
         .map(|(filter, qos)| {
@@ -107,17 +134,62 @@ pub(super) fn subscribe(filters: &[(String, Qos)], id: u16) -> Result<v5_0::Subs
             SubEntry::new(filter.as_str(), options)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    v5_0::Subscribe::builder()
-        .packet_id(id)
-        .entries(entries)
-        .build()
+    if version == Version::Three {
+        return old::subscribe(&entries, id).map(Packet::from);
+    }
+    let builder = v5_0::Subscribe::builder().packet_id(id).entries(entries);
+    builder.build().map(Packet::from)
 }
 
-pub(super) fn unsubscribe(filters: &[String], id: u16) -> Result<v5_0::Unsubscribe, MqttError> {
+pub(super) fn unsubscribe(
+    version: Version,
+    filters: &[String],
+    id: u16,
+) -> Result<Packet, MqttError> {
+    if version == Version::Three {
+        return old::unsubscribe(filters, id).map(Packet::from);
+    }
     v5_0::Unsubscribe::builder()
         .packet_id(id)
         .entries(filters.iter().map(String::as_str))?
         .build()
+        .map(Packet::from)
+}
+
+pub(super) fn puback(version: Version, id: u16) -> Result<Packet, MqttError> {
+    match version {
+        Version::Five => v5_0::Puback::builder()
+            .packet_id(id)
+            .build()
+            .map(Packet::from),
+        Version::Three => old::puback(id).map(Packet::from),
+    }
+}
+
+pub(super) fn ping(version: Version) -> Packet {
+    match version {
+        Version::Five => v5_0::Pingreq::new().into(),
+        Version::Three => old::ping().into(),
+    }
+}
+
+pub(super) fn disconnect(version: Version) -> Result<Packet, MqttError> {
+    match version {
+        Version::Five => v5_0::Disconnect::builder()
+            .reason_code(DisconnectReasonCode::NormalDisconnection)
+            .build()
+            .map(Packet::from),
+        Version::Three => Ok(old::disconnect().into()),
+    }
+}
+
+/// The id of a message that we send with QoS 1.
+pub(super) fn publish_id(packet: &Packet) -> Option<u16> {
+    match packet {
+        Packet::V5_0Publish(packet) => packet.packet_id(),
+        Packet::V3_1_1Publish(packet) => packet.packet_id(),
+        _ => None,
+    }
 }
 
 /// A message received. `None` for QoS 2, which we never subscribe with.

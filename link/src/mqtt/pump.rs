@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mqtt_protocol_core::mqtt::packet::v5_0;
+use mqtt_protocol_core::mqtt::packet::Packet;
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +23,7 @@ use crate::dial::Stream;
 /// What the handles ask of the task.
 #[derive(Debug)]
 pub(super) enum Command {
-    Publish(Box<v5_0::Publish>, Option<Waiter>),
+    Publish(Box<Packet>, Option<Waiter>),
     Acknowledge(u16),
     Subscribe(Vec<(String, Qos)>, oneshot::Sender<Answer>),
     Unsubscribe(Vec<String>, oneshot::Sender<Answer>),

@@ -7,16 +7,16 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
 use mqtt_protocol_core::mqtt::Connection;
-use mqtt_protocol_core::mqtt::Version;
+use mqtt_protocol_core::mqtt::Version as Spoken;
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event};
-use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait, Packet, Property, v5_0};
-use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
+use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait, Packet, Property, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::result_code::MqttError;
 use mqtt_protocol_core::mqtt::role::Client as ClientRole;
 use tokio::sync::oneshot;
 
 use super::message::{Incoming, Qos};
-use super::options::{LARGEST_WINDOW, Options};
+use super::options::{LARGEST_WINDOW, Options, Version};
 use super::outcome::{Ended, Outcome, ReasonCode};
 use super::packet;
 
@@ -36,6 +36,20 @@ pub(super) struct Accepted {
     pub(super) acknowledges: bool,
     pub(super) retains: bool,
     pub(super) keep_alive: Option<u16>,
+}
+
+impl Accepted {
+    /// What holds for a server that says nothing else.
+    const fn told_nothing(session_present: bool) -> Self {
+        Self {
+            session_present,
+            receive_maximum: u16::MAX,
+            max_packet: u32::MAX,
+            acknowledges: true,
+            retains: true,
+            keep_alive: None,
+        }
+    }
 }
 
 /// What the bytes of the server amount to.
@@ -60,10 +74,12 @@ pub(super) type Answer = Result<Vec<ReasonCode>, String>;
 const ASKING_IDS: std::ops::RangeInclusive<u16> = LARGEST_WINDOW + 1..=u16::MAX;
 
 pub(super) struct Session {
+    version: Version,
     connection: Connection<ClientRole>,
     accepted: bool,
     open: HashMap<u16, Waiter>,
-    asking: HashMap<u16, oneshot::Sender<Answer>>,
+    /// How many filters were asked for, and who asked.
+    asking: HashMap<u16, (usize, oneshot::Sender<Answer>)>,
     /// Received with QoS 1 and not yet acknowledged.
     owed: HashSet<u16>,
     most_owed: usize,
@@ -76,10 +92,15 @@ impl Session {
     /// Begins with CONNECT in [`Session::out`].
     pub(super) fn begin(options: &Options) -> Result<Self, MqttError> {
         let limits = ConnectionOptions::new().maximum_packet_size_recv(options.max_packet.max(1));
-        let mut connection = Connection::<ClientRole>::with_options(Version::V5_0, limits);
+        let spoken = match options.version {
+            Version::Five => Spoken::V5_0,
+            Version::Three => Spoken::V3_1_1,
+        };
+        let mut connection = Connection::<ClientRole>::with_options(spoken, limits);
         // The taker of a message decides when it is acknowledged.
         connection.set_auto_pub_response(false);
         let mut session = Self {
+            version: options.version,
             connection,
             accepted: false,
             open: HashMap::new(),
@@ -90,9 +111,9 @@ impl Session {
             out: BytesMut::new(),
         };
         // mqtt-protocol-core would insist on the receive maximum to the letter; see `owed_bound`.
-        session.send(packet::connect(options, false)?.into())?;
+        session.send(packet::connect(options, false)?)?;
         session.out.clear();
-        session.write(&packet::connect(options, true)?.into());
+        session.write(&packet::connect(options, true)?);
         Ok(session)
     }
 
@@ -132,42 +153,35 @@ impl Session {
     fn packet(&mut self, packet: Packet) -> Option<Happening> {
         match packet {
             Packet::V5_0Connack(packet) if !self.accepted => Some(self.connack(&packet)),
+            Packet::V3_1_1Connack(packet) if !self.accepted => Some(self.old_connack(&packet)),
             // A second one would change the limits under mqtt-protocol-core's counters.
-            Packet::V5_0Connack(_) => Some(broke("a second CONNACK")),
+            Packet::V5_0Connack(_) | Packet::V3_1_1Connack(_) => Some(broke("a second CONNACK")),
             _ if !self.accepted => Some(broke("a packet before CONNACK")),
             Packet::V5_0Puback(packet) => {
-                let (id, code) = (packet.packet_id(), packet::puback_code(&packet));
-                let outcome = if code.is_success() {
-                    Outcome::Acknowledged(code)
-                } else {
-                    Outcome::Refused(code)
-                };
-                let waiter = self.open.remove(&id)?;
-                Some(Happening::Settled {
-                    id,
-                    waiter,
-                    outcome,
-                })
+                self.puback(packet.packet_id(), packet::puback_code(&packet))
             }
-            Packet::V5_0Publish(packet) => Some(match packet::incoming(&packet) {
-                Some(message) => {
-                    self.owed.extend(message.packet_id);
-                    if self.owed.len() > self.most_owed {
-                        return Some(broke("far more messages than our receive maximum"));
-                    }
-                    Happening::Incoming(message)
-                }
-                None => broke("a message of QoS 2 nobody subscribed to"),
-            }),
-            Packet::V5_0Pingresp(_) => Some(Happening::Pong),
+            Packet::V3_1_1Puback(packet) => self.puback(packet.packet_id(), ReasonCode::SUCCESS),
+            Packet::V5_0Publish(packet) => Some(self.published(packet::incoming(&packet))),
+            Packet::V3_1_1Publish(packet) => Some(self.published(packet::old_incoming(&packet))),
+            Packet::V5_0Pingresp(_) | Packet::V3_1_1Pingresp(_) => Some(Happening::Pong),
             Packet::V5_0Suback(packet) => {
                 let codes = packet.reason_codes().into_iter().map(|code| code as u8);
+                self.answer(packet.packet_id(), codes);
+                None
+            }
+            Packet::V3_1_1Suback(packet) => {
+                let codes = packet.return_codes().into_iter().map(|code| code as u8);
                 self.answer(packet.packet_id(), codes);
                 None
             }
             Packet::V5_0Unsuback(packet) => {
                 let codes = packet.reason_codes().into_iter().map(|code| code as u8);
                 self.answer(packet.packet_id(), codes);
+                None
+            }
+            Packet::V3_1_1Unsuback(packet) => {
+                // It has no codes: all of them are done.
+                self.answer(packet.packet_id(), std::iter::repeat(0));
                 None
             }
             Packet::V5_0Disconnect(packet) => {
@@ -178,20 +192,47 @@ impl Session {
         }
     }
 
+    fn puback(&mut self, id: u16, code: ReasonCode) -> Option<Happening> {
+        let outcome = if code.is_success() {
+            Outcome::Acknowledged(code)
+        } else {
+            Outcome::Refused(code)
+        };
+        let waiter = self.open.remove(&id)?;
+        Some(Happening::Settled {
+            id,
+            waiter,
+            outcome,
+        })
+    }
+
+    fn published(&mut self, message: Option<Incoming>) -> Happening {
+        let Some(message) = message else {
+            return broke("a message of QoS 2 nobody subscribed to");
+        };
+        self.owed.extend(message.packet_id);
+        if self.owed.len() > self.most_owed {
+            return broke("far more messages than our receive maximum");
+        }
+        Happening::Incoming(message)
+    }
+
+    fn old_connack(&mut self, packet: &v3_1_1::Connack) -> Happening {
+        let code = packet::connack_code(packet.return_code());
+        if !code.is_success() {
+            return Happening::Refused(code);
+        }
+        self.accepted = true;
+        Happening::Accepted(Accepted::told_nothing(packet.session_present()))
+    }
+
     fn connack(&mut self, packet: &v5_0::Connack) -> Happening {
         let code = ReasonCode(packet.reason_code() as u8);
         if !code.is_success() {
             return Happening::Refused(code);
         }
         self.accepted = true;
-        let mut accepted = Accepted {
-            session_present: packet.session_present(),
-            receive_maximum: u16::MAX,
-            max_packet: u32::MAX,
-            acknowledges: true,
-            retains: true,
-            keep_alive: None,
-        };
+        let mut accepted = Accepted::told_nothing(packet.session_present());
         for property in packet.props() {
             match property {
                 Property::ReceiveMaximum(value) => accepted.receive_maximum = value.val(),
@@ -206,26 +247,26 @@ impl Session {
     }
 
     fn answer(&mut self, id: u16, codes: impl Iterator<Item = u8>) {
-        if let Some(asker) = self.asking.remove(&id) {
+        if let Some((count, asker)) = self.asking.remove(&id) {
             // An asker that went away wants no answer.
-            let _ = asker.send(Ok(codes.map(ReasonCode).collect()));
+            let _ = asker.send(Ok(codes.take(count).map(ReasonCode).collect()));
         }
     }
 
     /// Sends a message; of QoS 1 with the id the packet carries, which is then open.
     pub(super) fn publish(
         &mut self,
-        packet: v5_0::Publish,
+        packet: Packet,
         waiter: Option<Waiter>,
     ) -> Result<(), MqttError> {
         if !self.accepted {
             return Err(MqttError::PacketNotAllowedToSend);
         }
-        if let (Some(id), Some(waiter)) = (packet.packet_id(), waiter) {
+        if let (Some(id), Some(waiter)) = (packet::publish_id(&packet), waiter) {
             self.open.insert(id, waiter);
             self.connection.register_packet_id(id)?;
         }
-        self.send(packet.into())
+        self.send(packet)
     }
 
     /// Acknowledges a message of QoS 1 received. Twice is once: the server would take the second
@@ -234,19 +275,19 @@ impl Session {
         if !self.owed.remove(&id) {
             return Ok(());
         }
-        self.send(v5_0::Puback::builder().packet_id(id).build()?.into())
+        self.send(packet::puback(self.version, id)?)
     }
 
     pub(super) fn subscribe(&mut self, filters: &[(String, Qos)], asker: oneshot::Sender<Answer>) {
         let id = self.asking_id();
-        let packet = packet::subscribe(filters, id).map(Packet::from);
-        self.ask(id, packet, asker);
+        let packet = packet::subscribe(self.version, filters, id);
+        self.ask(id, packet, (filters.len(), asker));
     }
 
     pub(super) fn unsubscribe(&mut self, filters: &[String], asker: oneshot::Sender<Answer>) {
         let id = self.asking_id();
-        let packet = packet::unsubscribe(filters, id).map(Packet::from);
-        self.ask(id, packet, asker);
+        let packet = packet::unsubscribe(self.version, filters, id);
+        self.ask(id, packet, (filters.len(), asker));
     }
 
     /// Ids go round; the mailbox bounds how many ask at once, far below the number of ids.
@@ -256,14 +297,19 @@ impl Session {
         id
     }
 
-    fn ask(&mut self, id: u16, packet: Result<Packet, MqttError>, asker: oneshot::Sender<Answer>) {
+    fn ask(
+        &mut self,
+        id: u16,
+        packet: Result<Packet, MqttError>,
+        (count, asker): (usize, oneshot::Sender<Answer>),
+    ) {
         let sent = packet.and_then(|packet| {
             self.connection.register_packet_id(id)?;
             self.send(packet)
         });
         match sent {
             Ok(()) => {
-                self.asking.insert(id, asker);
+                self.asking.insert(id, (count, asker));
             }
             Err(error) => {
                 let _ = asker.send(Err(error.to_string()));
@@ -272,14 +318,11 @@ impl Session {
     }
 
     pub(super) fn ping(&mut self) -> Result<(), MqttError> {
-        self.send(v5_0::Pingreq::new().into())
+        self.send(packet::ping(self.version))
     }
 
     pub(super) fn disconnect(&mut self) -> Result<(), MqttError> {
-        let packet = v5_0::Disconnect::builder()
-            .reason_code(DisconnectReasonCode::NormalDisconnection)
-            .build()?;
-        self.send(packet.into())
+        self.send(packet::disconnect(self.version)?)
     }
 
     /// Everybody still waiting for a message's outcome.

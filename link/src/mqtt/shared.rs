@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mqtt_protocol_core::mqtt::packet::v5_0;
+use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait as _, Packet};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use super::message::{Incoming, Publish, Qos};
-use super::options::Granted;
+use super::options::{Granted, Version};
 use super::outcome::{Ended, Outcome, PublishError, Settled};
 use super::packet;
 use super::session::Waiter;
@@ -20,6 +20,7 @@ use super::session::Waiter;
 /// What the handles and the task share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    version: Version,
     granted: Granted,
     /// Messages of QoS 0 waiting to be taken, and how many may.
     loose: AtomicUsize,
@@ -43,8 +44,9 @@ struct Settlements {
 }
 
 impl Shared {
-    pub(super) fn new(granted: Granted, loose_bound: usize) -> Self {
+    pub(super) fn new(version: Version, granted: Granted, loose_bound: usize) -> Self {
         Self {
+            version,
             window: Semaphore::new(usize::from(granted.window)),
             ids: Mutex::new((1..=granted.window).rev().collect()),
             granted,
@@ -70,12 +72,8 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn build(
-        &self,
-        message: &Publish,
-        id: Option<u16>,
-    ) -> Result<v5_0::Publish, PublishError> {
-        let packet = packet::publish(message, id)
+    pub(super) fn build(&self, message: &Publish, id: Option<u16>) -> Result<Packet, PublishError> {
+        let packet = packet::publish(self.version, message, id)
             .map_err(|error| PublishError::BadMessage(error.to_string()))?;
         let (size, limit) = (packet.size(), self.granted.max_packet);
         if size > limit as usize {

@@ -2,6 +2,7 @@
 
 mod broker;
 mod hostile;
+mod old;
 mod stub;
 
 use super::*;

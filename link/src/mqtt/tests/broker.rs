@@ -10,14 +10,14 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-struct Mosquitto {
-    address: String,
+pub(super) struct Mosquitto {
+    pub(super) address: String,
     _child: Child,
     _folder: tempfile::TempDir,
 }
 
 /// A broker of its own on a free port; `None`, and said loudly, when it is not installed.
-async fn mosquitto() -> Option<Mosquitto> {
+pub(super) async fn mosquitto() -> Option<Mosquitto> {
     mosquitto_with("").await
 }
 
@@ -59,7 +59,7 @@ async fn mosquitto_with(more: &str) -> Option<Mosquitto> {
     panic!("mosquitto does not start");
 }
 
-fn options(broker: &str, client_id: &str) -> Options {
+pub(super) fn options(broker: &str, client_id: &str) -> Options {
     Options {
         clean_start: true,
         ..Options::new(plain(broker), client_id)

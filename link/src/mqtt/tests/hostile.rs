@@ -69,7 +69,8 @@ fn play(dialogue: &[Vec<u8>]) -> Vec<Happening> {
             .any(|happening| matches!(happening, Happening::Accepted(_)))
         {
             for id in 1..=3 {
-                let packet = super::packet::publish(&numbered("t", 1), Some(id)).unwrap();
+                let packet =
+                    super::packet::publish(Version::Five, &numbered("t", 1), Some(id)).unwrap();
                 // A mutated CONNACK may forbid it.
                 let _ = session.publish(packet, Some(session::Waiter::Tag(u64::from(id))));
             }
@@ -174,7 +175,7 @@ fn a_second_connack_is_refused() {
 /// count of those in flight underflow at its PUBACK.
 #[test]
 fn nothing_is_published_before_connack() {
-    let packet = super::packet::publish(&numbered("t", 1), Some(1)).unwrap();
+    let packet = super::packet::publish(Version::Five, &numbered("t", 1), Some(1)).unwrap();
     let mut session = session();
     assert!(
         session
