@@ -159,6 +159,12 @@ impl Broker {
         Consumer::remove(&self.shared, name).await
     }
 
+    /// The names of all durable consumers, those of earlier runs that nobody opened yet among them.
+    #[must_use]
+    pub fn consumers(&self) -> Vec<String> {
+        self.shared.bridges().keys().map(ToString::to_string).collect()
+    }
+
     /// All sessions, connected or not.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionView> {

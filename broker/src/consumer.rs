@@ -225,6 +225,13 @@ impl Consumer {
         Ok(())
     }
 
+    /// What is left now of the life of a message that was read here: `None` is for ever, `Some(0)`
+    /// is over. Whoever sends it on tells this, not what it was published with.
+    #[must_use]
+    pub fn seconds_left(&self, message: &Message) -> Option<u32> {
+        message.seconds_left(self.shared.core.clock.now())
+    }
+
     /// How many rows wait, read or not.
     #[must_use]
     pub fn waiting(&self) -> u64 {

@@ -1,4 +1,5 @@
-//! The gateway's own verbs on the admin socket, beside those that every CPS server has: status.
+//! The gateway's own verbs on the admin socket, beside those that every CPS server has: status, and
+//! the bridge's remotes and rules.
 //!
 //! Served by [`crate::app`] on the Unix socket; asked by [`crate::cli`]. Only the user who runs the
 //! gateway can open that socket.
@@ -6,7 +7,7 @@
 use std::time::Instant;
 
 use axum::extract::State as Of;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_broker::Broker;
 use holdfast_cps::Cps;
@@ -14,6 +15,7 @@ use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::{Answer, admin_router};
 use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_link::tls::IdentitySlot;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -21,7 +23,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::bridge::{Backlog, DeadLetters};
+use crate::bridge::{Backlog, DeadLetters, Watched, leftover};
+use crate::config::Rule;
 use crate::uplink::State;
 
 /// What the verbs work on.
@@ -31,6 +34,8 @@ pub struct Served {
     broker: Broker,
     backlog: Backlog,
     dead_letters: DeadLetters,
+    remotes: Vec<Watched>,
+    rules: Vec<Rule>,
     uplink: watch::Receiver<State>,
     identity: IdentitySlot,
     clock: Arc<SystemClock>,
@@ -46,6 +51,8 @@ impl Served {
             broker: app.broker.clone(),
             backlog: app.backlog(),
             dead_letters: app.dead_letters.clone(),
+            remotes: app.remotes(),
+            rules: app.config.bridge.clone(),
             uplink: app.uplink(),
             identity: app.identity.clone(),
             clock: Arc::clone(&app.clock),
@@ -59,6 +66,8 @@ pub fn router(served: Served) -> Router {
     let shared = admin_router(served.cps.clone());
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/bridge", get(remotes))
+        .route("/v1/bridge/forget", post(forget))
         .with_state(served)
         .merge(shared)
 }
@@ -88,6 +97,8 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "locked_out": served.cps.sync().locked_out(),
         "backlog": served.backlog.waiting(),
         "dead_letters": served.dead_letters.count(),
+        "remotes": served.remotes.iter().map(Watched::now).collect::<Vec<_>>(),
+        "rules_gone": leftover::find(&served.broker, &served.rules).await.map_err(Failure::failed)?,
         "devices": devices.iter().filter(|device| device.onboarded).count(),
         "mqtt_connections": figures.connections,
         "journal_rows": figures.journal_rows,
@@ -98,6 +109,30 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "time_quality": now.quality.to_string(),
         "uptime_secs": served.started.elapsed().as_secs(),
     })))
+}
+
+/// How each remote stands, the cloud first.
+async fn remotes(Of(served): Of<Served>) -> Answer {
+    let all: Vec<_> = served.remotes.iter().map(Watched::now).collect();
+    Ok(Json(json!(all)))
+}
+
+#[derive(Deserialize)]
+struct Forget {
+    rule: String,
+}
+
+/// Drops what waits for a rule that is gone from the configuration.
+async fn forget(Of(served): Of<Served>, Json(wanted): Json<Forget>) -> Answer {
+    let rule = wanted.rule;
+    let done = leftover::forget(&served.broker, &served.rules, &rule).await;
+    match done.map_err(Failure::failed)? {
+        Some(dropped) => Ok(Json(json!({ "rule": rule, "dropped": dropped }))),
+        None => Err(Failure::misuse(format!(
+            "nothing waits for a removed rule {rule:?}; rules of the configuration are removed there \
+             first, and status shows those that are gone"
+        ))),
+    }
 }
 
 /// The end of a certificate's validity, unix seconds.

@@ -52,6 +52,8 @@ pub struct App {
     pub(crate) identity: IdentitySlot,
     pub(crate) anchors: Anchors,
     pub(crate) bridge: Bridge,
+    /// The bridges to the brokers of others.
+    pub(crate) foreign: Vec<Bridge>,
     pub(crate) intake: Option<Intake>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) watch: Watch,
@@ -100,18 +102,16 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     cps.relay().set_remote(Some(ways.rendezvous.clone()));
     let dead_letters = DeadLetters::at(state.join("dead-letters.jsonl"));
     let parts = bridge::Parts {
-        cloud: ways.mqtt,
         server: cloud.gateway(),
         site: cloud.site(),
         broker: broker.clone(),
         stamp: Stamp { epoch },
         clock: Arc::<SystemClock>::clone(&clock),
-        rules: config.bridge.clone(),
         window: config.limits.bridge_window,
+        denied_for: config.limits.denied_for,
         dead_letters: dead_letters.clone(),
-        ping: config.uplink.0.timeout,
     };
-    let bridge = Bridge::open(parts).await?;
+    let (mut bridge, foreign) = open_bridges(&config, parts, ways.mqtt).await?;
     let (watch, uplink) = Watch::new(uplink::Parts {
         settings: config.uplink.0.clone(),
         site: cloud.site(),
@@ -120,6 +120,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         bridge: bridge.connection(),
         cloud: ways.probe,
     });
+    bridge.tell(uplink.clone());
     let (lan, _) = tokio::sync::watch::channel(addresses.clone());
     let announcer = Announcer::start(
         &config.discovery,
@@ -138,6 +139,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         identity,
         anchors,
         bridge,
+        foreign,
         intake,
         dead_letters,
         watch,
@@ -191,11 +193,34 @@ impl App {
         self.uplink.clone()
     }
 
+    /// How each remote stands, the cloud first.
+    #[must_use]
+    pub fn remotes(&self) -> Vec<bridge::Watched> {
+        let all = std::iter::once(&self.bridge).chain(&self.foreign);
+        all.map(Bridge::watched).collect()
+    }
+
     /// The messages that wait for the cloud.
     #[must_use]
     pub fn backlog(&self) -> bridge::Backlog {
         self.bridge.backlog()
     }
+}
+
+/// The bridge to the cloud, and those to the brokers of others.
+async fn open_bridges(
+    config: &Config,
+    parts: bridge::Parts,
+    cloud: Endpoint,
+) -> Result<(Bridge, Vec<Bridge>), BuildError> {
+    bridge::leftover::keep(&parts.broker, &config.bridge).await?;
+    let ping = config.uplink.0.timeout;
+    let home = Bridge::to_cloud(parts.clone(), &config.bridge, cloud, ping).await?;
+    let mut foreign = Vec::new();
+    for remote in &config.remotes {
+        foreign.push(Bridge::to_remote(parts.clone(), &config.bridge, remote.clone()).await?);
+    }
+    Ok((home, foreign))
 }
 
 /// The ways to the cloud, each by pinned trust; nothing is dialled yet.

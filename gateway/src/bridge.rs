@@ -1,60 +1,68 @@
-//! The bridge: journal -> cloud and cloud -> LAN, over one MQTT connection.
+//! The bridge to one remote broker, the Holdfast cloud or somebody else's: journal -> remote and
+//! remote -> LAN, over one MQTT connection.
 //!
-//! Run by [`crate::app`]. Outgoing messages come from durable consumers of the LAN's broker and
-//! nowhere else; a journal row goes when the cloud has acknowledged it, never before. What to send
-//! next is decided by [`holdfast_protocol::drain`]. An outage is a slow reader: nothing on the LAN
-//! waits for anything here. The MQTT client keeps no message; after each loss of the link the same
-//! rows are sent again under the same stamps, and the cloud drops those it has.
+//! Run by [`crate::app`], one for each remote. Outgoing messages come from durable consumers of the
+//! LAN's broker and nowhere else; a journal row goes when the remote has acknowledged it, never
+//! before. What to send next is decided by [`holdfast_protocol::drain`]. An outage is a slow reader:
+//! nothing on the LAN waits for anything here. The MQTT client keeps no message; after each loss of
+//! the link the same rows are sent again under the same stamps, and the cloud drops those it has.
 
 mod convert;
+pub mod credentials;
 mod dead_letter;
+mod denial;
+mod far;
+mod foreign;
 mod inbound;
+pub mod leftover;
+mod outbound;
 mod outlet;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_broker::{Broker, Consumer};
 use holdfast_link::dial::Endpoint;
-use holdfast_link::mqtt::{self, Client, ConnectError, Inbox, Outcome, Publish, Settled};
+use holdfast_link::mqtt::{Client, Inbox};
 use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
 use holdfast_link::time::Clock;
-use holdfast_protocol::drain;
 use holdfast_protocol::id::{ServerId, SiteId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use convert::Stamp;
 pub use dead_letter::DeadLetters;
-pub use outlet::{OpenError, Outlet};
+pub use outlet::OpenError;
+pub use standing::{Standing, Watched};
 
-use crate::config::{Direction, Rule};
-use crate::uplink::{State, health_topic};
+use crate::config::{CLOUD, Direction, Remote, Rule};
+use crate::uplink::State;
+use far::{Far, Home};
+use foreign::{Connected, Foreign};
+use inbound::Inbound;
+use outbound::Outbound;
+use outlet::{Lane, Outlet};
+use standing::Board;
 
 /// Name of the built-in rule's consumer; never to be changed, since the journal remembers by it.
 const BUILT_IN: &str = "cloud";
-/// How long the cloud keeps commands for a gateway that is away.
-const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Before the name of a rule's consumer.
+const RULE: &str = "rule-";
 /// Waits between attempts to connect: a flapping link costs less than a handshake in two seconds.
 const RETRY: Policy = Policy {
     first: Duration::from_secs(1),
     longest: Duration::from_secs(5),
 };
-/// Rest before refused or faulty messages are tried again.
-const REFUSED_REST: Duration = Duration::from_secs(1);
 /// Places of the window for the gateway's own words, beside the journal's.
 const OWN_PLACES: usize = 2;
-/// Tag of the gateway's own words.
-const OWN_TAG: u64 = u64::MAX;
-/// Time for a goodbye to the cloud.
+/// Time for a goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What the bridge works with.
-#[derive(Debug)]
+/// What every bridge works with.
+#[derive(Debug, Clone)]
 pub struct Parts {
-    /// The cloud's broker.
-    pub cloud: Endpoint,
     /// This gateway.
     pub server: ServerId,
     /// Its site.
@@ -63,25 +71,25 @@ pub struct Parts {
     pub broker: Broker,
     /// Stamps messages that bear none.
     pub stamp: Stamp,
-    /// Dates the last will.
+    /// Dates what is told.
     pub clock: Arc<dyn Clock>,
-    /// Rules beside the built-in ones.
-    pub rules: Vec<Rule>,
-    /// Messages under way at once.
+    /// Messages under way at once, for each remote.
     pub window: usize,
-    /// Keeps what the cloud will never take.
+    /// How long a denied topic is tried again.
+    pub denied_for: Duration,
+    /// Keeps what a remote will never take.
     pub dead_letters: DeadLetters,
-    /// How often a ping measures the link, and how long it may take.
-    pub ping: Duration,
 }
 
-/// The bridge, its consumers open.
+/// A bridge, its consumers open.
 #[derive(Debug)]
 pub struct Bridge {
     parts: Parts,
+    far: Far,
     outlets: Vec<Outlet>,
-    inbound: inbound::Inbound,
-    connection: watch::Sender<Option<Client>>,
+    inbound: Inbound,
+    line: far::Line,
+    board: Board,
 }
 
 /// How long the backlog is, from any task.
@@ -89,7 +97,7 @@ pub struct Bridge {
 pub struct Backlog(Vec<Consumer>);
 
 impl Backlog {
-    /// Messages that wait for the cloud.
+    /// Messages that wait for the remote.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.0.iter().map(Consumer::waiting).sum()
@@ -97,74 +105,148 @@ impl Backlog {
 }
 
 impl Bridge {
-    /// Opens the durable consumers of all outgoing rules.
+    /// The bridge to the Holdfast cloud at `cloud`, with the built-in rules and those that name no
+    /// other remote. `ping`: how often one measures the link, and how long it may take.
     ///
     /// # Errors
     /// The journal failed, or a filter is none.
-    pub async fn open(parts: Parts) -> Result<Self, OpenError> {
+    pub async fn to_cloud(
+        parts: Parts,
+        rules: &[Rule],
+        cloud: Endpoint,
+        ping: Duration,
+    ) -> Result<Self, OpenError> {
         let site = &parts.site;
-        let built_in = [
-            format!("hf/v1/{site}/+/up/#"),
-            format!("hf/v1/{site}/+/service/reported"),
-            format!("svc/v1/{site}/+/+/telemetry"),
-        ];
-        let window = parts.window;
-        let mut outlets = vec![Outlet::open(&parts.broker, BUILT_IN, &built_in, "", window).await?];
-        for rule in parts
-            .rules
-            .iter()
-            .filter(|rule| rule.direction == Direction::Out)
-        {
-            let (name, filters) = (format!("rule-{}", rule.name), [rule.filter.clone()]);
-            outlets.push(Outlet::open(&parts.broker, &name, &filters, &rule.prefix, window).await?);
+        let built_in = Lane {
+            name: BUILT_IN.to_owned(),
+            filters: vec![
+                format!("hf/v1/{site}/+/up/#"),
+                format!("hf/v1/{site}/+/service/reported"),
+                format!("svc/v1/{site}/+/+/telemetry"),
+            ],
+            strip: String::new(),
+            prefix: String::new(),
+            window: parts.window,
+            denied_for: parts.denied_for,
+        };
+        let inbound = Inbound::new(CLOUD, of(rules, CLOUD)).with_commands(site);
+        let far = Far::Home(Box::new(Home {
+            cloud,
+            server: parts.server.clone(),
+            site: site.clone(),
+            clock: Arc::clone(&parts.clock),
+            ping,
+            health: None,
+        }));
+        Self::open(parts, far, (Some(built_in), rules), inbound).await
+    }
+
+    /// The bridge to a broker of somebody else.
+    ///
+    /// # Errors
+    /// The journal failed, or a filter is none.
+    pub async fn to_remote(
+        parts: Parts,
+        rules: &[Rule],
+        remote: Remote,
+    ) -> Result<Self, OpenError> {
+        let inbound = Inbound::new(&remote.name, of(rules, &remote.name));
+        let id = format!("{}-{}", parts.site, parts.server);
+        let far = Foreign::new(remote, id, Arc::clone(&parts.clock));
+        Self::open(parts, Far::Foreign(Box::new(far)), (None, rules), inbound).await
+    }
+
+    async fn open(
+        parts: Parts,
+        far: Far,
+        (built_in, rules): (Option<Lane>, &[Rule]),
+        inbound: Inbound,
+    ) -> Result<Self, OpenError> {
+        let out = of(rules, far.name()).filter(|rule| rule.direction == Direction::Out);
+        let told = out.map(|rule| Lane {
+            name: format!("{RULE}{}", rule.name),
+            filters: vec![rule.filter.clone()],
+            strip: rule.strip.clone(),
+            prefix: rule.prefix.clone(),
+            window: parts.window,
+            denied_for: parts.denied_for,
+        });
+        let mut outlets = Vec::new();
+        for lane in built_in.into_iter().chain(told) {
+            outlets.push(Outlet::open(&parts.broker, lane).await?);
         }
-        let inbound = inbound::Inbound::new(&parts.site, &parts.rules);
-        let (connection, _) = watch::channel(None);
+        let (line, _) = watch::channel(None);
+        let board = Board::new(far.name(), parts.clock.now().secs);
         Ok(Self {
             parts,
+            far,
             outlets,
             inbound,
-            connection,
+            line,
+            board,
         })
     }
 
     /// The connection of the moment, for the uplink's ping.
     #[must_use]
     pub fn connection(&self) -> watch::Receiver<Option<Client>> {
-        self.connection.subscribe()
+        self.line.subscribe()
     }
 
     /// The backlog.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        Backlog(self.outlets.iter().map(Outlet::consumer).collect())
+        Backlog(self.consumers())
+    }
+
+    /// How it stands, from any task.
+    #[must_use]
+    pub fn watched(&self) -> Watched {
+        self.board.watched(self.consumers())
+    }
+
+    /// Lets the cloud be told how the uplink fares.
+    pub fn tell(&mut self, state: watch::Receiver<State>) {
+        if let Far::Home(home) = &mut self.far {
+            home.health = Some(state);
+        }
+    }
+
+    fn consumers(&self) -> Vec<Consumer> {
+        self.outlets.iter().map(Outlet::consumer).collect()
     }
 
     /// Works until cancelled: connects, carries both ways, connects again.
-    pub async fn run(mut self, mut health: watch::Receiver<State>, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(RETRY);
+        let window = u16::try_from(self.parts.window + OWN_PLACES).unwrap_or(u16::MAX);
         loop {
-            let connected = stop.run_until_cancelled(self.connect()).await;
+            let connected = stop.run_until_cancelled(self.far.connect(window)).await;
             let Some(connected) = connected else { return };
+            let now = self.parts.clock.now().secs;
             match connected {
-                Ok((client, inbox, granted)) => {
-                    tracing::info!(peer = %granted.peer, "bridge connected");
+                Ok(connected) => {
+                    let (peer, version) = (connected.2.peer, connected.3);
+                    tracing::info!(remote = self.board.name(), %peer, ?version, "bridge connected");
                     backoff.worked();
-                    self.connection.send_replace(Some(client.clone()));
-                    let why = self
-                        .carry(&client, inbox, &granted, &mut health, &stop)
-                        .await;
-                    self.connection.send_replace(None);
+                    self.board.is_up(now, peer, version);
+                    self.line.send_replace(Some(connected.0.clone()));
+                    self.outlets.iter_mut().for_each(Outlet::link_made);
+                    let why = self.carry(connected, &stop).await;
+                    self.line.send_replace(None);
                     self.outlets.iter_mut().for_each(Outlet::link_lost);
+                    self.board.is_down(self.parts.clock.now().secs, &why);
                     if stop.is_cancelled() {
                         return;
                     }
-                    tracing::warn!(why, "bridge disconnected");
+                    tracing::warn!(remote = self.board.name(), why, "bridge disconnected");
                 }
-                Err(error) if backoff.failures() == 0 => {
-                    tracing::warn!(%error, "the cloud's broker cannot be reached; trying on");
+                Err(error) if self.board.is_down(now, &error) => {
+                    tracing::warn!(remote = self.board.name(), %error, "the remote cannot be reached; trying on");
                 }
-                Err(error) => tracing::debug!(%error, "the cloud's broker cannot be reached"),
+                Err(error) => {
+                    tracing::debug!(remote = self.board.name(), %error, "the remote cannot be reached");
+                }
             }
             let wait = tokio::time::sleep(backoff.failed(&mut SystemRandom));
             if stop.run_until_cancelled(wait).await.is_none() {
@@ -173,260 +255,66 @@ impl Bridge {
         }
     }
 
-    async fn connect(&self) -> Result<(Client, Inbox, mqtt::Granted), ConnectError> {
-        let parts = &self.parts;
-        let mut options = mqtt::Options::new(parts.cloud.clone(), parts.server.as_str());
-        let will = State::last_will(parts.clock.now());
-        options.will = Some(retained(&parts.site, will.to_json()));
-        options.session_expiry = SESSION;
-        options.ping_interval = parts.ping;
-        options.ping_timeout = parts.ping * 2;
-        options.window = u16::try_from(parts.window + OWN_PLACES).unwrap_or(u16::MAX);
-        mqtt::connect(options).await
-    }
-
     /// Carries both ways over one connection; gives the reason why it ended.
-    async fn carry(
-        &mut self,
-        client: &Client,
-        inbox: Inbox,
-        granted: &mqtt::Granted,
-        health: &mut watch::Receiver<State>,
-        stop: &CancellationToken,
-    ) -> String {
-        let filters = self.inbound.subscriptions();
-        let filters: Vec<_> = filters
-            .iter()
-            .map(|(text, qos)| (text.as_str(), *qos))
-            .collect();
-        let inbound = self.inbound.run(inbox, self.parts.broker.clone());
+    async fn carry(&mut self, connected: Connected, stop: &CancellationToken) -> String {
+        let (client, inbox, granted, _) = connected;
+        let goodbye = goodbye(&client, self.far.last_word());
+        let news = self.far.news();
         let outbound = Outbound {
-            client,
+            client: &client,
+            granted: &granted,
             outlets: &mut self.outlets,
-            parts: &self.parts,
+            stamp: self.parts.stamp,
+            dead_letters: &self.parts.dead_letters,
+            board: &self.board,
             window: usize::from(granted.window)
                 .saturating_sub(OWN_PLACES)
                 .max(1),
             turn: 0,
         };
-        let subscribe = async {
-            // A session that the cloud kept has them; saying them again costs nothing and heals.
-            if let Err(error) = client.subscribe(&filters).await {
-                tracing::error!(%error, "the cloud sends no commands to this gateway");
-            }
-            std::future::pending::<()>().await;
-        };
         tokio::select! {
             biased;
             () = stop.cancelled() => {
-                let goodbye = async {
-                    let last = State::stopped(self.parts.clock.now());
-                    let word = retained(&self.parts.site, last.to_json());
-                    let _ = client.publish_and_wait(word).await;
-                    client.disconnect().await;
-                };
                 let _ = tokio::time::timeout(GOODBYE, goodbye).await;
                 "stopped".to_owned()
             }
             why = client.ended() => why.to_string(),
-            error = outbound.run(health) => error,
-            () = inbound => client.ended().await.to_string(),
-            () = subscribe => String::new(),
-        }
-    }
-}
-
-/// The outgoing half of one connection.
-struct Outbound<'a> {
-    client: &'a Client,
-    outlets: &'a mut Vec<Outlet>,
-    parts: &'a Parts,
-    window: usize,
-    /// The outlet that comes first this time, so that a long backlog of one starves no other.
-    turn: usize,
-}
-
-impl Outbound<'_> {
-    /// Sends until the connection ends or the journal fails; says why.
-    async fn run(mut self, health: &mut watch::Receiver<State>) -> String {
-        health.mark_changed();
-        let mut retry = tokio::time::interval(REFUSED_REST);
-        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let more = match self.send().await {
-                Ok(more) => more,
-                Err(why) => return why,
-            };
-            let step = tokio::select! {
-                settled = self.client.settled() => match settled {
-                    Some(settled) => self.settle(settled).await,
-                    None => return "the connection is over".to_owned(),
-                },
-                grown = grown(self.outlets) => {
-                    self.outlets[grown].journal_grew();
-                    Ok(())
-                }
-                Ok(()) = health.changed() => {
-                    let state = health.borrow_and_update().to_json();
-                    self.say(state).await
-                }
-                () = tokio::task::yield_now(), if more => Ok(()),
-                _ = retry.tick() => {
-                    self.outlets.iter_mut().for_each(Outlet::retry);
-                    Ok(())
-                }
-            };
-            if let Err(why) = step {
-                return why;
+            error = outbound.run(news) => error,
+            () = take_in(&self.inbound, inbox, &self.parts.broker) => client.ended().await.to_string(),
+            () = subscribe(&self.inbound, &client, &self.board) => String::new(),
+            () = self.far.outdated() => {
+                client.disconnect().await;
+                "its certificate files have changed".to_owned()
             }
         }
     }
+}
 
-    /// Fills the window; whether there is more to read and room to send it.
-    async fn send(&mut self) -> Result<bool, String> {
-        let (count, mut more) = (self.outlets.len(), false);
-        self.turn = (self.turn + 1) % count;
-        for index in (self.turn..count).chain(0..self.turn) {
-            more |= self.outlets[index]
-                .fill()
-                .await
-                .map_err(|error| error.to_string())?;
-            loop {
-                if self.outlets.iter().map(Outlet::under_way).sum::<usize>() >= self.window {
-                    return Ok(false);
-                }
-                let Some((id, publish)) = self.outlets[index].next(&self.parts.stamp) else {
-                    break;
-                };
-                self.publish(index, id, publish).await?;
-            }
-        }
-        Ok(more)
+async fn goodbye(client: &Client, last: Option<holdfast_link::mqtt::Publish>) {
+    if let Some(word) = last {
+        let _ = client.publish_and_wait(word).await;
     }
+    client.disconnect().await;
+}
 
-    async fn publish(
-        &mut self,
-        index: usize,
-        id: drain::RowId,
-        publish: Publish,
-    ) -> Result<(), String> {
-        let publish = Publish {
-            tag: tag(index, id),
-            ..publish
-        };
-        match self.client.publish(publish).await {
-            Ok(()) => Ok(()),
-            Err(mqtt::PublishError::Closed) => Err("the connection is over".to_owned()),
-            Err(never) => {
-                let outlet = &mut self.outlets[index];
-                let dead = outlet.refused(id, drain::Refusal::Never);
-                self.parts.dead_letters.keep(dead, &never).await;
-                outlet
-                    .acknowledge(&[id])
-                    .await
-                    .map_err(|error| error.to_string())
-            }
+async fn take_in(inbound: &Inbound, inbox: Inbox, broker: &Broker) {
+    inbound.run(inbox, broker.clone()).await;
+}
+
+/// Subscribes to what is wanted; never ends. A session that the remote kept has it; saying it again
+/// costs nothing and heals.
+async fn subscribe(inbound: &Inbound, client: &Client, board: &Board) {
+    for (filter, qos) in inbound.subscriptions() {
+        if let Err(error) = client.subscribe(&[(filter.as_str(), qos)]).await {
+            tracing::error!(remote = board.name(), %error, "the remote does not send this to the gateway");
+            board.refused_subscription(error.to_string());
         }
     }
-
-    /// Takes the cloud's answers; acknowledged rows leave the journal in one commit.
-    async fn settle(&mut self, settled: Vec<Settled>) -> Result<(), String> {
-        let mut done = vec![Vec::new(); self.outlets.len()];
-        for Settled { tag, outcome } in settled {
-            let Some((index, id)) = untag(tag).filter(|(index, _)| *index < done.len()) else {
-                continue;
-            };
-            let outlet = &mut self.outlets[index];
-            match outcome {
-                Outcome::Acknowledged(_) => done[index].extend(outlet.acknowledged(id)),
-                Outcome::Refused(code) => {
-                    if let Some(dead) = outlet.refused(id, convert::refusal(code)) {
-                        self.parts.dead_letters.keep(Some(dead), &code).await;
-                        done[index].push(id);
-                    }
-                }
-                // The link is gone: all of them are put back together.
-                Outcome::Lost => {}
-            }
-        }
-        for (outlet, ids) in self.outlets.iter().zip(&done) {
-            outlet
-                .acknowledge(ids)
-                .await
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    }
-
-    /// Tells the cloud how the link is, over the link: its broker keeps the last word.
-    async fn say(&self, state: String) -> Result<(), String> {
-        let word = Publish {
-            tag: OWN_TAG,
-            ..retained(&self.parts.site, state)
-        };
-        self.client
-            .publish(word)
-            .await
-            .map_err(|error| error.to_string())
-    }
+    std::future::pending::<()>().await;
 }
 
-/// Waits until one of the journals has something new.
-async fn grown(outlets: &[Outlet]) -> usize {
-    let waits = outlets.iter().enumerate().map(|(index, outlet)| {
-        Box::pin(async move {
-            outlet.ready().await;
-            index
-        })
-    });
-    first(waits.collect()).await
-}
-
-/// The first of several futures to end.
-async fn first<T>(mut all: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> T {
-    std::future::poll_fn(|cx| {
-        let ended = all.iter_mut().find_map(|one| match one.as_mut().poll(cx) {
-            std::task::Poll::Ready(value) => Some(value),
-            std::task::Poll::Pending => None,
-        });
-        ended.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-    })
-    .await
-}
-
-fn retained(site: &SiteId, json: String) -> Publish {
-    Publish {
-        retain: true,
-        content_type: Some("application/json".to_owned()),
-        ..Publish::new(health_topic(site), json)
-    }
-}
-
-/// A tag carries the outlet in its highest byte; row ids stay far below.
-fn tag(outlet: usize, id: drain::RowId) -> u64 {
-    ((outlet as u64) << TAG_SHIFT) | id.0
-}
-
-fn untag(tag: u64) -> Option<(usize, drain::RowId)> {
-    if tag == OWN_TAG {
-        return None;
-    }
-    let outlet = usize::try_from(tag >> TAG_SHIFT).ok()?;
-    Some((outlet, drain::RowId(tag & ((1 << TAG_SHIFT) - 1))))
-}
-
-const TAG_SHIFT: u32 = 56;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_carry_outlet_and_row() {
-        for (outlet, row) in [(0, 1), (3, 77), (254, (1 << TAG_SHIFT) - 1)] {
-            let row = drain::RowId(row);
-            assert_eq!(untag(tag(outlet, row)), Some((outlet, row)));
-        }
-        assert_eq!(untag(OWN_TAG), None);
-    }
+/// The rules that name this remote.
+fn of<'a>(rules: &'a [Rule], remote: &str) -> impl Iterator<Item = &'a Rule> {
+    let remote = remote.to_owned();
+    rules.iter().filter(move |rule| rule.remote == remote)
 }

@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone.
 
+mod bridge;
 mod lists;
 mod services;
 
@@ -18,6 +19,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId};
 use serde_json::{Value, json};
 
+use self::bridge::Bridge;
 use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
 use crate::config::Config;
@@ -85,6 +87,9 @@ pub enum Command {
     /// Services that devices work for
     #[command(subcommand)]
     Services(Services),
+    /// Remote brokers: the cloud, and those of [[remote]]
+    #[command(subcommand)]
+    Bridge(Bridge),
     /// Commands that all Holdfast programs have.
     #[command(flatten)]
     Extra(Extra),
@@ -184,6 +189,7 @@ impl Cli {
                 }
             }
             Command::Services(services) => services.execute(&ask).await?,
+            Command::Bridge(bridge) => bridge.execute(&ask).await?,
         };
         std::io::stdout()
             .write_all(text.as_bytes())

@@ -3,7 +3,11 @@
 //! Every key has a default. What belongs to the site (its name, the domain, the cloud's addresses)
 //! is not here: the gateway learns it when it enrols ([`crate::identity`]). Read by [`crate::cli`],
 //! used by [`crate::app`]. The commented sample is `config/gateway.toml`; a test holds the two
-//! together. Nothing here opens a socket or a file.
+//! together. Nothing here opens a socket; of files, only those that `[[remote]]` names are looked at.
+
+mod bridge;
+mod loops;
+mod remote;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,6 +15,9 @@ use std::time::Duration;
 use holdfast_config::{ByteSize, HostPort, Section, Settings};
 use holdfast_cps::HandoverPolicy;
 use holdfast_protocol::uplink;
+
+pub use bridge::{Direction, Rule, moved};
+pub use remote::{CLOUD, Identity, Login, Remote, Version};
 
 /// Everything `holdfast-gateway` can be told.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +32,8 @@ pub struct Config {
     pub cloud: Cloud,
     /// How the state of the Internet link is told.
     pub uplink: Uplink,
+    /// Brokers of others.
+    pub remotes: Vec<Remote>,
     /// Topic rules beside the built-in ones.
     pub bridge: Vec<Rule>,
     /// From whom vouchers are taken.
@@ -83,28 +92,6 @@ pub struct Cloud {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uplink(pub uplink::Settings);
 
-/// `[[bridge]]`: carries a local filter to the cloud or back, beside the built-in rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// Names the rule's durable position; never reuse a name for another filter.
-    pub name: String,
-    /// Which way.
-    pub direction: Direction,
-    /// MQTT topic filter on the sending side.
-    pub filter: String,
-    /// Put before the topic on the receiving side, with its closing slash.
-    pub prefix: String,
-}
-
-/// Which way a bridge rule carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the LAN to the cloud.
-    Out,
-    /// From the cloud to the LAN.
-    In,
-}
-
 /// `[vouchers]`: vouchers that are handed in over the LAN; their chain must hold in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Vouchers {
@@ -145,8 +132,10 @@ pub struct Limits {
     pub fdo_runs: usize,
     /// How long a TLS handshake or a request head may take.
     pub handshake: Duration,
-    /// Messages on their way to the cloud that it has not acknowledged yet.
+    /// Messages on their way to each remote that it has not acknowledged yet.
     pub bridge_window: usize,
+    /// How long a message that a remote denies is tried again before it is put aside.
+    pub denied_for: Duration,
 }
 
 impl Default for Listen {
@@ -199,6 +188,7 @@ impl Default for Limits {
             fdo_runs: 128,
             handshake: Duration::from_secs(10),
             bridge_window: 512,
+            denied_for: Duration::from_secs(600),
         }
     }
 }
@@ -211,21 +201,14 @@ impl Settings for Config {
             discovery: section.section("discovery"),
             cloud: section.section("cloud"),
             uplink: section.section("uplink"),
+            remotes: section.sections("remote"),
             bridge: section.sections("bridge"),
             vouchers: section.section("vouchers"),
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
         };
-        let mut names: Vec<_> = config.bridge.iter().map(|rule| &rule.name).collect();
-        names.sort();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            section.fault(
-                "bridge",
-                "has two rules of one name",
-                "give each rule its own name",
-            );
-        }
+        bridge::check(section, &config.bridge, &config.remotes);
         config
     }
 }
@@ -330,46 +313,6 @@ impl Settings for Uplink {
     }
 }
 
-impl Settings for Rule {
-    fn read(section: &mut Section<'_>) -> Self {
-        let name: String = section.required("name", String::new());
-        if !name.is_empty() && name.parse::<holdfast_protocol::id::ClientName>().is_err() {
-            let remedy = "use lower-case letters, digits and hyphens, at most 63";
-            section.fault("name", "cannot name a rule", remedy);
-        }
-        let direction: String = section.required("direction", "out".to_owned());
-        let direction = match direction.as_str() {
-            "out" => Direction::Out,
-            "in" => Direction::In,
-            _ => {
-                section.fault("direction", "is neither way", "write \"out\" or \"in\"");
-                Direction::Out
-            }
-        };
-        let filter: String = section.required("filter", "#".to_owned());
-        if filter.parse::<holdfast_protocol::topic::Filter>().is_err() {
-            section.fault(
-                "filter",
-                "is no MQTT topic filter",
-                "see MQTT 5.0, section 4.7",
-            );
-        }
-        let prefix = section.get_checked("prefix", String::new(), |prefix: &String| {
-            if prefix.contains(['+', '#', '\0']) || !(prefix.is_empty() || prefix.ends_with('/')) {
-                let remedy = "write plain levels with a closing slash, such as \"plant-7/\"";
-                return Err((format!("{prefix:?} is no topic prefix"), remedy.to_owned()));
-            }
-            Ok(())
-        });
-        Self {
-            name,
-            direction,
-            filter,
-            prefix,
-        }
-    }
-}
-
 impl Settings for Vouchers {
     fn read(section: &mut Section<'_>) -> Self {
         let from = match section.get("from", "listed".to_owned()).as_str() {
@@ -443,6 +386,13 @@ impl Settings for Limits {
                     _ => Err((format!("{count} messages"), "write 1 to 65535".to_owned())),
                 }
             }),
+            denied_for: section.get_checked("denied_for", default.denied_for, |time| {
+                between(
+                    *time,
+                    Duration::from_secs(1),
+                    Duration::from_secs(30 * 24 * 3600),
+                )
+            }),
         }
     }
 }
@@ -468,75 +418,4 @@ fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (Stri
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    fn sample() -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/gateway.toml");
-        std::fs::read_to_string(path).expect("the sample is there")
-    }
-
-    #[test]
-    fn an_empty_file_means_the_defaults() {
-        assert_eq!(
-            holdfast_config::parse(Path::new("x"), ""),
-            Ok(Config::default())
-        );
-    }
-
-    #[test]
-    fn the_sample_shows_the_defaults() {
-        let read = holdfast_config::parse(Path::new("gateway.toml"), &sample());
-        assert_eq!(read, Ok(Config::default()));
-    }
-
-    /// Every commented line of the sample that looks like a key must be one: a renamed key would
-    /// otherwise live on in the sample for ever.
-    #[test]
-    fn the_sample_with_all_comments_removed_is_valid() {
-        let open: String = sample()
-            .lines()
-            .map(|line| uncommented(line) + "\n")
-            .collect();
-        let config: Config =
-            holdfast_config::parse(Path::new("gateway.toml"), &open).expect("valid");
-        assert_eq!(config.bridge.len(), 1);
-        assert!(!config.cloud.mqtt.is_empty() && !config.advertise.addresses.is_empty());
-    }
-
-    fn uncommented(line: &str) -> String {
-        match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => {
-                rest.to_owned()
-            }
-            _ => line.to_owned(),
-        }
-    }
-
-    #[test]
-    fn all_faults_come_at_once() {
-        let text = "[advertise]\naddresses = [\"0.0.0.0\"]\n[discovery]\nhost = \"gateway\"\n\
-                    [uplink]\nfailures = 0\n[[bridge]]\nname = \"a\"\ndirection = \"up\"\nfilter = \"#\"\n\
-                    [[bridge]]\nname = \"a\"\ndirection = \"out\"\nfilter = \"a#\"\nprefix = \"x\"\n";
-        let faults = holdfast_config::parse::<Config>(Path::new("c"), text).expect_err("faulty");
-        let keys: Vec<_> = faults
-            .list()
-            .iter()
-            .map(|fault| fault.key.as_str())
-            .collect();
-        assert_eq!(
-            keys,
-            [
-                "advertise.addresses",
-                "discovery.host",
-                "uplink.probe_interval",
-                "bridge",
-                "bridge[1].direction",
-                "bridge[2].filter",
-                "bridge[2].prefix"
-            ]
-        );
-    }
-}
+mod tests;

@@ -13,12 +13,13 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use holdfast_cps::Cps;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::bridge::{Backlog, DeadLetters};
+use crate::bridge::{Backlog, DeadLetters, Watched};
 use crate::uplink::State;
 
 /// Media type of the text exposition that `prometheus_client` writes.
@@ -31,6 +32,7 @@ pub struct Seen {
     cps: Cps,
     backlog: Backlog,
     dead_letters: DeadLetters,
+    remotes: Vec<Watched>,
     uplink: watch::Receiver<State>,
     gauges: Gauges,
 }
@@ -41,6 +43,66 @@ struct Gauges {
     backlog: Gauge,
     dead_letters: Gauge,
     uplink: Gauge,
+    remotes: Remotes,
+}
+
+/// One line for each remote.
+type PerRemote = Family<Vec<(&'static str, String)>, Gauge>;
+
+#[derive(Debug, Clone, Default)]
+struct Remotes {
+    up: PerRemote,
+    backlog: PerRemote,
+    denied: PerRemote,
+    dead_letters: PerRemote,
+}
+
+impl Remotes {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, family) in [
+            (
+                "remote_up",
+                "1 while the bridge is connected to this remote",
+                &self.up,
+            ),
+            (
+                "remote_backlog",
+                "Messages that wait for this remote",
+                &self.backlog,
+            ),
+            (
+                "remote_denied_topics",
+                "Topics that this remote denies now",
+                &self.denied,
+            ),
+            (
+                "remote_dead_letters",
+                "Messages put aside since the start that this remote will never take",
+                &self.dead_letters,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+    }
+
+    fn set(&self, remotes: &[Watched]) {
+        for remote in remotes {
+            let label = vec![("remote", remote.name().to_owned())];
+            let now = remote.now();
+            self.up.get_or_create(&label).set(i64::from(now.connected));
+            for (family, count) in [
+                (&self.backlog, now.waiting),
+                (&self.denied, now.denied_topics),
+                (&self.dead_letters, now.dead_letters),
+            ] {
+                family.get_or_create(&label).set(whole(count));
+            }
+        }
+    }
+}
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Seen {
@@ -60,16 +122,18 @@ impl Seen {
         let dead = gauges.dead_letters.clone();
         ours.register(
             "dead_letters",
-            "Messages that the cloud will never take",
+            "Messages put aside that a remote will never take",
             dead,
         );
         let uplink = gauges.uplink.clone();
         ours.register("uplink_up", "1 unless the uplink's mode is outage", uplink);
+        gauges.remotes.register(ours);
         Self {
             registry: Arc::new(Mutex::new(registry)),
             cps: app.cps.clone(),
             backlog: app.backlog(),
             dead_letters: app.dead_letters.clone(),
+            remotes: app.remotes(),
             uplink: app.uplink(),
             gauges,
         }
@@ -85,11 +149,10 @@ pub fn router(seen: Seen) -> Router {
 }
 
 async fn metrics(Of(seen): Of<Seen>) -> impl IntoResponse {
-    let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    seen.gauges.backlog.set(gauge(seen.backlog.waiting()));
-    seen.gauges
-        .dead_letters
-        .set(gauge(seen.dead_letters.count()));
+    seen.gauges.backlog.set(whole(seen.backlog.waiting()));
+    let dead = whole(seen.dead_letters.count());
+    seen.gauges.dead_letters.set(dead);
+    seen.gauges.remotes.set(&seen.remotes);
     seen.gauges
         .uplink
         .set(i64::from(seen.uplink.borrow().is_up()));

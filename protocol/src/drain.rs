@@ -192,6 +192,12 @@ impl<T> Drain<T> {
         }
     }
 
+    /// The topic of a row that is under way.
+    #[must_use]
+    pub fn topic_of(&self, id: RowId) -> Option<&Arc<str>> {
+        self.under_way.get(&id).map(|one| &one.key.1)
+    }
+
     /// The journal has new rows.
     pub fn journal_grew(&mut self) {
         self.more = true;

@@ -145,11 +145,10 @@ impl App {
             );
         }
 
-        stages.spawn_quiet(
-            MOVERS,
-            "bridge",
-            self.bridge.run(self.uplink, movers.clone()),
-        );
+        stages.spawn_quiet(MOVERS, "bridge", self.bridge.run(movers.clone()));
+        for bridge in self.foreign {
+            stages.spawn_quiet(MOVERS, "bridge to a remote", bridge.run(movers.clone()));
+        }
         if let Some(intake) = self.intake {
             let (ledger, batch) = (self.cps.ledger().clone(), self.config.telemetry.batch);
             let take_in = take_in(intake, ledger, self.clock, batch, movers.clone());

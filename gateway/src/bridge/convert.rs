@@ -3,7 +3,6 @@
 
 use holdfast_broker::{Message, Qos};
 use holdfast_link::mqtt::{Incoming, Publish, ReasonCode, UserProperty};
-use holdfast_protocol::drain::Refusal;
 use holdfast_protocol::topic::Topic;
 
 /// Names of the sender's stamp.
@@ -23,7 +22,14 @@ pub struct Stamp {
 /// of a topic's senders are this gateway: of two that count by themselves, the one with the lower
 /// numbers would be taken for a repeat and lost. The journal has dropped the sender's repeats
 /// already, so its row is as good a number.
-pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp) -> Publish {
+/// `left` is what is left of its life.
+pub(super) fn outgoing(
+    message: &Message,
+    row: u64,
+    topic: String,
+    left: Option<u32>,
+    stamp: Stamp,
+) -> Publish {
     let mut user: Vec<UserProperty> = message
         .user_properties()
         .map(|(name, value)| UserProperty {
@@ -36,8 +42,8 @@ pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp)
             .user_value(name)
             .is_some_and(|text| text.parse::<u64>().is_ok())
     };
-    let topic = message.topic().parse::<Topic>();
-    let one_sender = topic.is_ok_and(|topic| topic.device().is_some());
+    let parsed = message.topic().parse::<Topic>();
+    let one_sender = parsed.is_ok_and(|topic| topic.device().is_some());
     if !(one_sender && number(EPOCH) && number(SEQ)) {
         user.retain(|property| property.name != EPOCH && property.name != SEQ);
         user.push(UserProperty {
@@ -52,16 +58,11 @@ pub(super) fn outgoing(message: &Message, row: u64, prefix: &str, stamp: &Stamp)
     Publish {
         retain: message.is_retained(),
         user,
-        expiry: message
-            .expiry_seconds()
-            .map(|secs| std::time::Duration::from_secs(secs.into())),
+        expiry: left.map(|secs| std::time::Duration::from_secs(secs.into())),
         content_type: message.content_type_text().map(str::to_owned),
         response_topic: message.response_topic().map(str::to_owned),
         correlation: message.correlation_data().map(|data| data.to_vec().into()),
-        ..Publish::new(
-            format!("{prefix}{}", message.topic()),
-            message.payload().clone(),
-        )
+        ..Publish::new(topic, message.payload().clone())
     }
 }
 
@@ -82,12 +83,24 @@ pub(super) fn incoming(message: &Incoming, topic: &str) -> Message {
     })
 }
 
-/// What a refusal by the cloud means: what is wrong with the message itself stays wrong.
-pub(super) fn refusal(code: ReasonCode) -> Refusal {
+/// What a remote's refusal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It may take it later.
+    Later,
+    /// We have no right; that may change, but not for ever.
+    Denied,
+    /// What is wrong with the message itself stays wrong.
+    Never,
+}
+
+pub(super) fn verdict(code: ReasonCode) -> Verdict {
     match code.0 {
-        // Not authorised, topic name invalid, packet too large, payload format invalid.
-        0x87 | 0x90 | 0x95 | 0x99 => Refusal::Never,
-        _ => Refusal::Later,
+        // Not authorised.
+        0x87 => Verdict::Denied,
+        // Topic name invalid, packet too large, payload format invalid.
+        0x90 | 0x95 | 0x99 => Verdict::Never,
+        _ => Verdict::Later,
     }
 }
 
@@ -107,14 +120,15 @@ mod tests {
     fn a_message_without_a_whole_stamp_gets_ours() {
         let stamp = Stamp { epoch: 3 };
         let bare = Message::new("a/b", "x").user_property("k", "v");
-        let sent = outgoing(&bare, 17, "p/", &stamp);
+        let sent = outgoing(&bare, 17, "p/a/b".to_owned(), Some(7), stamp);
         assert_eq!(sent.topic, "p/a/b");
+        assert_eq!(sent.expiry, Some(std::time::Duration::from_secs(7)));
         assert_eq!(stamps(&sent), [("k", "v"), (EPOCH, "3"), (SEQ, "17")]);
         let half = Message::new("a", "x")
             .user_property(EPOCH, "9")
             .user_property(SEQ, "x");
         assert_eq!(
-            stamps(&outgoing(&half, 1, "", &stamp)),
+            stamps(&outgoing(&half, 1, "a".to_owned(), None, stamp)),
             [(EPOCH, "3"), (SEQ, "1")]
         );
     }
@@ -131,7 +145,7 @@ mod tests {
             let own = Message::new(&topic, "x")
                 .user_property(EPOCH, "9")
                 .user_property(SEQ, "5");
-            let sent = outgoing(&own, 1, "", &Stamp { epoch: 3 });
+            let sent = outgoing(&own, 1, topic.clone(), None, Stamp { epoch: 3 });
             let wanted = if kept { ["9", "5"] } else { ["3", "1"] };
             let wanted = [(EPOCH, wanted[0]), (SEQ, wanted[1])];
             assert_eq!(stamps(&sent), wanted, "{topic}");
@@ -140,8 +154,9 @@ mod tests {
 
     #[test]
     fn only_what_cannot_get_better_is_refused_for_ever() {
-        assert_eq!(refusal(ReasonCode(0x97)), Refusal::Later);
-        assert_eq!(refusal(ReasonCode(0x80)), Refusal::Later);
-        assert_eq!(refusal(ReasonCode(0x87)), Refusal::Never);
+        assert_eq!(verdict(ReasonCode(0x97)), Verdict::Later);
+        assert_eq!(verdict(ReasonCode(0x80)), Verdict::Later);
+        assert_eq!(verdict(ReasonCode(0x87)), Verdict::Denied);
+        assert_eq!(verdict(ReasonCode(0x95)), Verdict::Never);
     }
 }

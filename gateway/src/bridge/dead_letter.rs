@@ -1,4 +1,4 @@
-//! Messages that the cloud will never take: kept in a bounded file for the operator, counted.
+//! Messages that a remote will never take: kept in a bounded file for the operator, counted.
 //!
 //! Used by [`super`]. One poison message must neither hold up the others nor vanish unseen. When
 //! the file is full the message goes, and the count and the log say so.
@@ -28,28 +28,31 @@ impl DeadLetters {
     /// A file at `path`, made when it is first needed: one JSON object a line.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
+        // A file that cannot be read counts as empty; writing to it will say why.
+        let kept = std::fs::read(&path).unwrap_or_default();
+        let lines = kept.iter().filter(|byte| **byte == b'\n').count();
         Self {
             path: Arc::new(path),
-            count: Arc::default(),
+            count: Arc::new(AtomicU64::new(lines as u64)),
         }
     }
 
-    /// How many since the start.
+    /// How many, those that lay in the file at the start among them.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Keeps a message with the reason. Failing to keep it is logged, not an error: its row goes.
-    pub(super) async fn keep(&self, message: Option<Arc<Message>>, why: &impl Display) {
-        let Some(message) = message else { return };
+    pub(super) async fn keep(&self, remote: &str, message: &Message, why: &impl Display) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let (path, why) = (Arc::clone(&self.path), why.to_string());
         tracing::error!(
-            topic = %message.topic().escape_debug(), why, file = %path.display(),
-            "the cloud will never take this message; it was put aside"
+            remote, topic = %message.topic().escape_debug(), why, file = %path.display(),
+            "the remote will never take this message; it was put aside"
         );
         let line = serde_json::json!({
+            "remote": remote,
             "topic": message.topic(),
             "why": why,
             "payload_base64": STANDARD.encode(message.payload()),
@@ -91,13 +94,13 @@ mod tests {
         let path = folder.path().join("dead");
         let letters = DeadLetters::at(path.clone());
         letters
-            .keep(Some(Arc::new(Message::new("a/b", "x"))), &"0x87")
+            .keep("cloud", &Message::new("a/b", "x"), &"0x87")
             .await;
-        letters.keep(None, &"nothing").await;
-        let text = std::fs::read_to_string(path).expect("written");
+        let text = std::fs::read_to_string(&path).expect("written");
         let line: serde_json::Value = serde_json::from_str(text.trim()).expect("JSON");
         assert_eq!(line["payload_base64"], "eA==");
         assert_eq!(letters.count(), 1);
+        assert_eq!(DeadLetters::at(path).count(), 1, "after a restart");
     }
 
     #[test]

@@ -4,12 +4,15 @@
 //! journal is the truth.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_broker::{Broker, Consumer, ConsumerError, ConsumerOptions, Filter, Message, RowId};
-use holdfast_link::mqtt::Publish;
+use holdfast_link::mqtt::{Publish, ReasonCode};
 use holdfast_protocol::drain::{self, Class, Drain, Offered, Refused, Settings};
 
 use super::convert::{self, Stamp};
+use super::denial::Denials;
+use crate::config::moved;
 
 /// Pages read in one turn; then the other outlets and the answers have theirs.
 const PAGES: usize = 4;
@@ -25,12 +28,41 @@ pub enum OpenError {
     Consumer(#[from] ConsumerError),
 }
 
+/// What an outlet carries and how.
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    /// The consumer's name, by which the journal remembers.
+    pub(super) name: String,
+    /// What it takes.
+    pub(super) filters: Vec<String>,
+    /// Taken off the front of each topic.
+    pub(super) strip: String,
+    /// Put before what is left.
+    pub(super) prefix: String,
+    /// Rows under way at once.
+    pub(super) window: usize,
+    /// How long a denied topic is tried again.
+    pub(super) denied_for: Duration,
+}
+
+/// What to do with the next row.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Send it.
+    Send(drain::RowId, Box<Publish>),
+    /// Its life is over; take it away.
+    Expired(drain::RowId),
+    /// It has no topic at the remote.
+    Nowhere(drain::RowId),
+}
+
 /// One outgoing rule.
 #[derive(Debug)]
-pub struct Outlet {
+pub(super) struct Outlet {
     consumer: Consumer,
     drain: Drain<Arc<Message>>,
-    prefix: String,
+    lane: Lane,
+    denials: Denials,
     /// The last row seen, to be told of later ones.
     seen: RowId,
     /// Where `seen` stood when the drain was last told of more and could not take it: to be told
@@ -39,19 +71,14 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// Opens the consumer `name`; `window` rows may be under way.
+    /// Opens the durable consumer.
     ///
     /// # Errors
     /// The journal failed.
-    pub async fn open(
-        broker: &Broker,
-        name: &str,
-        filters: &[String],
-        prefix: &str,
-        window: usize,
-    ) -> Result<Self, OpenError> {
+    pub(super) async fn open(broker: &Broker, lane: Lane) -> Result<Self, OpenError> {
         // Built-in filters are ours, those of rules were parsed by the configuration.
-        let filters = filters
+        let filters = lane
+            .filters
             .iter()
             .map(|text| Filter::new(text))
             .collect::<Result<_, _>>()?;
@@ -61,19 +88,19 @@ impl Outlet {
             max_bytes: u64::MAX,
             ..ConsumerOptions::default()
         };
-        let consumer = broker.consumer(name, filters, options).await?;
+        let consumer = broker.consumer(&lane.name, filters, options).await?;
         Ok(Self {
             consumer,
-            drain: Drain::new(settings(window)),
-            prefix: prefix.to_owned(),
+            drain: Drain::new(settings(lane.window)),
+            denials: Denials::new(lane.denied_for),
+            lane,
             seen: RowId::START,
             told: None,
         })
     }
 
     /// The consumer, for figures.
-    #[must_use]
-    pub fn consumer(&self) -> Consumer {
+    pub(super) fn consumer(&self) -> Consumer {
         self.consumer.clone()
     }
 
@@ -125,24 +152,48 @@ impl Outlet {
         self.drain.journal_grew();
     }
 
-    /// The next message to send.
-    pub(super) fn next(&mut self, stamp: &Stamp) -> Option<(drain::RowId, Publish)> {
+    /// The next message, and what to do with it.
+    pub(super) fn next(&mut self, stamp: Stamp) -> Option<Next> {
         let sending = self.drain.next()?;
-        let publish = convert::outgoing(sending.item, sending.id.0, &self.prefix, stamp);
-        Some((sending.id, publish))
+        let (id, message) = (sending.id, sending.item);
+        let left = self.consumer.seconds_left(message);
+        if left == Some(0) {
+            return Some(Next::Expired(id));
+        }
+        let Some(topic) = moved(message.topic(), &self.lane.strip, &self.lane.prefix) else {
+            return Some(Next::Nowhere(id));
+        };
+        let publish = convert::outgoing(message, id.0, topic, left, stamp);
+        Some(Next::Send(id, Box::new(publish)))
     }
 
     pub(super) fn under_way(&self) -> usize {
         self.drain.under_way()
     }
 
-    /// The cloud has it: the row may go, once.
+    /// The remote has it: the row may go, once.
     pub(super) fn acknowledged(&mut self, id: drain::RowId) -> Option<drain::RowId> {
         self.told = None;
+        if let Some(topic) = self.drain.topic_of(id) {
+            self.denials.allowed(topic);
+        }
         self.drain.acknowledged(id).map(|_| id)
     }
 
-    /// The cloud refused it; gives it back when it will never be sent again.
+    /// The remote denies its topic: for now, until it has done so for long enough.
+    pub(super) fn deny(&mut self, id: drain::RowId, code: ReasonCode) -> drain::Refusal {
+        match self.drain.topic_of(id) {
+            Some(topic) => self.denials.denied(topic, code),
+            None => drain::Refusal::Later,
+        }
+    }
+
+    /// How many topics the remote denies now, and one of them with its words.
+    pub(super) fn denied(&self) -> (usize, Option<String>) {
+        self.denials.summary()
+    }
+
+    /// The remote refused it; gives it back when it will never be sent again.
     pub(super) fn refused(
         &mut self,
         id: drain::RowId,
@@ -171,12 +222,17 @@ impl Outlet {
         }
     }
 
+    pub(super) fn link_made(&mut self) {
+        self.denials.link_made();
+    }
+
     pub(super) fn link_lost(&mut self) {
+        self.denials.link_lost();
         self.drain.link_lost();
     }
 }
 
-/// A cloud whose disk is full says "not now" for hours: a message that it may take later is kept
+/// A remote whose disk is full says "not now" for hours: a message that it may take later is kept
 /// for as long as that lasts. Only what it will never take is put aside.
 fn settings(window: usize) -> Settings {
     Settings {
