@@ -162,7 +162,11 @@ impl Broker {
     /// The names of all durable consumers, those of earlier runs that nobody opened yet among them.
     #[must_use]
     pub fn consumers(&self) -> Vec<String> {
-        self.shared.bridges().keys().map(ToString::to_string).collect()
+        self.shared
+            .bridges()
+            .keys()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// All sessions, connected or not.

@@ -74,6 +74,10 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         cause,
     })?;
     let cloud = Cloud::read(&identity::keys_folder(state))?.ok_or(BuildError::NotEnrolled)?;
+    let faults = bridge::beyond_rights(&config.bridge, &cloud.gateway(), &cloud.site());
+    if !faults.is_empty() {
+        return Err(BuildError::Rules(faults));
+    }
     let listeners = bind::all(&config.listen).await?;
     let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
     let addresses = identity::lan_addresses(&config).map_err(BuildError::Interfaces)?;

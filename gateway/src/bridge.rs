@@ -29,6 +29,8 @@ use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
 use holdfast_link::time::Clock;
 use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::name::Party;
+use holdfast_protocol::rights::{Place, Rights};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -311,6 +313,37 @@ async fn subscribe(inbound: &Inbound, client: &Client, board: &Board) {
         }
     }
     std::future::pending::<()>().await;
+}
+
+/// What is wrong with rules to the Holdfast cloud: it takes from a gateway, and gives to it, what
+/// belongs to the site alone. One sentence for each.
+#[must_use]
+pub fn beyond_rights(rules: &[Rule], server: &ServerId, site: &SiteId) -> Vec<String> {
+    let party = Party::Gateway {
+        server: server.clone(),
+        site: site.clone(),
+    };
+    let rights = Rights::compile(&party, None, &Place::Cloud);
+    let fault = |rule: &Rule| {
+        let (text, allowed) = match rule.direction {
+            Direction::Out => (rule.lands_on(), rights.publish()),
+            Direction::In => (rule.filter.clone(), rights.subscribe()),
+        };
+        let filter = text.parse().ok()?;
+        if allowed.iter().any(|one| one.contains(&filter)) {
+            return None;
+        }
+        let key = match rule.direction {
+            Direction::Out => "prefix",
+            Direction::In => "filter",
+        };
+        Some(format!(
+            "rule {:?} carries {text:?} at the Holdfast cloud, where this gateway has no right: begin \
+             its {key} with \"ext/v1/{site}/\"",
+            rule.name
+        ))
+    };
+    of(rules, CLOUD).filter_map(fault).collect()
 }
 
 /// The rules that name this remote.

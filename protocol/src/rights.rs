@@ -94,7 +94,10 @@ impl Rights {
                 }
             }
             Party::Gateway { site, .. } => {
-                let all = vec![Filter::of_site(site), Filter::services_of(site)];
+                let mut all = vec![Filter::of_site(site), Filter::services_of(site)];
+                if *place == Place::Cloud {
+                    all.push(Filter::extension_of(site));
+                }
                 Self {
                     publish: all.clone(),
                     subscribe: all,
@@ -169,8 +172,12 @@ fn within(bound: Option<&SiteId>, filters: &[Filter]) -> Vec<Filter> {
     let Some(site) = bound else {
         return filters.to_vec();
     };
-    let (tree, services) = (Filter::of_site(site), Filter::services_of(site));
-    let inside = |filter: &&Filter| tree.contains(filter) || services.contains(filter);
+    let trees = [
+        Filter::of_site(site),
+        Filter::services_of(site),
+        Filter::extension_of(site),
+    ];
+    let inside = |filter: &&Filter| trees.iter().any(|tree| tree.contains(filter));
     filters.iter().filter(inside).cloned().collect()
 }
 

@@ -9,8 +9,9 @@
 //! hf/v1/<site>/gateway/health                 mode, reason, since; retained, last will
 //! svc/v1/<site>/<service>/<device>/telemetry  device -> service-providing server
 //! svc/v1/<site>/<service>/<device>/command    service-providing server -> device
+//! ext/v1/<site>/...                           at the cloud: what a site's own bridge rules carry
 //! ```
-//! A device id is 32 hex digits, so `gateway` cannot be one. Nothing here decides who may do what
+//! Below `ext/v1/<site>/` every name is free; no device has rights there. A device id is 32 hex digits, so `gateway` cannot be one. Nothing here decides who may do what
 //! (`rights` does), and nothing ever pastes text into a filter: ids come in as types.
 
 mod filter;

@@ -29,6 +29,9 @@ pub enum BuildError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Rules that the cloud would refuse. They were read before it was known which site this is.
+    #[error("{}; correct the configuration", .0.join("; "))]
+    Rules(Vec<String>),
     /// A socket.
     #[error(
         "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
@@ -83,7 +86,7 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self, Self::NotEnrolled)
+        matches!(self, Self::NotEnrolled | Self::Rules(_))
     }
 
     /// Whether it may get better by itself: at boot an address or interface may come later than the

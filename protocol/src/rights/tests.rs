@@ -107,7 +107,12 @@ fn parties() -> Vec<Oracle> {
                 (Place::Site(_), None) => false,
                 (Place::Cloud, _) => true,
             };
-            let list = |rules: &[String]| if here { rules.to_vec() } else { vec![] };
+            // Rules in `ext` hold at the cloud alone.
+            let holds = |rule: &&String| place == Place::Cloud || !rule.starts_with("ext/");
+            let list = |rules: &[String]| match here {
+                true => rules.iter().filter(holds).cloned().collect(),
+                false => Vec::new(),
+            };
             let (publish, subscribe) = (list(publish), list(subscribe));
             all.push(Oracle {
                 party: party.clone(),
@@ -141,10 +146,10 @@ fn parties() -> Vec<Oracle> {
             server: "gw".parse().unwrap(),
             site: site(home),
         };
-        let all = [format!("hf/v1/{home}/#"), format!("svc/v1/{home}/#")];
+        let all = ["hf", "svc", "ext"].map(|tree| format!("{tree}/v1/{home}/#"));
         add(&party, &all, &all);
     }
-    let everything = ["hf/v1/#".to_owned(), "svc/v1/#".to_owned()];
+    let everything = ["hf/v1/#", "svc/v1/#", "ext/v1/#"].map(str::to_owned);
     add(
         &Party::Cloud {
             server: "cloud".parse().unwrap(),
@@ -155,9 +160,13 @@ fn parties() -> Vec<Oracle> {
     all
 }
 
-/// Whether a topic inside `hf` or `svc` has one of the forms of the tree, by its shape alone.
+/// Whether a topic inside `hf` or `svc` has one of the forms of the tree, by its shape alone; in
+/// `ext` every name is free.
 fn has_a_form(topic: &str) -> bool {
     let levels = split(topic);
+    if levels[0] == "ext" {
+        return true;
+    }
     let device = |text: &str| text == A || text == B;
     let name = |rest: &[&str]| {
         let odd = |level: &&str| level.is_empty() || level.contains(['+', '#', '$']);
@@ -188,6 +197,7 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
     let parts = [
         "hf",
         "svc",
+        "ext",
         "v1",
         "plant",
         "dock",
@@ -222,6 +232,8 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
         format!("svc/v1/plant/weather/{A}/telemetry"),
         format!("svc/v1/dock/weather/{B}/command"),
         "hf/v1/plant/gateway/health".to_owned(),
+        "ext/v1/plant/line/7/state".to_owned(),
+        "ext/v1/dock/x".to_owned(),
     ];
     let parties = parties();
     let mut dice = Dice::new(2);

@@ -52,10 +52,16 @@ impl Filter {
         Self(format!("svc/v1/{site}/#").into())
     }
 
-    /// Both trees whole: `hf/v1/#`, `svc/v1/#`.
+    /// What a site's own bridge rules send to the cloud and take from it: `ext/v1/<site>/#`.
     #[must_use]
-    pub fn everything() -> [Self; 2] {
-        [Self("hf/v1/#".into()), Self("svc/v1/#".into())]
+    pub fn extension_of(site: &SiteId) -> Self {
+        Self(format!("ext/v1/{site}/#").into())
+    }
+
+    /// All trees whole: `hf/v1/#`, `svc/v1/#`, `ext/v1/#`.
+    #[must_use]
+    pub fn everything() -> [Self; 3] {
+        ["hf/v1/#", "svc/v1/#", "ext/v1/#"].map(|tree| Self(tree.into()))
     }
 
     /// Whether every level is a wildcard or could be one of the tree's topics: no empty level, no

@@ -7,3 +7,4 @@
 mod enrolment;
 mod messages;
 mod pair;
+mod rules;

@@ -1,11 +1,10 @@
 //! Messages over the bridge: exactly once and in order at the ledger whatever the link does,
-//! commands to the LAN, and one that the cloud will never take.
+//! and commands to the LAN.
 
 use std::time::Duration;
 
 use holdfast_broker::{Broker, ConsumerOptions, Filter, Message, Qos, RowId};
 use holdfast_cps::telemetry::Query;
-use holdfast_gateway::config::{Direction, Rule};
 use holdfast_tests::proxy::Mode;
 
 use crate::pair::{Pair, Running, SITE, until, within};
@@ -225,39 +224,6 @@ async fn commands_of_the_cloud_reach_the_lan_also_those_sent_in_an_outage() {
         .map(|row| row.message.payload().to_vec())
         .collect();
     assert_eq!(texts, [b"one", b"two"]);
-    gateway.stop().await;
-    cloud.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_the_cloud_never_takes_holds_up_no_other() {
-    let mut pair = Pair::new().await;
-    pair.gateway.bridge.push(Rule {
-        name: "plant".to_owned(),
-        direction: Direction::Out,
-        filter: "plant/#".to_owned(),
-        prefix: String::new(),
-    });
-    let (cloud, gateway) = pair.up().await;
-    let poison = Message::new("plant/7/state", "x").qos(Qos::AtLeastOnce);
-    gateway
-        .daemon
-        .broker
-        .publish(poison)
-        .await
-        .expect("the LAN takes it");
-    for seq in 1..=10 {
-        publish(&gateway.daemon.broker, 0, seq).await;
-    }
-    until("the others", || recorded(&cloud, 0).len() == 10).await;
-    until("the poison to be put aside", || {
-        gateway.backlog.waiting() == 0
-    })
-    .await;
-    let aside = std::fs::read_to_string(pair.state("gw").join("dead-letters.jsonl"));
-    let aside = aside.expect("a file of dead letters");
-    assert_eq!(aside.lines().count(), 1);
-    assert!(aside.contains("plant/7/state"), "{aside}");
     gateway.stop().await;
     cloud.stop().await;
 }

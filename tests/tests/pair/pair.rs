@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_broker::Broker;
 use holdfast_cloud::config as cloud_config;
 use holdfast_cps::Cps;
-use holdfast_gateway::bridge::Backlog;
+use holdfast_gateway::bridge::{Backlog, Watched};
 use holdfast_gateway::config as gateway_config;
 use holdfast_gateway::uplink::State;
 use holdfast_protocol::id::SiteId;
@@ -52,12 +52,13 @@ pub(crate) struct Gateway {
     pub(crate) daemon: Running,
     pub(crate) uplink: watch::Receiver<State>,
     pub(crate) backlog: Backlog,
+    pub(crate) remotes: Vec<Watched>,
 }
 
 impl Gateway {
     /// Stops it and lets go of all that holds its files.
     pub(crate) async fn stop(self) {
-        drop(self.backlog);
+        drop((self.backlog, self.remotes));
         self.daemon.stop().await;
     }
 
@@ -179,7 +180,7 @@ impl Pair {
         let built = holdfast_gateway::app::build(self.gateway.clone(), &self.state("gw")).await;
         let app = built.expect("the gateway builds");
         let (cps, broker) = (app.cps().clone(), app.broker().clone());
-        let (uplink, backlog) = (app.uplink(), app.backlog());
+        let (uplink, backlog, remotes) = (app.uplink(), app.backlog(), app.remotes());
         let stop = CancellationToken::new();
         let token = stop.clone();
         let task = tokio::spawn(async move { app.run(token).await.expect("the gateway runs") });
@@ -192,6 +193,7 @@ impl Pair {
             },
             uplink,
             backlog,
+            remotes,
         }
     }
 
