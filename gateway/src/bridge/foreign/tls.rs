@@ -61,7 +61,7 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let now = self.clock.now();
+        let now = self.clock.certain();
         let mut secs = now.secs;
         for _ in 0..LONGEST_CHAIN {
             let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
