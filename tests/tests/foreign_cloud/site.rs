@@ -37,8 +37,10 @@ pub(crate) struct Site {
     pub(crate) partner: Partner,
     /// The gateway's configuration without remotes.
     plain: String,
-    /// The controller's certificate.
-    plc: PathBuf,
+    /// Folders with the certificates of the machines on the LAN, and of who gives them orders.
+    press: PathBuf,
+    oven: PathBuf,
+    foreman: PathBuf,
 }
 
 impl Site {
@@ -53,13 +55,28 @@ impl Site {
             world,
             partner,
             plain,
-            plc: PathBuf::new(),
+            press: PathBuf::new(),
+            oven: PathBuf::new(),
+            foreman: PathBuf::new(),
         };
         site.configure("");
         site.world.start_gateway().await.unwrap();
-        let filters = ["plant/#", "ordered/#"];
-        let plc = site.world.admit(Server::Gateway, "plc", &filters, &filters);
-        site.plc = plc.await.unwrap();
+        let at = Server::Gateway;
+        site.press = site
+            .world
+            .admit(at, "press", &["plant/#"], &[])
+            .await
+            .unwrap();
+        site.oven = site
+            .world
+            .admit(at, "oven", &["plant/#"], &[])
+            .await
+            .unwrap();
+        site.foreman = site
+            .world
+            .admit(at, "foreman", &[], &["ordered/#"])
+            .await
+            .unwrap();
         site
     }
 
@@ -75,10 +92,14 @@ impl Site {
         self.world.start_gateway().await.unwrap();
     }
 
-    /// The controller publishes the numbers of `range`, each acknowledged by the gateway.
+    /// The topic's machine publishes the numbers of `range`, each acknowledged by the gateway.
     pub(crate) async fn publish(&self, topic: &str, range: std::ops::RangeInclusive<u64>) {
         let lines: String = range.map(|number| format!("{number}\n")).collect();
-        let mut words = self.words(topic);
+        let machine = match topic.contains("press") {
+            true => &self.press,
+            false => &self.oven,
+        };
+        let mut words = self.words(machine, topic);
         words.push("-l".to_owned());
         let told = run(Path::new("mosquitto_pub"), &words, &lines)
             .await
@@ -86,21 +107,30 @@ impl Site {
         told.success("mosquitto_pub").unwrap();
     }
 
-    /// The controller hears `count` messages.
+    /// The foreman's session is there from now on.
+    pub(crate) async fn subscribe(&self, topic: &str) {
+        let mut words = self.words(&self.foreman, topic);
+        words.extend(["-c", "-E"].map(str::to_owned));
+        let told = run(Path::new("mosquitto_sub"), &words, "").await.unwrap();
+        told.success("mosquitto_sub").unwrap();
+    }
+
+    /// The foreman hears `count` messages, those that waited for him among them.
     pub(crate) async fn hear(&self, topic: &str, count: usize) -> Finished {
-        let mut words = self.words(topic);
+        let mut words = self.words(&self.foreman, topic);
         let more = ["-C", &count.to_string(), "-W", "20", "-c", "-F", "%t %p"];
         words.extend(more.map(str::to_owned));
         run(Path::new("mosquitto_sub"), &words, "").await.unwrap()
     }
 
-    fn words(&self, topic: &str) -> Vec<String> {
+    fn words(&self, who: &Path, topic: &str) -> Vec<String> {
         let door = self.world.gateway_doors.mqtt;
-        let file = |name: &str| self.plc.join(name).display().to_string();
+        let file = |name: &str| who.join(name).display().to_string();
+        let name = who.file_name().unwrap().to_str().unwrap();
         let (host, port) = (door.ip().to_string(), door.port().to_string());
         let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
         let words = [
-            "-i", "plc", "-q", "1", "-h", &host, "-p", &port, "--cafile", &ca, "--cert", &cert,
+            "-i", name, "-q", "1", "-h", &host, "-p", &port, "--cafile", &ca, "--cert", &cert,
             "--key", &key, "-t", topic,
         ];
         words.map(str::to_owned).to_vec()
