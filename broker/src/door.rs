@@ -76,6 +76,11 @@ impl Door {
 pub trait TlsSource: Send + Sync + 'static + fmt::Debug {
     /// The configuration as of now. Must be cheap.
     fn current(&self) -> Arc<rustls::ServerConfig>;
+
+    /// Hears of each handshake that failed; what the log says of it. Must be cheap.
+    fn failed(&self, why: &io::Error) -> String {
+        why.to_string()
+    }
 }
 
 /// A configuration that never changes.
@@ -85,6 +90,42 @@ pub struct FixedTls(pub Arc<rustls::ServerConfig>);
 impl TlsSource for FixedTls {
     fn current(&self) -> Arc<rustls::ServerConfig> {
         Arc::clone(&self.0)
+    }
+}
+
+type Count = dyn Fn(&io::Error) -> String + Send + Sync;
+
+/// A configuration that never changes, and somebody who counts the handshakes that fail.
+#[derive(Clone)]
+pub struct CountedTls {
+    config: Arc<rustls::ServerConfig>,
+    count: Arc<Count>,
+}
+
+impl CountedTls {
+    /// `count` is called for each failed handshake, and says what the log shows of it.
+    pub fn new(
+        config: Arc<rustls::ServerConfig>,
+        count: impl Fn(&io::Error) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let count = Arc::new(count);
+        Self { config, count }
+    }
+}
+
+impl fmt::Debug for CountedTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedTls").finish_non_exhaustive()
+    }
+}
+
+impl TlsSource for CountedTls {
+    fn current(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    fn failed(&self, why: &io::Error) -> String {
+        (self.count)(why)
     }
 }
 
@@ -147,7 +188,7 @@ async fn connection(
     let socket = match secured {
         Ok(socket) => socket,
         Err((reason, why)) => {
-            return shared.core.turn_away(peer.address, reason, why.as_ref());
+            return shared.core.turn_away(peer.address, reason, why.as_deref());
         }
     };
     let mut permit = permit;
@@ -175,7 +216,7 @@ async fn secure(
     door: &Door,
     peer: &mut Peer,
     deadline: Instant,
-) -> Result<Socket, (CutReason, Option<io::Error>)> {
+) -> Result<Socket, (CutReason, Option<String>)> {
     let layers = door.layers();
     let carrier = match layers.tls {
         None => Carrier::Plain(stream),
@@ -187,7 +228,7 @@ async fn secure(
     let largest = shared.core.config.limits.packet_bytes;
     match timeout_at(deadline, Web::accept(carrier, origins, largest)).await {
         Ok(Ok(web)) => Ok(Socket::Web(Box::new(web))),
-        Ok(Err(error)) => Err((CutReason::WebSocket, Some(error))),
+        Ok(Err(error)) => Err((CutReason::WebSocket, Some(error.to_string()))),
         Err(_) => Err((CutReason::ConnectDeadline, None)),
     }
 }
@@ -197,11 +238,11 @@ async fn encrypt(
     stream: TcpStream,
     peer: &mut Peer,
     deadline: Instant,
-) -> Result<Carrier, (CutReason, Option<io::Error>)> {
+) -> Result<Carrier, (CutReason, Option<String>)> {
     let accept = TlsAcceptor::from(source.current()).accept(stream);
     let stream = match timeout_at(deadline, accept).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err((CutReason::Tls, Some(error))),
+        Ok(Err(error)) => return Err((CutReason::Tls, Some(source.failed(&error)))),
         Err(_) => return Err((CutReason::ConnectDeadline, None)),
     };
     if let Some(chain) = stream.get_ref().1.peer_certificates() {

@@ -36,7 +36,7 @@ mod websocket;
 pub use broker::{Broker, OpenError, PublishError, SessionView};
 pub use config::{Config, Limits, RepeatNames, WhenFull};
 pub use consumer::{Consumer, ConsumerError, ConsumerOptions, Row, RowId};
-pub use door::{Door, FixedTls, TlsSource};
+pub use door::{CountedTls, Door, FixedTls, TlsSource};
 pub use events::{CutReason, DropReason, Event};
 pub use message::{Message, Qos};
 pub use metrics::Figures;

@@ -89,18 +89,12 @@ impl Core {
 
     /// Counts, tells and, once a minute for each address and reason, logs a connection that ends
     /// before a session began.
-    pub(crate) fn turn_away(
-        &self,
-        address: SocketAddr,
-        reason: CutReason,
-        why: Option<&std::io::Error>,
-    ) {
+    pub(crate) fn turn_away(&self, address: SocketAddr, reason: CutReason, why: Option<&str>) {
         self.counters.ended(reason);
         self.tell(Event::TurnedAway { address, reason });
         // The refusal has been logged with more detail where it was decided.
         if reason != CutReason::Refused && self.worth_saying(address.ip(), reason) {
-            let detail = why.map(tracing::field::display);
-            info!(%address, reason = %reason, detail, "connection turned away");
+            info!(%address, reason = %reason, detail = why, "connection turned away");
         }
     }
 

@@ -260,7 +260,11 @@ fn open_broker(config: &Config, cps: &Cps, state: &Path) -> Result<(Broker, u64)
     wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
     wanted.limits.journal_bytes = config.journal.max_bytes.0;
     wanted.connect_deadline = config.limits.handshake;
-    let rights = CertificateRights::new(cps.roster().clone(), config.domain.clone());
+    let rights = CertificateRights::new(
+        cps.roster().clone(),
+        config.domain.clone(),
+        cps.metrics().clone(),
+    );
     let path = state.join("journal.redb");
     let before = epoch::Before::look(&path);
     let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;

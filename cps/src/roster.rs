@@ -53,8 +53,8 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCertificate => "no certificate",
-            Self::Certificate(_) => "certificate",
-            Self::Name(_) => "name",
+            Self::Certificate(fault) => fault.reason(),
+            Self::Name(_) => "name of nobody",
             Self::Revoked(_) => "revoked",
             Self::Replaced(_) => "replaced",
             Self::Locked(_) => "locked",

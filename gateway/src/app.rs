@@ -329,7 +329,8 @@ fn open_broker(
     wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
     wanted.limits.journal_bytes = config.journal.max_bytes.0;
     wanted.connect_deadline = config.limits.handshake;
-    let rights = CertificateRights::new(cps.roster().clone(), cloud.domain());
+    let rights =
+        CertificateRights::new(cps.roster().clone(), cloud.domain(), cps.metrics().clone());
     let path = state.join("journal.redb");
     let before = epoch::Before::look(&path);
     let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;

@@ -6,6 +6,7 @@
 //! the client says of itself counts only as far as it agrees.
 
 use holdfast_broker::{Connect, Identity, Peer, Refusal, Rights};
+use holdfast_cps::Metrics;
 use holdfast_cps::roster::{self, Roster};
 use holdfast_protocol::id::Domain;
 use holdfast_protocol::record::Serial;
@@ -16,13 +17,18 @@ use holdfast_protocol::rights;
 pub struct CertificateRights {
     roster: Roster,
     domain: Domain,
+    metrics: Metrics,
 }
 
 impl CertificateRights {
-    /// Rights as `roster` knows the parties of `domain`.
+    /// Rights as `roster` knows the parties of `domain`; who is refused is counted in `metrics`.
     #[must_use]
-    pub fn new(roster: Roster, domain: Domain) -> Self {
-        Self { roster, domain }
+    pub fn new(roster: Roster, domain: Domain, metrics: Metrics) -> Self {
+        Self {
+            roster,
+            domain,
+            metrics,
+        }
     }
 
     /// The rights of a session's subject now: none once its certificate is revoked.
@@ -42,6 +48,7 @@ impl Rights for CertificateRights {
     fn identify(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Identity, Refusal> {
         let known = self.roster.identify(&peer.certificates).map_err(|why| {
             tracing::warn!(address = %peer.address, %why, "MQTT client refused");
+            self.metrics.refused("mqtt", why.reason());
             match why {
                 roster::Refusal::Revoked(_) => Refusal::Banned,
                 _ => Refusal::NotAuthorized,
@@ -55,6 +62,7 @@ impl Rights for CertificateRights {
                 "MQTT client refused: its client id is not its certificate's, {client_id}; let it \
                  say that one, its first label, or none"
             );
+            self.metrics.refused("mqtt", "client id");
             return Err(Refusal::ClientId);
         }
         let subject = format!("{} {}", known.serial, known.subject);

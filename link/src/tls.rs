@@ -16,7 +16,9 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use identity::{Identity, IdentityError, IdentitySlot};
-pub use verify::{AnchorError, Anchors, PeerFault, Purpose, peer_fault, verify_chain};
+pub use verify::{
+    AnchorError, Anchors, PeerFault, Purpose, explain, peer_fault, refusal, verify_chain,
+};
 
 use crate::time::Clock;
 

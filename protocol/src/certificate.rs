@@ -323,5 +323,29 @@ pub enum CertificateFault {
     NotYetValid,
 }
 
+impl CertificateFault {
+    /// One or two words for the counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed | Self::Version | Self::SerialNumber | Self::Validity => "malformed",
+            Self::RepeatedExtension => "repeated extension",
+            Self::UnknownCritical => "unknown critical extension",
+            Self::Authority => "authority",
+            Self::KeyUsage | Self::KeyUsageTooWide => "key usage",
+            Self::NoExtendedKeyUsage | Self::AnyExtendedKeyUsage | Self::WrongPurpose => {
+                "extended key usage"
+            }
+            Self::Names | Self::Addresses => "names",
+            Self::Name(_) => "name of nobody",
+            Self::Subject => "subject",
+            Self::Key => "weak key",
+            Self::Algorithm => "weak signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not valid yet",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

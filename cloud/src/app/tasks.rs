@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, CutReason, Door, FixedTls};
+use holdfast_broker::{Broker, CountedTls, CutReason, Door};
 use holdfast_config::life;
 use holdfast_config::stages::{Ended, Stages};
 use holdfast_cps::fdo::FdoParty;
@@ -106,11 +106,16 @@ impl App {
             stages.spawn_quiet(DOORS, "https listener", https);
             let required = ClientAuth::Required(self.anchors.clone());
             let mqtt = tls::server_config(self.identity.clone(), required, clock)?;
+            let refused = self.cps.metrics().clone();
+            let mqtt = CountedTls::new(mqtt, move |why| {
+                refused.refused("mqtt handshake", tls::refusal(why));
+                tls::explain(why)
+            });
             let (broker, stop) = (self.broker.clone(), doors.clone());
             let listener = self.listeners.mqtt.0;
             stages.spawn(DOORS, "mqtt listener", async move {
                 broker
-                    .serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop)
+                    .serve(listener, Door::Tls(Arc::new(mqtt)), stop)
                     .await
             });
             let ledger = self.cps.ledger().clone();

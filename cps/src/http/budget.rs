@@ -127,6 +127,11 @@ impl Budget {
         Ok(())
     }
 
+    /// Counts why a handshake failed.
+    pub(super) fn handshake_refused(&self, reason: &'static str) {
+        self.bounds.metrics.refused("https handshake", reason);
+    }
+
     /// Counts who was turned away, and says so once a minute for each address and reason.
     pub(super) fn turned_away(&self, address: IpAddr, over: Over, why: &dyn std::fmt::Display) {
         self.bounds.metrics.refused("http", over.reason());

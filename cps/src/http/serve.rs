@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use holdfast_link::tls;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -266,7 +267,10 @@ impl Accept {
                 place.iter_mut().for_each(Place::end_handshake);
                 Some((stream, place))
             }
-            Ok(Err(error)) => away(Over::HandshakeFailed, &error),
+            Ok(Err(error)) => {
+                self.budget.handshake_refused(tls::refusal(&error));
+                away(Over::HandshakeFailed, &tls::explain(&error))
+            }
             Err(_) => away(Over::HandshakeSlow, &"TLS handshake took too long"),
         }
     }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use holdfast_broker::{Broker, CutReason, Door, FixedTls};
+use holdfast_broker::{Broker, CountedTls, CutReason, Door};
 use holdfast_config::life;
 use holdfast_config::stages::Stages;
 use holdfast_cps::fdo::FdoParty;
@@ -105,10 +105,15 @@ impl App {
 
         let required = ClientAuth::Required(self.anchors.clone());
         let mqtt = tls::server_config(self.identity.clone(), required, Arc::clone(&clock))?;
+        let refused = self.cps.metrics().clone();
+        let mqtt = CountedTls::new(mqtt, move |why| {
+            refused.refused("mqtt handshake", tls::refusal(why));
+            tls::explain(why)
+        });
         let (broker, stop, listener) = (self.broker.clone(), doors.clone(), self.listeners.mqtt.0);
         stages.spawn(DOORS, "mqtt listener", async move {
             broker
-                .serve(listener, Door::Tls(Arc::new(FixedTls(mqtt))), stop)
+                .serve(listener, Door::Tls(Arc::new(mqtt)), stop)
                 .await
         });
         let optional = ClientAuth::Optional(self.anchors.clone());

@@ -3,6 +3,7 @@
 //! Called by [`super::verify`] for every peer, after its chain held. webpki takes a certificate
 //! without extended key usage for one that is good for everything; here absence is refusal.
 
+use holdfast_protocol::crypto::VerifyingKey;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -26,6 +27,7 @@ pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(
         Ok(_) => return wrong("its key usage lacks digital signature"),
         Err(_) => return Err(PeerFault::Malformed),
     }
+    check_key(&certificate, purpose)?;
     match certificate.extended_key_usage() {
         Ok(Some(usage)) if usage.value.any => wrong("its extended key usage is any"),
         Ok(Some(usage)) => match (purpose, usage.value.server_auth, usage.value.client_auth) {
@@ -35,5 +37,16 @@ pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(
         },
         Ok(None) => wrong("it has no extended key usage"),
         Err(_) => Err(PeerFault::Malformed),
+    }
+}
+
+/// All clients are certified by our own authority, which certifies these kinds alone. A server may
+/// be somebody else's (a foreign broker's), with a key of another kind that TLS itself judges.
+fn check_key(certificate: &X509Certificate<'_>, purpose: Purpose) -> Result<(), PeerFault> {
+    match purpose {
+        Purpose::Server => Ok(()),
+        Purpose::Client => VerifyingKey::from_spki_der(certificate.public_key().raw)
+            .map(drop)
+            .map_err(|_| PeerFault::WeakKey),
     }
 }

@@ -133,6 +133,17 @@ pub enum PeerFault {
     /// Key usage or extended key usage does not allow this use, or is missing.
     #[error("its certificate is not made for this use: {0}")]
     WrongUse(String),
+    /// Its key is not P-256 or P-384, the kinds that a client of ours may have.
+    #[error("its certificate is for a key that is neither P-256 nor P-384")]
+    WeakKey,
+    /// Signed by an algorithm that nobody here takes.
+    #[error(
+        "its certificate, or one above it, is signed in a way that is too weak or unknown here"
+    )]
+    WeakSignature,
+    /// A critical extension that nobody here processes.
+    #[error("its certificate, or one above it, holds a critical extension that is unknown here")]
+    UnknownCritical,
     /// An authority above it may not issue such names or such chains.
     #[error("its certificate breaks a constraint of its authority: {0}")]
     Constraint(String),
@@ -142,6 +153,53 @@ pub enum PeerFault {
     /// Another rule of webpki.
     #[error("its certificate was refused: {0}")]
     Other(String),
+}
+
+impl PeerFault {
+    /// One or two words for the counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownIssuer => "unknown issuer",
+            Self::BadSignature => "bad signature",
+            Self::Expired { .. } => "expired",
+            Self::NotValidYet { .. } => "not valid yet",
+            Self::WrongName { .. } => "wrong name",
+            Self::WrongUse(_) => "wrong use",
+            Self::WeakKey => "weak key",
+            Self::WeakSignature => "weak signature",
+            Self::UnknownCritical => "unknown critical extension",
+            Self::Constraint(_) => "constraint",
+            Self::NotPinned => "not pinned",
+            Self::Other(_) => "other rule",
+        }
+    }
+}
+
+/// Why a handshake failed, in words for the log: the fault of the peer's certificate, or what TLS says.
+#[must_use]
+pub fn explain(error: &io::Error) -> String {
+    peer_fault(error).map_or_else(|| error.to_string(), |fault| fault.to_string())
+}
+
+/// Why a handshake failed, in one or two words for the counters: the fault of the peer's
+/// certificate, that it showed none or does not hold its key, or that it is none of these.
+#[must_use]
+pub fn refusal(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError as C, Error as E};
+    if let Some(fault) = peer_fault(error) {
+        return fault.reason();
+    }
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<E>());
+    match inner {
+        Some(E::NoCertificatesPresented) => "no certificate",
+        Some(E::InvalidCertificate(C::BadSignature)) => "key not held",
+        Some(E::InvalidCertificate(_)) => "malformed",
+        Some(E::AlertReceived(_)) => "refused by the peer",
+        Some(_) => "protocol",
+        None => "connection lost",
+    }
 }
 
 /// The reason in an I/O error of a failed handshake, when it was we who refused the peer.
@@ -178,7 +236,7 @@ pub fn verify_chain(
     name: Option<&ServerName<'_>>,
     now: Time,
 ) -> Result<(), PeerFault> {
-    let end = EndEntityCert::try_from(leaf).map_err(|_| PeerFault::Malformed)?;
+    let end = EndEntityCert::try_from(leaf).map_err(|error| fault(&error, now.secs))?;
     build(&end, above, &anchors.0.anchors, purpose, now)?;
     if let Some(name) = name {
         end.verify_is_valid_for_subject_name(name)
@@ -232,6 +290,7 @@ fn fault(error: &webpki::Error, now: u64) -> PeerFault {
         | E::MalformedExtensions
         | E::ExtensionValueInvalid
         | E::InvalidCertValidity
+        | E::MalformedDnsIdentifier
         | E::UnsupportedCertVersion => PeerFault::Malformed,
         E::UnknownIssuer => PeerFault::UnknownIssuer,
         E::InvalidSignatureForPublicKey => PeerFault::BadSignature,
@@ -243,13 +302,21 @@ fn fault(error: &webpki::Error, now: u64) -> PeerFault {
             not_before: not_before.as_secs(),
             now,
         },
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension | E::CaUsedAsEndEntity => {
-            PeerFault::WrongUse(error.to_string())
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => {
+            PeerFault::WrongUse("its extended key usage lacks this side of TLS".into())
         }
-        E::NameConstraintViolation
-        | E::PathLenConstraintViolated
-        | E::MaximumPathDepthExceeded
-        | E::EndEntityUsedAsCa => PeerFault::Constraint(error.to_string()),
+        E::CaUsedAsEndEntity => PeerFault::WrongUse("it is an authority's".into()),
+        E::UnsupportedCriticalExtension => PeerFault::UnknownCritical,
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+        | E::SignatureAlgorithmMismatch => PeerFault::WeakSignature,
+        E::NameConstraintViolation => {
+            PeerFault::Constraint("its name lies outside what that one may name".into())
+        }
+        E::PathLenConstraintViolated | E::MaximumPathDepthExceeded => {
+            PeerFault::Constraint("that one may have no further authority below it".into())
+        }
+        E::EndEntityUsedAsCa => PeerFault::Constraint("that one is no authority".into()),
         _ => PeerFault::Other(error.to_string()),
     }
 }
