@@ -5,12 +5,17 @@
 
 use holdfast_protocol::crypto::VerifyingKey;
 use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::verify::{PeerFault, Purpose};
+use super::verify::{House, PeerFault, Purpose};
 
 /// Refuses authorities, keys not meant for signing handshakes, and uses not named.
-pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(), PeerFault> {
+pub(super) fn check_use(
+    leaf: &CertificateDer<'_>,
+    purpose: Purpose,
+    house: House,
+) -> Result<(), PeerFault> {
     let wrong = |what: &str| Err(PeerFault::WrongUse(what.to_owned()));
     let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| PeerFault::Malformed)?;
     if !rest.is_empty() {
@@ -27,7 +32,9 @@ pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(
         Ok(_) => return wrong("its key usage lacks digital signature"),
         Err(_) => return Err(PeerFault::Malformed),
     }
-    check_key(&certificate, purpose)?;
+    if house == House::Ours {
+        check_template(&certificate)?;
+    }
     match certificate.extended_key_usage() {
         Ok(Some(usage)) if usage.value.any => wrong("its extended key usage is any"),
         Ok(Some(usage)) => match (purpose, usage.value.server_auth, usage.value.client_auth) {
@@ -40,13 +47,16 @@ pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(
     }
 }
 
-/// All clients are certified by our own authority, which certifies these kinds alone. A server may
-/// be somebody else's (a foreign broker's), with a key of another kind that TLS itself judges.
-fn check_key(certificate: &X509Certificate<'_>, purpose: Purpose) -> Result<(), PeerFault> {
-    match purpose {
-        Purpose::Server => Ok(()),
-        Purpose::Client => VerifyingKey::from_spki_der(certificate.public_key().raw)
-            .map(drop)
-            .map_err(|_| PeerFault::WeakKey),
+/// What the templates of our own authority never make: keys of other kinds, and wildcards.
+fn check_template(certificate: &X509Certificate<'_>) -> Result<(), PeerFault> {
+    VerifyingKey::from_spki_der(certificate.public_key().raw).map_err(|_| PeerFault::WeakKey)?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| PeerFault::Malformed)?;
+    let is_wild =
+        |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(text) if text.contains('*'));
+    match names.is_some_and(|names| names.value.general_names.iter().any(is_wild)) {
+        true => Err(PeerFault::Wildcard),
+        false => Ok(()),
     }
 }

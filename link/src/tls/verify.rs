@@ -133,7 +133,10 @@ pub enum PeerFault {
     /// Key usage or extended key usage does not allow this use, or is missing.
     #[error("its certificate is not made for this use: {0}")]
     WrongUse(String),
-    /// Its key is not P-256 or P-384, the kinds that a client of ours may have.
+    /// It bears a wildcard, which nobody of ours has.
+    #[error("its certificate bears a wildcard name, which nobody here has")]
+    Wildcard,
+    /// Its key is not P-256 or P-384, the kinds that a party of ours may have.
     #[error("its certificate is for a key that is neither P-256 nor P-384")]
     WeakKey,
     /// Signed by an algorithm that nobody here takes.
@@ -167,6 +170,7 @@ impl PeerFault {
             Self::NotValidYet { .. } => "not valid yet",
             Self::WrongName { .. } => "wrong name",
             Self::WrongUse(_) => "wrong use",
+            Self::Wildcard => "wildcard",
             Self::WeakKey => "weak key",
             Self::WeakSignature => "weak signature",
             Self::UnknownCritical => "unknown critical extension",
@@ -220,7 +224,16 @@ impl From<PeerFault> for rustls::Error {
     }
 }
 
-/// Decides over a chain (`leaf`, then what the peer sent above it).
+/// Whose certificate it is supposed to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum House {
+    /// One by our own authority: by its templates, or not at all.
+    Ours,
+    /// A foreign server's.
+    Theirs,
+}
+
+/// Decides over a chain of our own house (`leaf`, then what the peer sent above it).
 ///
 /// `name` is the DNS name a server must have. On time of a lower quality than authenticated,
 /// "not valid yet" is forgiven: the certificate itself proves that the time is later, since nobody
@@ -236,6 +249,17 @@ pub fn verify_chain(
     name: Option<&ServerName<'_>>,
     now: Time,
 ) -> Result<(), PeerFault> {
+    decide((leaf, above), anchors, purpose, name, now, House::Ours)
+}
+
+fn decide(
+    (leaf, above): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    anchors: &Anchors,
+    purpose: Purpose,
+    name: Option<&ServerName<'_>>,
+    now: Time,
+    house: House,
+) -> Result<(), PeerFault> {
     let end = EndEntityCert::try_from(leaf).map_err(|error| fault(&error, now.secs))?;
     build(&end, above, &anchors.0.anchors, purpose, now)?;
     if let Some(name) = name {
@@ -244,7 +268,7 @@ pub fn verify_chain(
                 expected: name.to_str().into_owned(),
             })?;
     }
-    check_use(leaf, purpose)
+    check_use(leaf, purpose, house)
 }
 
 /// No chain of ours is longer, so a time moved up this often will not hold.
@@ -338,7 +362,7 @@ impl ServerVerifier {
 
     fn anchors(&self, above: &[CertificateDer<'_>]) -> Result<Anchors, PeerFault> {
         match &self.trust {
-            Trust::Anchors(anchors) => Ok(anchors.clone()),
+            Trust::Anchors(anchors) | Trust::Foreign(anchors) => Ok(anchors.clone()),
             Trust::RootHash(hash) => pinned(above, hash),
         }
     }
@@ -363,7 +387,12 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let anchors = self.anchors(above)?;
         let now = self.clock.certain();
-        verify_chain(leaf, above, &anchors, Purpose::Server, Some(name), now)?;
+        let house = match self.trust {
+            Trust::Foreign(_) => House::Theirs,
+            Trust::Anchors(_) | Trust::RootHash(_) => House::Ours,
+        };
+        let (chain, purpose) = ((leaf, above), Purpose::Server);
+        decide(chain, &anchors, purpose, Some(name), now, house)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -6,3 +6,5 @@
 mod clients;
 mod doors;
 mod makers;
+mod rogues;
+mod servers;

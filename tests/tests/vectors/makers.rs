@@ -65,6 +65,12 @@ impl Ca {
         Self { der, issuer }
     }
 
+    /// A party that plays the authority with the certificate it has.
+    pub(crate) fn with_leaf(der: CertificateDer<'static>, key: KeyPair) -> Self {
+        let issuer = Issuer::from_ca_cert_der(&der, key).unwrap();
+        Self { der, issuer }
+    }
+
     /// A certificate over this key.
     pub(crate) fn sign(
         &self,
@@ -158,7 +164,7 @@ pub(crate) fn signing(key: &KeyPair) -> Arc<dyn SigningKey> {
 pub(crate) struct Junk(KeyPair);
 
 impl Junk {
-    fn key() -> Arc<dyn SigningKey> {
+    pub(crate) fn key() -> Arc<dyn SigningKey> {
         Arc::new(Self(KeyPair::generate().unwrap()))
     }
 }
@@ -282,11 +288,7 @@ impl Forge {
         );
         let key = KeyPair::generate().unwrap();
         let honest = self.site.sign(&good, &key);
-        let issuer = Issuer::from_ca_cert_der(&honest, key).unwrap();
-        let by_leaf = Ca {
-            der: honest,
-            issuer,
-        };
+        let by_leaf = Ca::with_leaf(honest, key);
         let victim = leaf(&device_at(VICTIM, SITE), Eku::ClientAuth);
         let shown = Shown::by(&victim, &by_leaf, &[&by_leaf, &self.site]);
         add(12, "issued by a leaf", shown, constraint("constraint"));
@@ -386,7 +388,7 @@ impl Forge {
             constraint,
         );
         let wildcard = named(&[&device_at("*", SITE)]);
-        add(16, "a wildcard", wildcard, nobody);
+        add(16, "a wildcard", wildcard, because("wildcard", "wildcard"));
         let (own, victim) = (device_at(DEVICE, SITE), device_at(VICTIM, SITE));
         let two = because("names", "exactly one DNS name");
         add(
