@@ -171,20 +171,24 @@ impl Door<'_> {
 
     /// Waits for the line that tells why this visitor was turned away.
     pub(crate) async fn logged(&self, visit: &Visit, reason: Reason) -> Result<(), String> {
-        let who = format!("{}:", visit.source);
+        // The address stands before its port, a space, or in Rust's brackets.
+        let forms = [("=", ":"), ("=", " "), ("(", ":")];
+        let forms = forms.map(|(left, right)| format!("{left}{}{right}", visit.source));
+        let who = |line: &&str| forms.iter().any(|form| line.contains(form));
         let line = || {
             let log = self.part.logged();
-            log.lines()
-                .filter(|line| line.contains(&who))
-                .collect::<Vec<_>>()
-                .join("\n")
+            log.lines().filter(who).collect::<Vec<_>>().join("\n")
         };
         let came = wait_until("its line", SOON, || line().contains(reason.said)).await;
         came.map_err(|_| format!("the log says {:?}, not {:?}", line(), reason.said))
     }
 }
 
-fn client(shown: Option<&Shown>, version: Version, root: &CertificateDer<'static>) -> ClientConfig {
+pub(crate) fn client(
+    shown: Option<&Shown>,
+    version: Version,
+    root: &CertificateDer<'static>,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).unwrap();
     let builder =

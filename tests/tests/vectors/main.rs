@@ -6,5 +6,6 @@
 mod clients;
 mod doors;
 mod makers;
+mod requests;
 mod rogues;
 mod servers;

@@ -508,7 +508,7 @@ impl Forge {
     }
 }
 
-fn openssl(words: &[&str], files: &[(&str, std::path::PathBuf)]) {
+pub(crate) fn openssl(words: &[&str], files: &[(&str, std::path::PathBuf)]) {
     let mut command = Command::new("openssl");
     command.args(words);
     for (option, file) in files {
