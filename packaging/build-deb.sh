@@ -7,6 +7,7 @@
 #   HOLDFAST_BUILT=FOLDER          pack the program that is there, build nothing
 #   HOLDFAST_REVISION=N            Debian revision, instead of the changelog's
 #   HOLDFAST_OUT=FOLDER            where the package goes (target/debian)
+#   HOLDFAST_XZ_LEVEL=0-9          less is quicker and larger (6)
 #
 # The last line on standard output is the package's path.
 set -eu
@@ -89,6 +90,6 @@ find "$root" -type d -exec chmod 755 {} +
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
 deb=$out/${package}_${version}_$architecture.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$deb" >/dev/null
+dpkg-deb --root-owner-group -Zxz -z"${HOLDFAST_XZ_LEVEL:-6}" --build "$root" "$deb" >/dev/null
 say "$(stat -c %s "$deb") bytes, sha256 $(sha256sum "$deb" | cut -d' ' -f1)"
 printf '%s\n' "$deb"

@@ -51,7 +51,8 @@ UNIT=holdfast-gateway.service
 STATE=/var/lib/holdfast-gateway
 CONFIG=/etc/holdfast/gateway.toml
 SITE=harbour
-ROWS=2400
+# More than the device can play while the story lasts.
+ROWS=20000
 steps=0
 
 held() { # held WHAT: one step of the story
@@ -102,7 +103,7 @@ container_base
 world=$(mktemp -d "$cache/run.XXXXXX")
 mkdir "$world/story"
 for revision in 1 2; do
-    path=$(HOLDFAST_REVISION=$revision HOLDFAST_OUT=$world packaging/build-deb.sh gateway)
+    path=$(HOLDFAST_XZ_LEVEL=1 HOLDFAST_REVISION=$revision HOLDFAST_OUT=$world packaging/build-deb.sh gateway)
     cp "$path" "$world/story/$revision.deb"
 done
 cp "$HOLDFAST_BUILT/holdfast-cloud" "$HOLDFAST_BUILT/holdfast-agent" tests/package/guest/* "$world/story/"
@@ -119,7 +120,7 @@ fi
 
 container_layer
 for unit in "$world"/story/*.service; do cp "$unit" "$world/root/etc/systemd/system/"; done
-container_boot
+container_try
 guest /opt/story/holdfast-cloud --version >/dev/null 2>&1 || skip "binaries built here do not run on Debian $SUITE"
 guest systemctl --quiet enable --now story-net story-device
 guest systemctl start story-cloud
@@ -251,15 +252,16 @@ guest /opt/story/net.sh mend
 guest systemctl start story-cloud
 within 90 "mode online" mode_is online
 held "uplink back: mode online after $took ms; $waiting messages had waited"
-all_published() { [ "$(acknowledged)" -ge $ROWS ]; }
-within 300 "the device's last row" all_published
-all_arrived() { [ "$(ledger | grep -c .)" -ge $ROWS ]; }
+guest systemctl stop story-device
+count=$(acknowledged)
+all_arrived() { [ "$(ledger | grep -c .)" -ge "$count" ]; }
 within 90 "all rows in the cloud" all_arrived
-ledger >"$world/ledger"
+ledger | sed -n 's/.*"row":"\{0,1\}\([0-9]*\).*/\1/p' >"$world/ledger"
 rows=$(grep -c . "$world/ledger")
-distinct=$(sed -n 's/.*"row":"\{0,1\}\([0-9]*\).*/\1/p' "$world/ledger" | sort -un | wc -l)
-[ "$rows $distinct" = "$ROWS $ROWS" ] || die "the cloud's ledger has $rows rows, $distinct distinct, of $ROWS"
-held "the cloud has all $ROWS rows, each once"
+[ "$rows" -lt $ROWS ] || die "the device came to the end of its $ROWS rows too early to tell"
+# A row more than acknowledged may have arrived: its acknowledgement was on the way.
+seq 1 "$rows" | cmp -s - "$world/ledger" || die "of $count acknowledged rows the cloud's ledger has: $(tr '\n' ' ' <"$world/ledger")"
+held "the cloud has all $rows rows, each once and in order"
 
 # --- upgrade, removal, purge ------------------------------------------------------------------------------------
 guest sh -c "echo '# edited by the operator' >>$CONFIG"

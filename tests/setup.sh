@@ -11,6 +11,26 @@ mkdir -p target
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 # --- Debian packages: what each is for is in CONTRIBUTING.md -------------------------------------
+apt_install() { # apt_install PACKAGE...: as root; starts no service
+    policy=/usr/sbin/policy-rc.d
+    made_policy=no
+    # A package's own service must not start: the tests run their own copies of mosquitto.
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made_policy=yes
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    installed=yes
+    apt-get install -qq -y --no-install-recommends "$@" >/dev/null 2>&1 || {
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+    } || installed=no
+    [ "$made_policy" = no ] || rm -f "$policy"
+    [ "$installed" = yes ]
+}
+may_install=no
+[ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1 || may_install=yes
+
 missing=""
 want() { # want PROGRAM PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
@@ -29,28 +49,27 @@ if ! command -v "$TOOLS/bin/cargo-deny" >/dev/null 2>&1 && ! command -v cargo-de
 fi
 
 if [ -n "$missing" ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    if [ "$may_install" = yes ]; then
         say "installing Debian packages:$missing"
-        # A package's own service must not start: the tests run their own copies of mosquitto.
-        policy=/usr/sbin/policy-rc.d
-        made_policy=no
-        if [ ! -e "$policy" ]; then
-            printf '#!/bin/sh\nexit 101\n' >"$policy"
-            chmod 755 "$policy"
-            made_policy=yes
-        fi
-        trap '[ "$made_policy" = yes ] && rm -f "$policy"' EXIT
-        export DEBIAN_FRONTEND=noninteractive
         # shellcheck disable=SC2086
-        apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 || {
-            apt-get update -qq
-            # shellcheck disable=SC2086
-            apt-get install -qq -y --no-install-recommends $missing >/dev/null
-        }
+        apt_install $missing
     else
         say "missing Debian packages:$missing"
         say "as root: apt-get install --no-install-recommends$missing"
         command -v ld.lld >/dev/null 2>&1 || { say "nothing links without lld: stopping"; exit 1; }
+    fi
+fi
+
+# For the package in a booted container, which needs root anyway and is skipped aloud without them.
+if [ "$may_install" = yes ]; then
+    missing=""
+    want debootstrap debootstrap
+    want systemd-nspawn systemd-container
+    want dpkg-shlibdeps dpkg-dev
+    if [ -n "$missing" ]; then
+        say "installing Debian packages:$missing"
+        # shellcheck disable=SC2086
+        apt_install $missing || say "not installed:$missing; the package test will say that it is skipped"
     fi
 fi
 
