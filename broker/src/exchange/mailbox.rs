@@ -298,7 +298,7 @@ impl Mailbox {
             && inner.bytes * 2 <= self.bounds.bytes
         {
             self.tight.store(false, Ordering::Relaxed);
-            self.patience.next();
+            self.patience.eased();
         }
         if inner.messages == 0 {
             self.patience.kept_up();

@@ -13,8 +13,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Delivery, Mailbox};
 
-/// How long a sender waits for one receiver at most.
+/// How long a receiver has for half of its queue while senders wait.
 const WAIT: Duration = Duration::from_millis(20);
+/// How long a sender waits at most, although the receiver is quick: others are served before it.
+const LONGEST: Duration = Duration::from_millis(200);
 /// How long a receiver is not waited for after the first time in vain.
 const PENALTY: Duration = Duration::from_secs(1);
 /// Doublings of it.
@@ -27,14 +29,21 @@ pub(crate) struct Rest {
     /// What did not fit; `None` = it only waits for the queue to be half empty.
     pub(crate) delivery: Option<Delivery>,
     pub(crate) deadline: Instant,
+    /// Not beyond this.
+    last: Instant,
+    /// What the receiver had got through when the deadline was set.
+    rounds: u32,
 }
 
 impl Rest {
     pub(crate) fn new(mailbox: &Arc<Mailbox>, delivery: Option<Delivery>) -> Self {
+        let now = Instant::now();
         Self {
             mailbox: Arc::clone(mailbox),
             delivery,
-            deadline: Instant::now() + WAIT,
+            deadline: now + WAIT,
+            last: now + LONGEST,
+            rounds: mailbox.patience().rounds(),
         }
     }
 
@@ -58,10 +67,17 @@ impl Rest {
         if !self.mailbox.connected() {
             return Some(left);
         }
-        if self.deadline <= Instant::now() {
+        let now = Instant::now();
+        if self.deadline > now {
+            return None;
+        }
+        let rounds = self.mailbox.patience().rounds();
+        if rounds == self.rounds || self.last <= now {
             self.mailbox.patience().in_vain();
             return Some(left);
         }
+        self.rounds = rounds;
+        self.deadline = now + WAIT;
         None
     }
 }
@@ -71,6 +87,8 @@ impl Rest {
 pub(crate) struct Patience {
     room: Notify,
     waiting: AtomicUsize,
+    /// Times that the queue went from tight to half empty.
+    rounds: AtomicU32,
     /// Times in vain since it last kept up.
     failures: AtomicU32,
     not_before: Mutex<Option<Instant>>,
@@ -101,6 +119,16 @@ impl Patience {
         let _waits = Waits(&self.waiting);
         // In vain or not: the caller looks for itself.
         let _ = timeout_at(deadline, self.room.notified()).await;
+    }
+
+    /// The queue is half empty again.
+    pub(crate) fn eased(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.next();
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.load(Ordering::Relaxed)
     }
 
     /// There is room: the one that waits longest may come.

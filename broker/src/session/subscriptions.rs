@@ -3,6 +3,7 @@
 //! Called by `run` between frames, since a durable session's change is committed before it is
 //! answered.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -28,7 +29,7 @@ impl Client {
         let mut codes = Vec::with_capacity(subscribe.entries.len());
         let mut granted = Vec::new();
         for entry in &subscribe.entries {
-            match self.grant(entry, subscribe.id, granted.len()) {
+            match self.grant(entry, subscribe.id, &granted) {
                 Ok(grant) => {
                     codes.push(grant.record.qos as u8);
                     granted.push(grant);
@@ -53,10 +54,12 @@ impl Client {
     }
 
     pub(super) async fn unsubscribe(&mut self, journal: &Journal, unsubscribe: Unsubscribe) {
+        // As if the filters had come one by one [MQTT-3.10.4-6].
+        let mut seen = HashSet::new();
         let known: Vec<bool> = unsubscribe
             .filters
             .iter()
-            .map(|filter| self.held.subscriptions.contains_key(filter))
+            .map(|filter| self.held.subscriptions.contains_key(filter) && seen.insert(filter))
             .collect();
         let changes = unsubscribe
             .filters
@@ -83,7 +86,12 @@ impl Client {
     }
 
     /// The code of a refusal, else what is granted.
-    fn grant(&mut self, entry: &Asking, id: Option<u32>, more: usize) -> Result<Granted, u8> {
+    fn grant(
+        &mut self,
+        entry: &Asking,
+        id: Option<u32>,
+        before: &[Granted],
+    ) -> Result<Granted, u8> {
         let core = Arc::clone(&self.core);
         let limits = &core.config.limits;
         let text = &entry.filter;
@@ -107,8 +115,10 @@ impl Client {
                 code::UNSPECIFIED
             });
         }
-        let new = !self.held.subscriptions.contains_key(text);
-        if new && self.held.subscriptions.len() + more >= limits.subscriptions {
+        // As if the filters had come one by one [MQTT-3.8.4-5].
+        let new = !self.held.subscriptions.contains_key(text)
+            && before.iter().all(|earlier| earlier.text != *text);
+        if new && self.held.subscriptions.len() + before.len() >= limits.subscriptions {
             return Err(code::QUOTA);
         }
         let retained = asked.group.is_none()

@@ -11,16 +11,21 @@
 mod common;
 mod kit;
 
+mod busy;
 mod certificates;
 mod connect;
 mod flow;
 mod fuzz;
 mod hostile;
+mod kept;
 mod ledger;
 mod publish;
 mod quota;
+mod reasons;
 mod rights;
+mod rules;
 mod session;
 mod stock;
 mod subscribe;
+mod web;
 mod will;

@@ -1,0 +1,254 @@
+//! What outlives: wills over a restart, slots and their owners, rows of a gone member, and the
+//! broker's own figures.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holdfast_broker::Config;
+
+use crate::common::{Hello, Server, TestRights, expiry};
+use crate::kit::{Ended, client, example, hello, lasting, server, until};
+
+fn with_will(id: &str, session: u32, delay: u32) -> Hello {
+    let mut hello = Hello::v5(id);
+    hello.clean = false;
+    hello.properties = expiry(session);
+    let mut properties = vec![0x18];
+    properties.extend(delay.to_be_bytes());
+    hello.will = Some((0x08, properties, format!("will/{id}"), b"gone".to_vec()));
+    hello
+}
+
+/// Connects to the example by its port.
+async fn dial(port: u16, hello: &Hello) -> crate::common::Wire {
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+    let mut wire = crate::common::Wire::new(stream.unwrap());
+    wire.v5 = hello.v5;
+    wire.send(&hello.bytes()).await;
+    wire.connack(0).await;
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mqtt5_3_1_2_7_a_will_survives_kill_9_with_its_delay() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal.redb");
+    let (mut running, port) = example(&journal);
+    let mut witness = dial(port, &lasting(true, "witness")).await;
+    witness.subscribe("will/#", 1).await;
+    let mut others = Vec::new();
+    for (id, session, delay) in [
+        ("at-once", 60, 0),
+        ("later", 60, 4),
+        ("back", 60, 4),
+        ("bye", 60, 0),
+    ] {
+        others.push(dial(port, &with_will(id, session, delay)).await);
+    }
+    others.push(dial(port, &with_will("short", 0, 30)).await);
+    // Its delay was running when the server was killed.
+    let cut = dial(port, &with_will("cut", 60, 4)).await;
+    drop(cut);
+    // One says goodbye: its will is gone for good.
+    others.remove(3).disconnect().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    drop(others);
+    drop(witness);
+    let begun = tokio::time::Instant::now();
+    let (running, port): (Ended, u16) = example(&journal);
+    let mut witness = dial(port, &lasting(true, "witness")).await;
+    let _back = dial(port, &with_will("back", 60, 4)).await;
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        let topic = witness.receive().await.topic;
+        found.push((topic, begun.elapsed() >= Duration::from_secs(2)));
+    }
+    found.sort();
+    let expected = [
+        ("at-once", false),
+        ("cut", true),
+        ("later", true),
+        ("short", false),
+    ];
+    let expected = expected.map(|(id, late)| (format!("will/{id}"), late));
+    assert_eq!(found, expected);
+    witness.nothing().await;
+    drop(running);
+}
+
+#[tokio::test]
+async fn mqtt5_3_1_2_10_a_stored_will_goes_with_its_firing() {
+    let mut server = server().await;
+    let mut witness = hello(&server, &lasting(true, "witness")).await;
+    witness.subscribe("will/#", 1).await;
+    drop(hello(&server, &with_will("x", 60, 0)).await);
+    assert_eq!(witness.receive().await.topic, "will/x");
+    witness.disconnect().await;
+    for _ in 0..2 {
+        server = server.restart(Config::default()).await;
+        // Longer than the housekeeping takes to look at wills.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let mut witness = hello(&server, &lasting(true, "witness")).await;
+        witness.nothing().await;
+        witness.disconnect().await;
+    }
+}
+
+#[tokio::test]
+async fn e8_a_slot_whose_publisher_lost_its_right_is_given_to_nobody() {
+    let mut server = server().await;
+    let mut giver = server.v5("giver").await;
+    giver.publish_with("kept/a", 3, &[], "a").await;
+    giver.publish_with("kept/b", 3, &[], "b").await;
+    let mut will = with_will("willing", 0, 0);
+    will.will = Some((0x28, vec![], "kept/will".into(), b"w".to_vec()));
+    drop(hello(&server, &will).await);
+    until("the will is kept", || server.broker.metrics().retained == 3).await;
+    for restarted in [false, true] {
+        if restarted {
+            server = server.restart(Config::default()).await;
+        }
+        for (forbidden, left) in [(None, 3), (Some("kept/a"), 2), (Some("kept/will"), 1)] {
+            if let Some(topic) = forbidden {
+                TestRights::forbid(&server.rights.no_publish, topic);
+                server.broker.rights_changed();
+            }
+            for v5 in [true, false] {
+                let mut taker = client(&server, v5, "taker").await;
+                taker.subscribe("kept/#", 1).await;
+                for _ in 0..left {
+                    assert!(taker.receive().await.retain());
+                }
+                taker.nothing().await;
+                // A durable session gets them as rows: the same rule.
+                let mut durable = hello(&server, &lasting(v5, "durable")).await;
+                durable.subscribe("kept/#", 1).await;
+                for _ in 0..left {
+                    durable.receive().await;
+                }
+                durable.nothing().await;
+                durable.unsubscribe("kept/#").await;
+            }
+        }
+        server.rights.no_publish.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_all_retained_messages_however_many() {
+    let mut config = Config::default();
+    config.limits.queue_messages = 50;
+    let server = Server::start(config).await;
+    let mut giver = server.v5("giver").await;
+    for number in 0..1000 {
+        let (flags, topic) = (1 + (number % 2) * 2, format!("r/{number:04}"));
+        giver.publish_with(&topic, flags as u8, &[], "m").await;
+    }
+    giver.nothing().await;
+    until("kept", || server.broker.metrics().retained == 1000).await;
+    for lasts in [false, true] {
+        let mut taker = if lasts {
+            hello(&server, &lasting(true, "durable")).await
+        } else {
+            server.v5("taker").await
+        };
+        taker.subscribe("r/#", 1).await;
+        let mut found = std::collections::BTreeSet::new();
+        for _ in 0..1000 {
+            assert!(found.insert(taker.receive().await.topic));
+        }
+        taker.nothing().await;
+    }
+    assert!(server.broker.metrics().dropped.is_empty());
+}
+
+#[tokio::test]
+async fn mqtt5_4_8_2_4_and_5_the_rows_of_a_gone_member_go_to_another() {
+    for restart in [false, true] {
+        let mut server = server().await;
+        let mut gone = hello(&server, &lasting(true, "gone")).await;
+        gone.subscribe("$share/g/s/#", 2).await;
+        let mut giver = server.v5("giver").await;
+        for number in 0..5 {
+            giver.publish("s/x", 1, &number.to_string()).await;
+        }
+        // Two are in flight, one of QoS 2 among them; nothing is acknowledged.
+        for _ in 0..5 {
+            gone.arrived().await;
+        }
+        giver.publish("s/x", 2, "exactly").await;
+        gone.arrived().await;
+        drop(gone);
+        until("away", || server.broker.metrics().connections == 1).await;
+        for number in 5..8 {
+            giver.publish("s/x", 1, &number.to_string()).await;
+        }
+        drop(giver);
+        if restart {
+            server = server.restart(Config::default()).await;
+        }
+        let mut other = hello(&server, &lasting(true, "other")).await;
+        other.subscribe("$share/g/s/#", 2).await;
+        other.nothing().await;
+        // The member's session ends for good.
+        let mut ending = Hello::v5("gone");
+        ending.clean = true;
+        hello(&server, &ending).await.disconnect().await;
+        let mut found: Vec<String> = Vec::new();
+        for _ in 0..8 {
+            found.push(other.receive().await.text().to_owned());
+        }
+        found.sort();
+        let expected: Vec<String> = (0..8).map(|number| number.to_string()).collect();
+        assert_eq!(found, expected, "restart: {restart}");
+        // The QoS 2 message may have reached the first: nobody else gets it [MQTT-4.8.2-5].
+        other.nothing().await;
+        assert_eq!(server.broker.metrics().dropped.values().sum::<u64>(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_brokers_figures_have_a_right_of_their_own() {
+    let server = Server::start(Config {
+        figures_every: Duration::from_millis(1),
+        ..Config::default()
+    })
+    .await;
+    let mut curious = server.v5("curious").await;
+    assert_eq!(curious.subscribe("$SYS/#", 0).await, 0x87);
+    assert_eq!(curious.subscribe("$share/g/$SYS/#", 0).await, 0x87);
+    server.rights.figures.store(true, Ordering::SeqCst);
+    server.broker.rights_changed();
+    assert_eq!(curious.subscribe("#", 0).await, 0);
+    // Once some were published, a later subscriber gets the last ones at once.
+    let mut first = server.v3("first").await;
+    first.subscribe("$SYS/broker/uptime", 0).await;
+    assert!(first.receive().await.text().ends_with(" seconds"));
+    let mut reader = server.v3("reader").await;
+    assert_eq!(
+        reader.subscribe("$SYS/broker/clients/connected", 1).await,
+        1
+    );
+    for round in 0..3 {
+        let arrived = reader.receive().await;
+        assert_eq!(arrived.topic, "$SYS/broker/clients/connected");
+        assert_eq!(arrived.retain(), round == 0, "{round}");
+        assert!(arrived.text().parse::<u64>().unwrap() <= 3);
+    }
+    // No wildcard reaches them, and nobody publishes there.
+    curious.nothing().await;
+    assert_eq!(
+        curious
+            .publish("$SYS/broker/clients/connected", 1, "7")
+            .await,
+        0x87
+    );
+    // The right is asked at delivery too.
+    server.rights.figures.store(false, Ordering::SeqCst);
+    server.broker.rights_changed();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    while reader.stream.try_read(&mut [0; 4096]).is_ok() {}
+    reader.nothing().await;
+}
