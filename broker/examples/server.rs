@@ -1,7 +1,8 @@
 //! An MQTT server on loopback in thirty lines: `cargo run -p holdfast-broker --example server`.
 //!
-//! One thread serves all, in the order things arrive. Everybody may do everything here, from this machine: these rights are the example's own, the library
-//! has none. `test/nosubscribe` alone may not be subscribed to, to show what a refusal looks like.
+//! One thread serves all, in the order things arrive. Everybody may do everything here, from this
+//! machine: these rights are the example's own, the library has none. `test/nosubscribe` alone may not be
+//! subscribed to, to show what a refusal looks like.
 //! Arguments: the address (default `127.0.0.1:1883`) and the journal's file (default: a new one).
 
 use std::sync::Arc;
