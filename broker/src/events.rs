@@ -123,6 +123,18 @@ pub enum CutReason {
 }
 
 impl CutReason {
+    /// Whether the client sent what it may not, and perhaps is sending still.
+    pub(crate) fn is_the_clients_fault(self) -> bool {
+        matches!(
+            self,
+            Self::Malformed
+                | Self::Protocol
+                | Self::PacketTooLarge
+                | Self::ReceiveMaximum
+                | Self::TopicAlias
+        )
+    }
+
     /// Whether it is part of an ordinary day.
     pub(crate) fn is_usual(self) -> bool {
         matches!(

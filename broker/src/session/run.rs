@@ -418,7 +418,7 @@ impl Connection {
             identity,
             reason: ended.reason,
         });
-        if ended.code.is_some() {
+        if ended.reason.is_the_clients_fault() {
             listen_on(&mut socket).await;
         }
     }
