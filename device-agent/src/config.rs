@@ -346,6 +346,24 @@ mod tests {
         assert_eq!(config.sources[1].input, Input::Stdin);
     }
 
+    /// Every commented key of the sample is a key, and shows its default.
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/agent.toml");
+        let sample = std::fs::read_to_string(path).expect("the sample is there");
+        let open = |line: &str| {
+            let key = line.strip_prefix("# ").unwrap_or(line);
+            let is_key = key.starts_with('[') || key.contains(" = ");
+            format!("{}\n", if is_key { key } else { line })
+        };
+        let open: String = sample.lines().skip(1).map(open).collect();
+        let shown = parse(&open).unwrap_or_else(|faults| panic!("{faults}\n{open}"));
+        let mut default = parse("").unwrap();
+        assert_eq!(shown.sources.len(), 1);
+        default.sources.clone_from(&shown.sources);
+        assert_eq!(format!("{shown:?}"), format!("{default:?}"));
+    }
+
     #[test]
     fn all_faults_are_told_at_once() {
         let text = "[commands]\nto = \"exec\"\nmax_bytes = 1\n[connection]\nwindow = 0\nkeep_alive = \"0s\"\n[onboarding]\n\

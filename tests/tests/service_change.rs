@@ -4,13 +4,17 @@
 
 use std::time::Duration;
 
+use holdfast_tests::process::wait_until;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::skip::{has_program, skip};
 use holdfast_tests::stock::StockClient;
+use holdfast_tests::weather;
 use holdfast_tests::world::{Plan, SITE, Server, World};
 use serde_json::Value;
 use tokio::time::sleep;
 
+/// For a command to arrive.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Kills in the middle of a change.
 const KILLS: u64 = 8;
 
@@ -21,6 +25,7 @@ async fn a_device_changes_its_service_in_an_outage() {
     }
     let mut story = Story::begin().await;
     story.the_device_is_moved().await;
+    story.it_takes_the_service().await;
     story.forged_and_replayed_notices_move_nothing().await;
     story.a_device_that_is_away_hears_of_it().await;
     story.killed_in_the_middle_it_ends_right().await;
@@ -37,6 +42,13 @@ struct Story {
 impl Story {
     async fn begin() -> Self {
         let mut world = World::new(&Plan::apart()).await.unwrap();
+        // A second sensor measures for whatever service the device works for.
+        let config = std::fs::read_to_string(&world.agent.config).unwrap();
+        let sensor = format!(
+            "{config}[[publish]]\nname = \"light\"\ncsv = {:?}\ninterval = \"40ms\"\nto = \"service\"\n",
+            weather::file(),
+        );
+        std::fs::write(&world.agent.config, sensor).unwrap();
         world.start_cloud().await.unwrap();
         world.enrol().await.unwrap();
         world.start_gateway().await.unwrap();
@@ -44,7 +56,8 @@ impl Story {
         world.start_agent().await.unwrap();
         let topics = format!("hf/v1/{SITE}/+/service/#");
         let telemetry = format!("svc/v1/{SITE}/#");
-        let filters = [topics.as_str(), telemetry.as_str()];
+        let down = format!("hf/v1/{SITE}/+/down/#");
+        let filters = [topics.as_str(), telemetry.as_str(), down.as_str()];
         let client = world.admit(Server::Gateway, "forger", &filters, &filters);
         let client = StockClient {
             seat: world.seat_near(Server::Gateway).unwrap(),
@@ -126,6 +139,37 @@ impl Story {
         let refused = self.world.gateway.command(&nobody, "").await.unwrap();
         assert_eq!(refused.code, Some(64), "{refused:?}");
         assert!(refused.err.contains("not onboarded"), "{refused:?}");
+    }
+
+    /// The new service's topic carries readings, and commands reach the journal: all of it at the gateway, in place of a
+    /// server that the cut link hides.
+    async fn it_takes_the_service(&self) {
+        let link = |status: &Value| {
+            let link = &status["service_link"];
+            link["service"] == "weather" && link["role"] == "gateway"
+        };
+        self.agent_says("the gateway serves it", link).await;
+        let telemetry =
+            |service: &str| format!("svc/v1/{SITE}/{service}/{}/telemetry", self.device);
+        let heard = self.client.retained(&telemetry("weather")).await.unwrap();
+        let reading: Value = serde_json::from_slice(&heard).unwrap();
+        assert!(reading.is_object(), "{reading}");
+        let taken = |status: &Value| status["service_acknowledged"].as_u64() > Some(3);
+        self.agent_says("its readings are taken over", taken).await;
+        let command = format!("svc/v1/{SITE}/weather/{}/command", self.device);
+        let down = format!("hf/v1/{SITE}/{}/down/valve", self.device);
+        for (topic, text) in [(command, "brighter"), (down, "shut")] {
+            self.client.publish(&topic, text.as_bytes()).await.unwrap();
+        }
+        let journal = self.world.agent.state.join("commands.jsonl");
+        let kept = || std::fs::read_to_string(&journal).unwrap_or_default();
+        wait_until("both commands are kept", PATIENCE, || {
+            kept().lines().count() == 2
+        })
+        .await
+        .unwrap();
+        let kept = kept();
+        assert!(kept.contains("brighter") && kept.contains("shut"), "{kept}");
     }
 
     async fn forged_and_replayed_notices_move_nothing(&self) {
