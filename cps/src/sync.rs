@@ -6,16 +6,20 @@
 mod client;
 mod holes;
 mod judge;
+mod replaced;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_protocol::id::{ServerId, SiteId};
 use holdfast_protocol::record::{Admission, Cursor, EntryId, RecordFault, SignedEntry};
 use holdfast_store::{StoreError, WriteError, Written};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub use client::{Client, Exchange, SyncError};
 pub use judge::Distrust;
+pub use replaced::Replaced;
 
 use crate::Core;
 use crate::config::Role;
@@ -56,6 +60,19 @@ pub struct Sync {
     refusals: Refusals,
     /// At a gateway: why the cloud lets it in no more.
     locked_out: Arc<Mutex<Option<String>>>,
+    /// At a gateway: what the cloud signed, if another machine took its place.
+    replaced: watch::Sender<Option<Replaced>>,
+    /// At the cloud: when each gateway asked last, and what it had.
+    heard: Arc<Mutex<BTreeMap<ServerId, Heard>>>,
+}
+
+/// A gateway as the cloud heard of it last, since the cloud's start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When, unix seconds.
+    pub at: u64,
+    /// What it had of its site's log when it asked.
+    pub cursor: Cursor,
 }
 
 impl Sync {
@@ -64,6 +81,46 @@ impl Sync {
             core,
             refusals,
             locked_out: Arc::default(),
+            replaced: watch::Sender::new(None),
+            heard: Arc::default(),
+        }
+    }
+
+    /// At a gateway: whether another machine took its place, by the cloud's signed word.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<Option<Replaced>> {
+        self.replaced.subscribe()
+    }
+
+    /// At the cloud: when a gateway asked last, and what it had; `None` if not since the start.
+    #[must_use]
+    pub fn heard(&self, gateway: &ServerId) -> Option<Heard> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(gateway).cloned()
+    }
+
+    /// Notes that a gateway of ours asked. Its name comes from its certificate, so there are no more
+    /// rows than gateways.
+    pub(crate) fn note_heard(&self, gateway: &ServerId, cursor: &Cursor) {
+        let heard = Heard {
+            at: self.core.clock.now().secs,
+            cursor: cursor.clone(),
+        };
+        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(gateway.clone(), heard);
+    }
+
+    /// Believes the cloud's statement if it holds.
+    fn note_replaced(&self, statement: &[u8]) {
+        let own = self.core.cloud.as_ref();
+        match own.and_then(|own| Replaced::verify(statement, own)) {
+            Some(replaced) => {
+                let epoch = replaced.epoch;
+                if self.replaced.send_replace(Some(replaced)).is_none() {
+                    tracing::error!(epoch, "another machine has taken this gateway's place");
+                }
+            }
+            None => tracing::warn!("a statement that this gateway was replaced does not hold"),
         }
     }
 

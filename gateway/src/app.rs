@@ -33,7 +33,7 @@ use crate::discovery::{Announcer, Ports};
 use crate::intake::{Intake, Unstamped};
 use crate::rights::CertificateRights;
 use crate::uplink::{self, State, Watch};
-use crate::{bridge, epoch, identity};
+use crate::{bridge, epoch, identity, retired};
 
 /// How long each stage of the parts may take to stop.
 const GRACE: Duration = Duration::from_secs(6);
@@ -74,6 +74,9 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         cause,
     })?;
     let cloud = Cloud::read(&identity::keys_folder(state))?.ok_or(BuildError::NotEnrolled)?;
+    if let Some(replaced) = retired::look(state, &cloud)? {
+        return Err(BuildError::Replaced(Box::new(replaced)));
+    }
     let faults = bridge::beyond_rights(&config.bridge, &cloud.gateway(), &cloud.site());
     if !faults.is_empty() {
         return Err(BuildError::Rules(faults));

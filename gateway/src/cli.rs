@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 use self::bridge::Bridge;
 use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
+use crate::app::{self, BuildError, RunError};
 use crate::config::Config;
-use crate::{app, identity};
+use crate::{identity, retired};
 
 /// Name of the program, of its state folder and of its unit.
 pub const PROGRAM: &str = "holdfast-gateway";
@@ -212,12 +213,19 @@ async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
     let config: Config = holdfast_config::read(common.config.as_deref())?;
     life::start_logging(common)?;
     let stop = life::stop_on_signal().context("cannot listen to signals")?;
+    let metrics = config.listen.metrics;
     let app = match app::build(config, state).await {
+        Err(BuildError::Replaced(why)) => {
+            return Ok(retired::serve(metrics, state, &why, stop).await?);
+        }
         Err(fault) if fault.is_misuse() => return Err(Misuse(fault.to_string()).into()),
         Err(fault) if fault.is_unavailable() => return Err(Unavailable(fault.to_string()).into()),
         built => built?,
     };
-    Ok(app.run(stop).await?)
+    match app.run(stop.clone()).await {
+        Err(RunError::Replaced(why)) => Ok(retired::serve(metrics, state, &why, stop).await?),
+        ended => Ok(ended?),
+    }
 }
 
 async fn enrol(

@@ -4,7 +4,7 @@
 //! broker. Its rooms: [`app`] builds and runs it, [`config`] and [`cli`] are what the operator sees,
 //! [`identity`] is who it is, [`uplink`] watches the Internet link, [`bridge`] carries messages to
 //! the cloud and back, [`discovery`] makes it known on the LAN, [`notices`] tells devices of their
-//! services, [`rights`] answers the broker by certificate, [`intake`] fills the site's own ledger,
+//! services, [`retired`] is what is left of a gateway that was replaced, [`rights`] answers the broker by certificate, [`intake`] fills the site's own ledger,
 //! [`admin`] and [`metrics`] show what goes on.
 //!
 //! The registry, FDO's owner and the site's certificate authority are in `holdfast-cps`, the same
@@ -21,5 +21,6 @@ pub mod identity;
 pub mod intake;
 pub mod metrics;
 pub mod notices;
+pub mod retired;
 pub mod rights;
 pub mod uplink;

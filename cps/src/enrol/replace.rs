@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{Enrolment, Refusal, flat};
 use crate::authority::parse_serial;
 use crate::registry::Draft;
+use crate::sync::Replaced;
 use crate::tables::{LockRow, Source, Tables};
 
 /// How the log names a site's authority at a gateway.
@@ -47,6 +48,22 @@ impl Enrolment {
         let token = self.token_with(site, gateway, life, Some(lock)).await?;
         tracing::warn!(%site, %gateway, epoch = row.epoch, "gateway locked out, to be replaced");
         Ok(token)
+    }
+
+    /// The signed word that the gateway's present enrolment replaced earlier ones; `None` if there
+    /// was no earlier one.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub fn replacement(
+        &self,
+        site: &SiteId,
+        gateway: &ServerId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.core.registry.read(|view| view.gateway(gateway))?;
+        let row = row.filter(|row| row.site == *site && row.epoch > 1);
+        let key = self.core.keys.record();
+        Ok(row.map(|row| Replaced::sign(site, gateway, (row.epoch, row.at), key)))
     }
 
     /// Lets a gateway in again that `replace` locked out, as long as nothing took its place.

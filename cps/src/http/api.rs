@@ -14,7 +14,7 @@ use holdfast_protocol::record::{Cursor, EntryId};
 use serde::de::DeserializeOwned;
 
 use super::serve::Peer;
-use super::wire::{HandedIn, Owner, Pull, Pulled, Push, Pushed};
+use super::wire::{Denied, HandedIn, Owner, Pull, Pulled, Push, Pushed};
 use crate::Cps;
 use crate::enrol::Bytes as Base64;
 use crate::enrol::{Asked, Refusal};
@@ -100,8 +100,11 @@ async fn pull(
     State(cps): State<Cps>,
     Extension(peer): Extension<Peer>,
     body: Bytes,
-) -> Result<Json<Pulled>, Failure> {
-    let (server, site) = gateway(&cps, &peer)?;
+) -> Result<Response, Failure> {
+    let (server, site) = match gateway(&cps, &peer) {
+        Ok(known) => known,
+        Err(failure) => return told_replaced(&cps, &peer, failure),
+    };
     let asked: Pull = read(&body)?;
     let cursor = Cursor::from_cbor(&asked.cursor)
         .map_err(|fault| Failure(StatusCode::BAD_REQUEST, format!("bad cursor: {fault}")))?;
@@ -112,12 +115,14 @@ async fn pull(
         .map_err(|bad| Failure(StatusCode::BAD_REQUEST, format!("bad number: {bad}")))?;
     let batch = cps.sync().pull_with(&site, &cursor, &wanted, asked.max);
     let batch = batch.map_err(own)?;
+    cps.sync().note_heard(&server, &cursor);
     Ok(Json(Pulled {
         entries: batch.entries.into_iter().map(Base64).collect(),
         more: batch.more,
         missing: batch.missing.into_iter().map(Into::into).collect(),
         about: cps.sync().about_us(),
-    }))
+    })
+    .into_response())
 }
 
 async fn push(
@@ -215,6 +220,24 @@ fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
             Err(refuse(StatusCode::FORBIDDEN, "not a gateway", text))
         }
     }
+}
+
+/// A gateway whose machine was replaced is told so by a signed statement, beside the refusal.
+fn told_replaced(cps: &Cps, peer: &Peer, failure: Failure) -> Result<Response, Failure> {
+    let name = match cps.roster().identify(&peer.certificates) {
+        Err(NotAdmitted::Replaced(name)) => name,
+        _ => return Err(failure),
+    };
+    let party = Party::parse(&name, &cps.config().domain);
+    let Ok(Party::Gateway { server, site }) = party else {
+        return Err(failure);
+    };
+    let Some(statement) = cps.enrolment().replacement(&site, &server).map_err(own)? else {
+        return Err(failure);
+    };
+    let Failure(status, error) = failure;
+    let replaced = Some(Base64(statement));
+    Ok((status, Json(Denied { error, replaced })).into_response())
 }
 
 /// Keeps where the gateway is reached; it may speak for itself alone.

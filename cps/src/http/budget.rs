@@ -60,7 +60,9 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub(crate) fn new(limits: Limits, metrics: Metrics) -> Self {
+    /// Bounds of listeners that belong to no CPS server; those of one are [`crate::Cps::bounds`].
+    #[must_use]
+    pub fn new(limits: Limits, metrics: Metrics) -> Self {
         Self { limits, metrics }
     }
 }

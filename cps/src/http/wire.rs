@@ -91,6 +91,17 @@ pub(crate) struct Pushed {
     pub(crate) wanted: Vec<Number>,
 }
 
+/// An answer that is no success.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Denied {
+    /// One sentence.
+    #[serde(default)]
+    pub(crate) error: String,
+    /// To a gateway that was replaced: the statement that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaced: Option<Bytes>,
+}
+
 /// Answer of `GET /api/v1/owner`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Owner {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Report, Sync};
-use crate::http::wire::{Number, Pull, Pulled, Push, Pushed};
+use crate::http::wire::{Denied, Number, Pull, Pulled, Push, Pushed};
 
 /// How often the cloud is asked when nothing changed here.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -37,6 +37,14 @@ pub enum SyncError {
         status: u16,
         /// Its words.
         why: String,
+    },
+    /// The cloud says that another machine has our place, and signs it.
+    #[error("the cloud refused to sync (HTTP 403): {why}")]
+    Replaced {
+        /// Its words.
+        why: String,
+        /// To be verified.
+        statement: Vec<u8>,
     },
     /// Its answer makes no sense.
     #[error("the cloud's answer was not understood; it may be of another version")]
@@ -133,6 +141,10 @@ impl Client {
         match &done {
             Ok(_) => self.sync.note_lock(None),
             Err(SyncError::Refused { status: 403, why }) => self.sync.note_lock(Some(why)),
+            Err(SyncError::Replaced { why, statement }) => {
+                self.sync.note_lock(Some(why));
+                self.sync.note_replaced(statement);
+            }
             Err(_) => {}
         }
         done
@@ -279,12 +291,15 @@ impl Client {
         let body = serde_json::to_vec(ask).expect("plain strings and numbers");
         let response = self.cloud.post(path, "application/json", body).await?;
         if !response.status.is_success() {
-            let why = serde_json::from_slice::<serde_json::Value>(&response.body).ok();
-            let why = why.and_then(|it| it["error"].as_str().map(str::to_owned));
             let status = response.status.as_u16();
-            return Err(SyncError::Refused {
-                status,
-                why: why.unwrap_or_default(),
+            let said = serde_json::from_slice::<Denied>(&response.body).unwrap_or_default();
+            let why = said.error;
+            return Err(match said.replaced {
+                Some(statement) => SyncError::Replaced {
+                    why,
+                    statement: statement.0,
+                },
+                None => SyncError::Refused { status, why },
             });
         }
         serde_json::from_slice(&response.body).map_err(|_| SyncError::Answer)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::kit::*;
 use crate::enrol::Refusal;
 use crate::roster;
-use crate::sync::{Client, SyncError};
+use crate::sync::{Client, Replaced, SyncError};
 use crate::{CpsConfig, Role};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -74,6 +74,11 @@ async fn the_fresh_machine_has_the_site_and_the_old_one_is_out() {
         "{out}"
     );
     assert!(old.cps.sync().locked_out().is_some());
+    assert_eq!(
+        *old.cps.sync().replaced().borrow(),
+        None,
+        "a lock can be taken back"
+    );
 
     let folder = tempfile::tempdir().unwrap();
     enrol_in(&cloud, &folder, &token).await.unwrap();
@@ -107,6 +112,15 @@ async fn the_fresh_machine_has_the_site_and_the_old_one_is_out() {
     let old = serve(config, folder).await;
     let out = sync(&old, &cloud).await.unwrap_err().to_string();
     assert!(out.contains("was replaced"), "{out}");
+    let told = old.cps.sync().replaced().borrow().clone().unwrap();
+    assert_eq!((told.epoch, &told.gateway), (2, &server("gw1")));
+    let (lost, now) = (old.cps.cloud().unwrap(), fresh.cps.cloud().unwrap());
+    assert!(Replaced::verify(&told.statement, lost).is_some());
+    assert!(
+        Replaced::verify(&told.statement, now).is_none(),
+        "it is not out"
+    );
+    assert_eq!(*fresh.cps.sync().replaced().borrow(), None);
     for server in [&cloud, &fresh] {
         let seen = server.cps.roster().identify(&old_chain).unwrap_err();
         assert!(matches!(seen, roster::Refusal::Replaced(_)), "{seen}");

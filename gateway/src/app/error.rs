@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use holdfast_config::stages::Ended;
 use holdfast_cps::authority::AuthorityError;
+use holdfast_cps::sync::Replaced;
 use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::discovery::DiscoveryError;
 use holdfast_link::time::FloorError;
@@ -29,6 +30,9 @@ pub enum BuildError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Another machine has its place.
+    #[error("{}", crate::retired::sentence(.0))]
+    Replaced(Box<Replaced>),
     /// Rules that the cloud would refuse. They were read before it was known which site this is.
     #[error("{}; correct the configuration", .0.join("; "))]
     Rules(Vec<String>),
@@ -103,6 +107,9 @@ impl BuildError {
 /// Why the gateway stopped serving.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// Another machine has its place.
+    #[error("{}", crate::retired::sentence(.0))]
+    Replaced(Box<Replaced>),
     /// A part ended by itself.
     #[error(transparent)]
     Ended(#[from] Ended),

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{App, GRACE, RunError};
 use crate::identity::Upkeep;
 use crate::uplink::State;
-use crate::{admin, metrics, notices, rights};
+use crate::{admin, metrics, notices, retired, rights};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;
@@ -38,6 +38,7 @@ impl App {
     /// The part that ended.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let mut stages = Stages::new(3);
+        let replaced = retired::wait(self.cps.sync().replaced(), self.state.clone());
         let limits = self.cps.config().limits.clone();
         let (mqtt, https, fdo) = (self.mqtt(), self.https(), self.fdo());
         let served = admin::Served::of(&self);
@@ -46,9 +47,21 @@ impl App {
         let ready = format!("serving: mqtt {mqtt}, https {https}, fdo {fdo}");
         tracing::info!("{ready}");
         life::tell_ready(&ready);
-        let ended = stages.run(stop, GRACE).await;
-        life::tell_stopping();
-        Ok(ended?)
+        let all = stop.child_token();
+        let run = stages.run(all.clone(), GRACE);
+        tokio::pin!(run);
+        tokio::select! {
+            ended = &mut run => {
+                life::tell_stopping();
+                Ok(ended?)
+            }
+            replaced = replaced => {
+                // The doors first: the LAN is another's now.
+                all.cancel();
+                run.await?;
+                Err(RunError::Replaced(Box::new(replaced)))
+            }
+        }
     }
 
     fn spawn_keepers(&self, stages: &mut Stages) {

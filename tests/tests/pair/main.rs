@@ -7,4 +7,5 @@
 mod enrolment;
 mod messages;
 mod pair;
+mod replaced;
 mod rules;
