@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
+mod certificates;
 mod lists;
 
 use std::io::Write as _;
@@ -19,6 +20,7 @@ use holdfast_cps::http::ask::{self, AskError};
 use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
 use serde_json::{Value, json};
 
+use self::certificates::Certificates;
 use self::lists::{Installers, Manufacturers, Refusals};
 use crate::app;
 use crate::config::Config;
@@ -64,6 +66,9 @@ pub enum Command {
     /// Ordinary MQTT clients
     #[command(subcommand)]
     Clients(Clients),
+    /// Certificates: list them, revoke them
+    #[command(subcommand)]
+    Certificates(Certificates),
     /// What devices sent
     #[command(subcommand)]
     Telemetry(Telemetry),
@@ -269,6 +274,7 @@ impl Cli {
                 ask.table("/v1/devices", &columns, json).await?
             }
             Command::Clients(issue) => ask.client(issue).await?,
+            Command::Certificates(what) => what.execute(&ask).await?,
             Command::Refusals(refusals) => ask.refusals(refusals).await?,
             Command::Installers(installers) => ask.installers(installers).await?,
             Command::Manufacturers(makers) => ask.manufacturers(makers).await?,

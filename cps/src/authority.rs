@@ -3,8 +3,10 @@
 //! `clients`, and the binaries for their own identity. Works offline. It takes nothing from a
 //! request but its key, and hands out nothing that is not in the log.
 
+mod error;
 mod identity;
 pub(crate) mod pem;
+mod revoke;
 mod signer;
 mod template;
 
@@ -12,87 +14,28 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
-use holdfast_link::tls::IdentityError;
 use holdfast_protocol::crypto::{Curve, VerifyingKey};
 use holdfast_protocol::csr::Csr;
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::Change;
-use holdfast_store::{StoreError, WriteError, Written};
+use holdfast_store::{WriteError, Written};
 use rand_core::Rng as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+pub use error::AuthorityError;
 pub use holdfast_protocol::csr::CsrError;
 pub use holdfast_protocol::record::Serial;
+pub use revoke::Whose;
 pub use signer::{FileSigner, Signer, SignerError};
 pub use template::{Issuer, Subject, Template, is_private};
 
 use crate::Core;
-use crate::keys::KeyError;
-use crate::registry::{Draft, RegistryError};
+use crate::registry::Draft;
 use crate::tables::{CertificateRow, SiteRow};
 
 /// How long before "now" a certificate begins, for clocks that lag.
 const BACKDATE: Duration = Duration::from_secs(3600);
-
-/// Why a certificate was not issued, renewed or revoked.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// The request is bad (blame: the peer).
-    #[error("the certification request is refused: {0}; make it anew with a P-256 key of your own")]
-    Csr(#[from] CsrError),
-    /// The party belongs to a site that this server does not certify.
-    #[error("{0} is not certified here; ask the server of its own site")]
-    ForeignParty(Party),
-    /// An address outside the private ranges cannot stand in a site's certificate.
-    #[error("{0} is not a private address; give the gateway's LAN address")]
-    PublicAddress(IpAddr),
-    /// No certificate of that serial was issued.
-    #[error("no certificate with serial {0}; see the list of certificates")]
-    UnknownSerial(Serial),
-    /// A revoked certificate cannot be renewed.
-    #[error("the certificate {0} is revoked; the party must be admitted anew")]
-    Revoked(Serial),
-    /// The key keeper failed or lacks the issuer.
-    #[error(transparent)]
-    Signer(#[from] SignerError),
-    /// A key file failed.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// Chain and key do not fit.
-    #[error(
-        "this server's certificate and key do not fit: {0}; remove server.pem to have it made anew"
-    )]
-    Identity(#[from] IdentityError),
-    /// The log could not take the issue.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-}
-
-impl From<StoreError> for AuthorityError {
-    fn from(error: StoreError) -> Self {
-        Self::Registry(error.into())
-    }
-}
-
-impl AuthorityError {
-    /// One word for the counters.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Csr(CsrError::TooLarge) => "csr too large",
-            Self::Csr(CsrError::Malformed) => "csr malformed",
-            Self::Csr(CsrError::UnsupportedKey) => "csr key",
-            Self::Csr(CsrError::BadSignature) => "csr signature",
-            Self::ForeignParty(_) => "foreign party",
-            Self::PublicAddress(_) => "public address",
-            Self::UnknownSerial(_) => "unknown serial",
-            Self::Revoked(_) => "revoked",
-            Self::Signer(_) | Self::Key(_) | Self::Identity(_) => "own keys",
-            Self::Registry(_) => "own store",
-        }
-    }
-}
 
 /// Random; positive and of full length, so that its DER has always 16 bytes.
 fn random_serial() -> [u8; 16] {
@@ -203,24 +146,6 @@ impl Authority {
             return Err(AuthorityError::Revoked(serial));
         }
         self.issue(Request { party, ..request }).await
-    }
-
-    /// Revokes by serial. The roster denies it at once, here; sync tells the other side.
-    ///
-    /// # Errors
-    /// Unknown serial, or our own store.
-    pub async fn revoke(&self, serial: Serial) -> Result<(), AuthorityError> {
-        let row = self.core.registry.read(|view| view.certificate(&serial))?;
-        let row = row.ok_or_else(|| AuthorityError::UnknownSerial(serial.clone()))?;
-        let change = Change::CertificateRevoked { serial };
-        let draft = Draft {
-            site: row.site,
-            device: row.device,
-            change,
-        };
-        self.core.registry.append(vec![draft]).await?;
-        self.core.metrics.revoked();
-        Ok(())
     }
 
     /// The certificates issued for a site, by either server, or all of them.
@@ -410,6 +335,7 @@ impl Authority {
             false => self.core.config.lives.leaf,
         };
         let (device, dns) = (party.device(), party.dns(&self.core.config.domain));
+        let own = party == self.own_party();
         let subject = Subject::Leaf {
             party,
             dns: dns.clone(),
@@ -421,7 +347,12 @@ impl Authority {
             .first()
             .and_then(|der| not_after(der))
             .unwrap_or(u64::MAX);
-        template.not_after = template.not_after.min(limit);
+        template.not_after = match own && !self.core.clock.certain().is_authenticated() {
+            // How far our clock is behind those of our peers nobody knows; the issuer's key is ours
+            // anyway. It is made anew as soon as the time is known.
+            true => limit,
+            false => template.not_after.min(limit),
+        };
         let leaf = signer.sign(&issuer, &template)?;
         let draft = issue_draft(&site, device, &leaf, dns)?;
         let chain = chain

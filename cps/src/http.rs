@@ -6,6 +6,7 @@ pub mod admin;
 mod api;
 pub mod ask;
 mod budget;
+mod certificates;
 mod fdo;
 mod lifecycle;
 mod lists;

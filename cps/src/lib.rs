@@ -29,6 +29,7 @@ pub mod registrar;
 mod registry;
 pub mod relay;
 pub mod rendezvous;
+pub mod revocations;
 pub mod roster;
 pub mod sync;
 mod tables;
@@ -161,7 +162,8 @@ impl Cps {
     ) -> Result<Self, OpenError> {
         let metrics = Metrics::default();
         let cloud = enrol::Cloud::load(&config, &keys)?;
-        let roster = Roster::new(&config, Arc::clone(&clock));
+        let revocations = revocations::Revocations::open(keys.folder())?;
+        let roster = Roster::new(&config, Arc::clone(&clock), revocations);
         let author = Signing {
             server: config.server.clone(),
             key: keys.record_shared(),

@@ -151,11 +151,15 @@ impl Registry {
     pub(crate) fn refresh_roster(&self) -> Result<(), StoreError> {
         self.roster.refresh(|| {
             self.read(|view| {
+                let certificates = view.certificates()?;
+                let list = self.roster.revocation_list();
+                let revoked = list.with(&certificates, self.author.clock.certain());
                 Ok(Content::new(
-                    view.certificates()?,
+                    certificates,
                     view.clients()?,
                     view.gateways()?,
                     &view.locks()?,
+                    revoked,
                 ))
             })
         })

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use holdfast_link::time::Clock;
+use holdfast_link::time::{Clock, Time};
 use holdfast_protocol::certificate::{CertificateFault, Leaf, Purpose};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::{InvalidName, Party};
@@ -15,6 +15,7 @@ use holdfast_store::StoreError;
 use tokio::sync::watch;
 
 use crate::config::{CpsConfig, Role};
+use crate::revocations::{ListView, Revocations};
 use crate::tables::{CertificateRow, ClientRow, GatewayRow, LockRow};
 
 /// Why a peer is nobody here.
@@ -32,6 +33,11 @@ pub enum Refusal {
     /// It was revoked.
     #[error("the certificate {0} is revoked; admit the party anew if it should come back")]
     Revoked(String),
+    /// Nobody knows who was revoked.
+    #[error(
+        "the list of revoked certificates is damaged, so nobody is admitted; run 'certificates restore-revocations' here"
+    )]
+    ListLost,
     /// A gateway whose machine another one replaced.
     #[error(
         "{0} was replaced: this machine is locked out; to use it again enrol it anew with a token and an empty state folder"
@@ -56,6 +62,7 @@ impl Refusal {
             Self::Certificate(fault) => fault.reason(),
             Self::Name(_) => "name of nobody",
             Self::Revoked(_) => "revoked",
+            Self::ListLost => "revocations lost",
             Self::Replaced(_) => "replaced",
             Self::Locked(_) => "locked",
             Self::ForeignSite(_) => "foreign site",
@@ -80,6 +87,8 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct Content {
     revoked: BTreeSet<String>,
+    /// Nobody knows what is revoked: nobody is admitted.
+    lost: bool,
     /// Serials in the log: what a revoked authority issued counts only if it is among them.
     issued: BTreeSet<String>,
     /// Gateways that wait for their replacement.
@@ -97,10 +106,11 @@ pub struct Roster {
     domain: Domain,
     place: Place,
     clock: Arc<dyn Clock>,
+    revocations: Revocations,
 }
 
 impl Roster {
-    pub(crate) fn new(config: &CpsConfig, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &CpsConfig, clock: Arc<dyn Clock>, revocations: Revocations) -> Self {
         let place = match &config.role {
             Role::Cloud => Place::Cloud,
             Role::Gateway { site } => Place::Site(site.clone()),
@@ -112,6 +122,7 @@ impl Roster {
             domain: config.domain.clone(),
             place,
             clock,
+            revocations,
         }
     }
 
@@ -123,6 +134,9 @@ impl Roster {
         let leaf = certificates.first().ok_or(Refusal::NoCertificate)?;
         let leaf = Leaf::inspect(leaf, &self.domain, Purpose::Client)?;
         leaf.check_time(self.clock.certain())?;
+        if self.read(|content| content.lost) {
+            return Err(Refusal::ListLost);
+        }
         self.check_standing(&leaf, certificates)?;
         self.check_place(&leaf.party)?;
         self.check_lock(&leaf.party, &leaf.dns)?;
@@ -145,6 +159,17 @@ impl Roster {
         self.check_lock(&party, subject)?;
         let rights = self.rights_of(&party);
         Ok((party, rights))
+    }
+
+    /// The numbered list of what was revoked, as people see it.
+    #[must_use]
+    pub fn revocations(&self) -> ListView {
+        self.revocations.view()
+    }
+
+    /// The list itself, for who keeps it.
+    pub(crate) fn revocation_list(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Neither the certificate nor, for what the log does not know, an authority above it is revoked.
@@ -198,16 +223,22 @@ impl Roster {
         self.read(|content| content.clients.get(&key).cloned())
     }
 
-    /// Whether a serial was revoked.
+    /// Whether a serial was revoked, or might have been for all that is known.
     #[must_use]
     pub fn is_revoked(&self, serial: &Serial) -> bool {
-        self.read(|content| content.revoked.contains(&serial.to_string()))
+        self.read(|content| content.lost || content.revoked.contains(&serial.to_string()))
     }
 
     /// A gateway's highest enrolment.
     #[must_use]
     pub fn gateway(&self, server: &ServerId) -> Option<GatewayRow> {
         self.read(|content| content.gateways.get(server).cloned())
+    }
+
+    /// What to tell of the time to whom has been admitted.
+    #[must_use]
+    pub fn certain(&self) -> Time {
+        self.clock.certain()
     }
 
     /// Tells when anything changed, so that live sessions can be asked again.
@@ -256,12 +287,14 @@ impl Content {
         clients: Vec<ClientRow>,
         gateways: Vec<GatewayRow>,
         locks: &[LockRow],
+        revoked: Option<BTreeSet<String>>,
     ) -> Self {
-        let mut content = Self::default();
+        let mut content = Self {
+            lost: revoked.is_none(),
+            revoked: revoked.unwrap_or_default(),
+            ..Self::default()
+        };
         for row in certificates {
-            if row.revoked {
-                content.revoked.insert(row.serial.clone());
-            }
             content.issued.insert(row.serial);
         }
         for row in clients {

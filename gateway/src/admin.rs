@@ -105,6 +105,7 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "certificate_ends": own_ends,
         "site_certificate_ends": site_ends,
         "offline_window_left_secs": site_ends.map(|ends| ends.saturating_sub(now.secs)),
+        "revocations": served.cps.roster().revocations(),
         "time": now.secs,
         "time_quality": now.quality.to_string(),
         "uptime_secs": served.started.elapsed().as_secs(),

@@ -4,6 +4,7 @@
 //! Called by `main` alone.
 
 mod bridge;
+mod certificates;
 mod lists;
 mod services;
 
@@ -20,6 +21,7 @@ use holdfast_protocol::id::{ClientName, DeviceId};
 use serde_json::{Value, json};
 
 use self::bridge::Bridge;
+use self::certificates::Certificates;
 use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
 use crate::app::{self, BuildError, RunError};
@@ -85,6 +87,9 @@ pub enum Command {
         #[arg(long)]
         fingerprint: bool,
     },
+    /// Certificates: list them, revoke them
+    #[command(subcommand)]
+    Certificates(Certificates),
     /// Services that devices work for
     #[command(subcommand)]
     Services(Services),
@@ -189,6 +194,7 @@ impl Cli {
                     false => root["pem"].as_str().unwrap_or_default().to_owned(),
                 }
             }
+            Command::Certificates(what) => what.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
             Command::Bridge(bridge) => bridge.execute(&ask).await?,
         };

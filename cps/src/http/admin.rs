@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::api::{Failure, own, read};
 use crate::Cps;
-use crate::authority::{AuthorityError, parse_serial};
+use crate::authority::AuthorityError;
 use crate::enrol::Refusal;
 use crate::tables::GatewayRow;
 use crate::telemetry as ledger;
@@ -47,14 +47,13 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/registry/vouchers/assign", post(assign))
         .route("/v1/registry/vouchers/{guid}", get(export))
         .route("/v1/devices", get(devices))
-        .route("/v1/certificates", get(certificates))
-        .route("/v1/certificates/revoke", post(revoke))
         .route("/v1/clients", get(clients).post(issue))
         .route("/v1/refusals", get(refusals))
         .route("/v1/root", get(root))
         .route("/v1/telemetry", post(telemetry))
         .merge(super::lifecycle::admin())
         .merge(super::lists::admin())
+        .merge(super::certificates::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -77,8 +76,9 @@ async fn status(State(cps): State<Cps>) -> Answer {
         "server": cps.config().server.as_str(),
         "domain": cps.config().domain.as_str(),
         "site": cps.config().role.site().map(SiteId::as_str),
+        "revocations": cps.roster().revocations(),
         "time": time.secs,
-        "time_quality": format!("{:?}", time.quality),
+        "time_quality": time.quality.to_string(),
         "vouchers": vouchers.len(),
         "vouchers_waiting": cps.vouchers().waiting().map_err(own)?.len(),
         "devices": devices.len(),
@@ -257,30 +257,6 @@ async fn export(State(cps): State<Cps>, Path(guid): Path<String>) -> Result<Resp
 
 async fn devices(State(cps): State<Cps>) -> Answer {
     Ok(Json(json!(cps.devices().list(None).map_err(own)?)))
-}
-
-async fn certificates(State(cps): State<Cps>) -> Answer {
-    Ok(Json(json!(cps.authority().list(None).map_err(own)?)))
-}
-
-#[derive(Deserialize)]
-struct Revoke {
-    serial: String,
-}
-
-async fn revoke(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: Revoke = read(&body)?;
-    let serial = parse_serial(&asked.serial).ok_or_else(|| {
-        bad("a serial number is an even count of hex digits, as listings show it")
-    })?;
-    cps.authority()
-        .revoke(serial)
-        .await
-        .map_err(|error| match error {
-            AuthorityError::UnknownSerial(_) => bad(error),
-            other => own(other),
-        })?;
-    Ok(Json(json!({ "revoked": asked.serial })))
 }
 
 async fn clients(State(cps): State<Cps>) -> Answer {

@@ -139,7 +139,10 @@ impl Client {
     pub async fn once(&self) -> Result<Exchange, SyncError> {
         let done = self.exchange().await;
         match &done {
-            Ok(_) => self.sync.note_lock(None),
+            Ok(_) => {
+                self.sync.note_lock(None);
+                self.sync.core.roster.revocation_list().heard();
+            }
             Err(SyncError::Refused { status: 403, why }) => self.sync.note_lock(Some(why)),
             Err(SyncError::Replaced { why, statement }) => {
                 self.sync.note_lock(Some(why));
