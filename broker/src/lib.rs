@@ -34,7 +34,7 @@ mod topic;
 mod websocket;
 
 pub use broker::{Broker, OpenError, PublishError, SessionView};
-pub use config::{Config, Limits, RepeatNames, WhenFull};
+pub use config::{Config, Limits, RepeatNames, Wall, WhenFull};
 pub use consumer::{Consumer, ConsumerError, ConsumerOptions, Row, RowId};
 pub use door::{CountedTls, Door, FixedTls, TlsSource};
 pub use events::{CutReason, DropReason, Event};

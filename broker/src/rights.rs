@@ -78,6 +78,12 @@ pub trait Rights: Send + Sync + 'static {
     /// The reason to refuse; the client is told its code.
     fn identify(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Identity, Refusal>;
 
+    /// What to tell it in the CONNACK, as user properties (MQTT 5 only); left out where it does not
+    /// fit the client's packet size.
+    fn greeting(&self, _who: &Identity) -> Vec<(Box<str>, Box<str>)> {
+        Vec::new()
+    }
+
     /// May it publish to this topic (also its will, at CONNECT and when it fires)?
     fn may_publish(&self, _who: &Identity, _topic: &str) -> bool {
         false

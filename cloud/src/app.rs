@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, JournalMedium};
+use holdfast_broker::{Broker, JournalMedium, Wall};
 use holdfast_config::HostPort;
 use holdfast_config::secret_file;
 use holdfast_cps::authority::is_private;
@@ -260,6 +260,9 @@ fn open_broker(config: &Config, cps: &Cps, state: &Path) -> Result<(Broker, u64)
     wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
     wanted.limits.journal_bytes = config.journal.max_bytes.0;
     wanted.connect_deadline = config.limits.handshake;
+    // How long the broker was away must not hang on a clock that anybody can turn.
+    let clock = Arc::clone(cps.clock());
+    wanted.wall = Wall::new(move || clock.certain().secs);
     let rights = CertificateRights::new(
         cps.roster().clone(),
         config.domain.clone(),

@@ -194,7 +194,7 @@ impl Devices {
             chain,
             notice_keys,
             servers: self.servers(site)?,
-            time: core.clock.now(),
+            time: core.clock.certain(),
         })
     }
 }

@@ -13,7 +13,7 @@ use holdfast_config::cli::Misuse;
 use holdfast_config::{life, secret_file};
 use holdfast_link::discovery::Discovery;
 use holdfast_link::time::{Clock, SystemClock, SystemTrust};
-use holdfast_protocol::certificate::{Leaf, Purpose};
+use holdfast_protocol::certificate::{self, Leaf, Purpose};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -108,6 +108,7 @@ impl Agent {
         };
         let identity = identity?;
         show_identity(&self.board, Some(&identity));
+        bound_clock(&self.clock, &identity);
         let commands = Commands::of(&self.config.commands, &self.state);
         let connection = Connection::new(
             identity.clone(),
@@ -118,7 +119,10 @@ impl Agent {
             self.board.clone(),
         )?;
         let (services, desk) = self.services(&identity)?;
-        let connection = connection.with_desk(desk).with_commands(commands.clone());
+        let connection = connection
+            .with_desk(desk)
+            .with_commands(commands.clone())
+            .with_teller(Arc::clone(&self.clock));
         let session = self.session(&identity, commands);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
@@ -225,6 +229,18 @@ fn check_sources(config: &Config) -> Result<(), Misuse> {
         }
     }
     Ok(())
+}
+
+/// The device's certificate proves that it began to be valid, and a time at which the authority above
+/// it is over is not believed from anybody: it would leave the device with nobody to turn to.
+fn bound_clock(clock: &SystemClock, identity: &Identity) {
+    let validity = |der: &Vec<u8>| certificate::validity(der);
+    if let Some((_, end)) = identity.site.chain.first().and_then(validity) {
+        clock.never_after(end);
+    }
+    if let Some((begin, _)) = validity(&identity.certificate) {
+        clock.learn_least(begin);
+    }
 }
 
 fn show_identity(board: &Board, identity: Option<&Identity>) {

@@ -16,9 +16,10 @@ use std::time::Duration;
 use holdfast_link::discovery::Discovery;
 use holdfast_link::mqtt::{self, Client, Inbox, Publish, PublishError, Qos};
 use holdfast_link::random::SystemRandom;
-use holdfast_link::time::Clock;
+use holdfast_link::time::{Clock, SystemClock};
 use holdfast_protocol::alternate::{Alternate, Settings, Step};
 use holdfast_protocol::id::{ServerId, ServiceId};
+use holdfast_protocol::time::{PROPERTY, Time};
 use holdfast_protocol::topic::Topic;
 use holdfast_store::StoreError;
 use tokio::time::Instant;
@@ -65,6 +66,8 @@ pub struct Connection {
     line: Line,
     commands: Commands,
     clock: Arc<dyn Clock>,
+    /// Hears the time that servers tell.
+    teller: Option<Arc<SystemClock>>,
     begun: Instant,
 }
 
@@ -111,6 +114,7 @@ impl Connection {
             line: Line::Site(None),
             commands: Commands::logged(),
             clock,
+            teller: None,
             begun: Instant::now(),
         })
     }
@@ -135,6 +139,13 @@ impl Connection {
     #[must_use]
     pub fn with_commands(mut self, commands: Commands) -> Self {
         self.commands = commands;
+        self
+    }
+
+    /// Lets `clock` hear the time that servers tell.
+    #[must_use]
+    pub fn with_teller(mut self, clock: Arc<SystemClock>) -> Self {
+        self.teller = Some(clock);
         self
     }
 
@@ -241,6 +252,7 @@ impl Connection {
         stop: &CancellationToken,
     ) {
         info!(%server, address = %granted.peer, resumed = granted.session_present, "connected");
+        self.hear_time(&granted);
         self.how(How::Serving {
             server: server.to_string(),
             role: self.servers.role(server),
@@ -265,6 +277,15 @@ impl Connection {
             _ => warn!(%server, "disconnected: {end}"),
         }
         self.how(How::Connecting(format!("{server}: {end}")));
+    }
+
+    /// The server is who it should be, so what it says of the time counts, as far as it knows itself.
+    fn hear_time(&self, granted: &mqtt::Granted) {
+        let told = granted.user.iter().find(|(name, _)| name == PROPERTY);
+        let told = told.and_then(|(_, words)| Time::from_words(words));
+        if let (Some(clock), Some(told)) = (&self.teller, told) {
+            clock.hear(told);
+        }
     }
 
     /// Sends the outbox in order, and then what is added to it.

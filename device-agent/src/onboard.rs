@@ -359,11 +359,9 @@ impl Onboarding {
     fn learn(&self, identity: &Identity) {
         let site = &identity.site;
         info!(device = %site.device, site = %site.site, owner = %site.server, "onboarded");
-        if site.time.is_authenticated() {
-            self.clock.learn(site.time.secs);
-            if let Err(error) = self.clock.keep_floor() {
-                warn!(%error, "the time floor was not kept");
-            }
+        self.clock.hear(site.time);
+        if let Err(error) = self.clock.keep_floor() {
+            warn!(%error, "the time floor was not kept");
         }
     }
 }

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, JournalMedium};
+use holdfast_broker::{Broker, JournalMedium, Wall};
 use holdfast_config::{HostPort, secret_file};
 use holdfast_cps::enrol::Cloud;
 use holdfast_cps::{Cps, CpsConfig, Keys, Role, Stores};
 use holdfast_link::dial::{Endpoint, Security};
-use holdfast_link::time::{Clock, SystemClock, SystemTrust};
+use holdfast_link::time::{Clock, Doubting, SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
 use holdfast_link::{fdo, https};
 use holdfast_store::{Damaged, Medium, Options, Store};
@@ -93,6 +93,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         Arc::clone(&clock),
     )
     .await?;
+    identity::bound_clock(&clock, &cps.authority().chain(Some(&cloud.site()))?);
     let certified = identity::certified(&config, addresses.clone());
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
@@ -126,6 +127,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         clock: Arc::clone(&clock),
         bridge: bridge.connection(),
         cloud: ways.probe,
+        stranger: ways.stranger,
     });
     bridge.tell(uplink.clone());
     let (lan, _) = tokio::sync::watch::channel(addresses.clone());
@@ -238,6 +240,8 @@ struct Ways {
     api: https::Client,
     /// For the uplink's probes: impatient.
     probe: https::Client,
+    /// The same without a certificate of ours.
+    stranger: https::Client,
     rendezvous: fdo::Client,
 }
 
@@ -251,7 +255,8 @@ impl Ways {
     ) -> Result<Self, BuildError> {
         let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(clock);
         let trust = Trust::Anchors(anchors.clone());
-        let tls = client_config(trust, Some(identity.clone()), clock)?;
+        let tls = client_config(trust.clone(), Some(identity.clone()), Arc::clone(&clock))?;
+        let bare = client_config(trust, None, Arc::new(Doubting(clock)))?;
         let told = |own: &[HostPort], learnt: &[String]| match own {
             [] => learnt.to_vec(),
             own => own.iter().map(ToString::to_string).collect(),
@@ -279,7 +284,15 @@ impl Ways {
             idle_for: config.uplink.0.interval * 3,
             ..https::Limits::default()
         };
+        let stranger = Endpoint {
+            security: Security::Tls {
+                name: cloud.name(),
+                config: bare,
+            },
+            ..api.clone()
+        };
         Ok(Self {
+            stranger: https::Client::new(stranger, impatient),
             mqtt: endpoint(told(&config.cloud.mqtt, &cloud.mqtt)),
             probe: https::Client::new(api.clone(), impatient),
             api: https::Client::new(api, https::Limits::default()),
@@ -332,6 +345,9 @@ fn open_broker(
     wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
     wanted.limits.journal_bytes = config.journal.max_bytes.0;
     wanted.connect_deadline = config.limits.handshake;
+    // How long the broker was away must not hang on a clock that anybody can turn.
+    let clock = Arc::clone(cps.clock());
+    wanted.wall = Wall::new(move || clock.certain().secs);
     let rights =
         CertificateRights::new(cps.roster().clone(), cloud.domain(), cps.metrics().clone());
     let path = state.join("journal.redb");

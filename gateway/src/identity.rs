@@ -17,6 +17,7 @@ use holdfast_cps::{Advertise, Cps, FdoAddress};
 use holdfast_link::discovery::{Interfaces, local_addresses};
 use holdfast_link::time::{FloorError, SystemClock, SystemTrust};
 use holdfast_link::tls::IdentitySlot;
+use holdfast_protocol::certificate;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -244,6 +245,15 @@ impl Upkeep {
             Ok(identity) => self.slot.set(identity),
             Err(error) => tracing::error!(%error, "the gateway's certificate was not renewed"),
         }
+    }
+}
+
+/// The site's authority bounds the time on both sides: it began to be valid some time ago, and a
+/// time at which it is over is not believed from anybody.
+pub fn bound_clock(clock: &SystemClock, chain: &[Vec<u8>]) {
+    if let Some((from, to)) = chain.first().and_then(|der| certificate::validity(der)) {
+        clock.never_after(to);
+        clock.learn_least(from);
     }
 }
 

@@ -11,6 +11,7 @@ use holdfast_cps::roster::{self, Roster};
 use holdfast_protocol::id::Domain;
 use holdfast_protocol::record::Serial;
 use holdfast_protocol::rights;
+use holdfast_protocol::time::PROPERTY;
 
 /// Rights by certificate.
 #[derive(Debug)]
@@ -70,6 +71,11 @@ impl Rights for CertificateRights {
             client_id: client_id.into(),
             subject: subject.into(),
         })
+    }
+
+    fn greeting(&self, _who: &Identity) -> Vec<(Box<str>, Box<str>)> {
+        let told = self.roster.certain().to_words();
+        vec![(PROPERTY.into(), told.into())]
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> bool {

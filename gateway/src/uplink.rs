@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_broker::{Broker, Message, Qos};
+use holdfast_link::dial::DialError;
 use holdfast_link::https;
 use holdfast_link::mqtt;
 use holdfast_link::time::{Clock as _, SystemClock};
@@ -103,6 +104,8 @@ pub struct Parts {
     pub bridge: watch::Receiver<Option<mqtt::Client>>,
     /// The cloud's API.
     pub cloud: https::Client,
+    /// The same, showing no certificate: tells the time when ours has expired meanwhile.
+    pub stranger: https::Client,
 }
 
 /// The watch over the link.
@@ -166,13 +169,14 @@ impl Watch {
     fn send(&mut self, probe: Probe) {
         let patience = self.parts.settings.timeout * 2;
         let bridge = self.parts.bridge.borrow().clone();
-        let (cloud, clock) = (self.parts.cloud.clone(), Arc::clone(&self.parts.clock));
+        let (cloud, stranger) = (self.parts.cloud.clone(), self.parts.stranger.clone());
+        let clock = Arc::clone(&self.parts.clock);
         self.running.spawn(async move {
             let sent = Instant::now();
             let answer = async {
                 match probe {
                     Probe::Ping => ping(bridge).await,
-                    Probe::EndToEnd => request(&cloud, &clock).await,
+                    Probe::EndToEnd => request(&cloud, &stranger, &clock).await,
                 }
             };
             let answered = tokio::time::timeout(patience, answer)
@@ -219,14 +223,37 @@ async fn ping(bridge: Option<mqtt::Client>) -> bool {
     }
 }
 
-/// The request through the cloud; its answer also tells the time, over verified TLS.
-async fn request(cloud: &https::Client, clock: &SystemClock) -> bool {
-    let Ok(answer) = cloud.get(HEALTH_PATH).await else {
-        return false;
+/// The time in an answer about health; whoever does not say how good it is means it.
+fn told(health: &serde_json::Value) -> Option<Time> {
+    let quality = health["time_quality"].as_str().unwrap_or("authenticated");
+    Time::from_words(&format!("{} {quality}", health["time"].as_u64()?))
+}
+
+/// The request through the cloud; its answer also tells the time, over verified TLS. A gateway that was
+/// away for so long that its certificate has expired is let in by nobody, and one whose counter stood
+/// still lets nobody in: as a stranger it hears the time, and then makes itself another.
+async fn request(cloud: &https::Client, stranger: &https::Client, clock: &SystemClock) -> bool {
+    let answer = match cloud.get(HEALTH_PATH).await {
+        Ok(answer) => answer,
+        // The link is there, and ends when a certificate is seen.
+        Err(
+            https::Error::Broken(_)
+            | https::Error::Dial(DialError::Untrusted { .. } | DialError::Handshake { .. }),
+        ) => {
+            if let Ok(answer) = stranger.get(HEALTH_PATH).await {
+                hear(&answer, clock);
+            }
+            return false;
+        }
+        Err(_) => return false,
     };
-    let health: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
-    if let Some(secs) = health.as_ref().and_then(|health| health["time"].as_u64()) {
-        clock.learn(secs);
-    }
+    hear(&answer, clock);
     answer.status.is_success()
+}
+
+fn hear(answer: &https::Response, clock: &SystemClock) {
+    let health: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
+    if let Some(told) = health.as_ref().and_then(told) {
+        clock.hear(told);
+    }
 }

@@ -104,6 +104,7 @@ fn grant(options: &Options, accepted: Accepted, peer: std::net::SocketAddr) -> G
         acknowledges: accepted.acknowledges,
         retains: accepted.retains,
         keep_alive: Duration::from_secs(u64::from(keep_alive)),
+        user: accepted.user,
         peer,
     }
 }

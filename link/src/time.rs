@@ -80,6 +80,8 @@ struct State {
     ahead: Duration,
     /// No authenticated peer is believed that tells this time or a later one.
     end: u64,
+    /// Whether such a peer was met.
+    doubted: bool,
     /// What to add to the untrusted times shown in this run, once the time is known.
     shift: Option<i64>,
 }
@@ -104,6 +106,7 @@ impl State {
                 false => wall.saturating_sub(least),
             },
             end: u64::MAX,
+            doubted: false,
             shift: None,
         }
     }
@@ -167,11 +170,14 @@ impl SystemClock {
         let (told, uptime) = (Duration::from_secs(secs), self.machine.uptime());
         let mut state = self.lock();
         if secs >= state.end {
-            tracing::error!(
-                told = secs,
-                end = state.end,
-                "a peer told a time at which this site's own authority would be over; not believed"
-            );
+            // Told once: whoever says it says it at every contact.
+            if !std::mem::replace(&mut state.doubted, true) {
+                tracing::error!(
+                    told = secs,
+                    end = state.end,
+                    "a peer told a time at which this site's own authority would be over; not believed"
+                );
+            }
             return false;
         }
         let certain = state.certain(uptime);
@@ -219,6 +225,15 @@ impl SystemClock {
         state.known = true;
         drop(state);
         self.learnt.notify_one();
+    }
+
+    /// Takes what an authenticated peer told, as far as it knows itself.
+    pub fn hear(&self, told: Time) {
+        match told.quality {
+            TimeQuality::Authenticated => _ = self.learn(told.secs),
+            TimeQuality::Floor => self.learn_least(told.secs),
+            TimeQuality::None => {}
+        }
     }
 
     /// Sets the end of what can be believed: the end of this site's own authority. A peer that tells a
@@ -313,6 +328,24 @@ impl Clock for SystemClock {
         let certain = state.certain(self.machine.uptime());
         self.vouched(certain)
             .unwrap_or_else(|| Time::new(certain.as_secs(), state.quality()))
+    }
+}
+
+/// A clock that doubts itself: to ask a server for the time by. A machine whose counter stood still (a
+/// virtual one that was paused) believes a time that is over, and would refuse as "not valid yet" the
+/// very server that could tell it.
+#[derive(Debug)]
+pub struct Doubting(pub Arc<dyn Clock>);
+
+impl Clock for Doubting {
+    fn now(&self) -> Time {
+        let now = self.0.now();
+        Time::new(now.secs, now.quality.min(TimeQuality::Floor))
+    }
+
+    fn certain(&self) -> Time {
+        let certain = self.0.certain();
+        Time::new(certain.secs, certain.quality.min(TimeQuality::Floor))
     }
 }
 

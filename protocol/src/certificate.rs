@@ -106,6 +106,12 @@ impl Leaf {
     }
 }
 
+/// From when to when a certificate of any kind is valid, unix seconds; nothing of what is none.
+#[must_use]
+pub fn validity(der: &[u8]) -> Option<(u64, u64)> {
+    read_validity(&parse(der).ok()?).ok()
+}
+
 /// Checks what a leaf certificate (DER) may be used for, whoever it names: no CA, key usage, extended
 /// key usage, no critical extension that nobody processes. For peers outside our scheme of names
 /// (foreign brokers); ours go through [`Leaf::inspect`].

@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod name;
 pub mod notice;
 pub mod record;
+pub mod renewal;
 pub mod rights;
 pub mod rv;
 pub mod site_module;

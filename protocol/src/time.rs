@@ -48,6 +48,9 @@ impl fmt::Display for TimeQuality {
     }
 }
 
+/// User property of a CONNACK in which a server tells its time.
+pub const PROPERTY: &str = "hf-time";
+
 /// A moment: whole seconds of Unix time and how good they are. Sorts by seconds, then by quality,
 /// for containers and listings; what came first is decided by `record::Order`, never by this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +93,27 @@ impl Time {
         } else {
             self
         }
+    }
+
+    /// As it stands in the property [`PROPERTY`] of MQTT's CONNACK: `1767225600 authenticated`.
+    #[must_use]
+    pub fn to_words(self) -> String {
+        format!("{} {}", self.secs, self.quality)
+    }
+
+    /// Reads [`Time::to_words`] back; nothing of what cannot be read.
+    #[must_use]
+    pub fn from_words(text: &str) -> Option<Self> {
+        let (secs, quality) = text.split_once(' ')?;
+        let qualities = [
+            TimeQuality::None,
+            TimeQuality::Floor,
+            TimeQuality::Authenticated,
+        ];
+        let quality = qualities
+            .into_iter()
+            .find(|one| one.to_string() == quality)?;
+        Some(Self::new(secs.parse().ok()?, quality))
     }
 
     /// Whether destructive acts may follow from this time (delete, lock out, rotate, revoke).
@@ -172,6 +196,22 @@ mod tests {
             };
             assert_eq!(next, expected);
             last = next;
+        }
+    }
+
+    #[test]
+    fn words_are_read_back() {
+        for (quality, text) in [
+            (TimeQuality::None, "7 none"),
+            (TimeQuality::Floor, "7 floor"),
+            (TimeQuality::Authenticated, "7 authenticated"),
+        ] {
+            let time = Time::new(7, quality);
+            assert_eq!(time.to_words(), text);
+            assert_eq!(Time::from_words(text), Some(time));
+        }
+        for bad in ["", "7", "7 ", "-7 floor", "7 Floor", "7  floor", "x none"] {
+            assert_eq!(Time::from_words(bad), None, "{bad:?}");
         }
     }
 

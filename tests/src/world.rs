@@ -5,6 +5,7 @@ mod asking;
 mod newcomers;
 mod part;
 mod services;
+mod turned;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 pub use self::asking::PATIENCE;
 pub use self::part::Part;
+pub use self::turned::{Hands, TurnedClock, can_be_turned, stock_clock};
 use crate::place::{Party, Place, Uplink};
 use crate::process::Finished;
 use crate::seat::Seat;

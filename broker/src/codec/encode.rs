@@ -155,6 +155,7 @@ pub(crate) struct Connack<'a> {
     pub(crate) assigned_client_id: Option<&'a str>,
     pub(crate) topic_alias_maximum: Option<u16>,
     pub(crate) server_keep_alive: Option<u16>,
+    pub(crate) user: &'a [(Box<str>, Box<str>)],
     pub(crate) response_information: Option<&'a str>,
     /// Why it is refused; empty = not said.
     pub(crate) reason: &'a str,
@@ -190,6 +191,11 @@ pub(crate) fn connack(out: &mut BytesMut, connack: &Connack<'_>, v5: bool) {
     if let Some(value) = connack.server_keep_alive {
         properties.put_u8(0x13);
         properties.put_u16(value);
+    }
+    for (name, value) in connack.user {
+        properties.put_u8(0x26);
+        put_prefixed(&mut properties, name.as_bytes());
+        put_prefixed(&mut properties, value.as_bytes());
     }
     if let Some(value) = connack.response_information {
         properties.put_u8(0x1A);

@@ -131,6 +131,7 @@ proptest! {
 fn our_answers_read_the_same_in_the_judge() {
     let mut out = BytesMut::new();
     let sent = Connack {
+        user: &[],
         session_present: true,
         code: 0,
         session_expiry: Some(5),

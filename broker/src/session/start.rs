@@ -102,12 +102,12 @@ async fn begin(
 ) -> Result<(Started, BytesMut), Turned> {
     let core = &shared.core;
     let (identity, assigned) = identify(shared, peer, &connect)?;
-    let told = if assigned {
+    let told_id = if assigned {
         identity.client_id.len()
     } else {
         0
     };
-    if (connect.maximum_packet as usize) < CONNACK_BYTES + told {
+    if (connect.maximum_packet as usize) < CONNACK_BYTES + told_id {
         // Not even our answer would fit [MQTT-3.1.2-24].
         return Err((code::PACKET_TOO_LARGE, CutReason::PacketTooLarge));
     }
@@ -145,7 +145,9 @@ async fn begin(
     let limits = &core.config.limits;
     let responses = response_information(shared, &connect, &identity);
     let (keep_alive, told) = keep_alive(core.config.keep_alive_max, &connect);
+    let greeting = greeting(shared, &identity, &connect, CONNACK_BYTES + told_id);
     let connack = Connack {
+        user: &greeting,
         session_present: present,
         code: code::SUCCESS,
         session_expiry: (held.expiry != connect.session_expiry).then_some(held.expiry),
@@ -179,6 +181,24 @@ async fn begin(
         keep_alive,
     };
     Ok((started, bytes))
+}
+
+/// What the rights want the client told, if it fits.
+fn greeting(
+    shared: &Shared,
+    identity: &Identity,
+    connect: &Connect,
+    others: usize,
+) -> Vec<(Box<str>, Box<str>)> {
+    let mut greeting = match connect.v5 {
+        true => shared.core.rights.greeting(identity),
+        false => Vec::new(),
+    };
+    let bytes = |(name, value): &(Box<str>, Box<str>)| 5 + name.len() + value.len();
+    if others + greeting.iter().map(bytes).sum::<usize>() > connect.maximum_packet as usize {
+        greeting.clear();
+    }
+    greeting
 }
 
 /// Asks the rights; an empty client id gets one of ours if that is allowed.

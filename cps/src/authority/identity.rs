@@ -4,11 +4,13 @@
 use std::net::IpAddr;
 
 use holdfast_link::tls::Identity;
+use holdfast_protocol::certificate::validity;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::name::Party;
+use holdfast_protocol::renewal::due_at;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Authority, AuthorityError, pem};
+use super::{Authority, AuthorityError, BACKDATE, pem};
 use crate::config::Role;
 use crate::keys::{load_or_make, read_file, write_secret};
 
@@ -61,16 +63,17 @@ impl Authority {
         else {
             return false;
         };
-        let validity = leaf.validity();
-        let (from, to) = (
-            validity.not_before.timestamp(),
-            validity.not_after.timestamp(),
-        );
-        let two_thirds = from + (to - from) / 3 * 2;
-        let now = i64::try_from(self.core.clock.certain().secs).unwrap_or(i64::MAX);
+        let (Some(due), Some((from, to))) = (due_at(&chain[0]), validity(&chain[0])) else {
+            return false;
+        };
+        let now = self.core.clock.certain();
+        // Made while the time was unknown, or before the configured life was shortened.
+        let usual = self.core.config.lives.server + BACKDATE + BACKDATE;
+        let too_long = now.is_authenticated() && to - from > usual.as_secs();
         let (names, shown) = sans(&leaf);
         leaf.public_key().raw == key.public().to_spki_der()
-            && now < two_thirds
+            && now.secs < due
+            && !too_long
             && names == [party.dns(&self.core.config.domain)]
             && shown == addresses
     }

@@ -149,10 +149,11 @@ async fn push(
 }
 
 async fn health(State(cps): State<Cps>) -> Json<serde_json::Value> {
-    let time = cps.clock().now();
+    let time = cps.clock().certain();
     Json(serde_json::json!({
         "server": cps.config().server.as_str(),
         "time": time.secs,
+        "time_quality": time.quality.to_string(),
     }))
 }
 

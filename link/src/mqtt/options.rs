@@ -123,6 +123,8 @@ pub struct Granted {
     pub retains: bool,
     /// The keep-alive in force.
     pub keep_alive: Duration,
+    /// What the server told beside, by name.
+    pub user: Vec<(String, String)>,
     /// The address that answered.
     pub peer: SocketAddr,
 }

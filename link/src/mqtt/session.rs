@@ -28,7 +28,7 @@ pub(super) enum Waiter {
 }
 
 /// What the server says in its CONNACK.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Accepted {
     pub(super) session_present: bool,
     pub(super) receive_maximum: u16,
@@ -36,11 +36,12 @@ pub(super) struct Accepted {
     pub(super) acknowledges: bool,
     pub(super) retains: bool,
     pub(super) keep_alive: Option<u16>,
+    pub(super) user: Vec<(String, String)>,
 }
 
 impl Accepted {
     /// What holds for a server that says nothing else.
-    const fn told_nothing(session_present: bool) -> Self {
+    fn told_nothing(session_present: bool) -> Self {
         Self {
             session_present,
             receive_maximum: u16::MAX,
@@ -48,6 +49,7 @@ impl Accepted {
             acknowledges: true,
             retains: true,
             keep_alive: None,
+            user: Vec::new(),
         }
     }
 }
@@ -240,6 +242,10 @@ impl Session {
                 Property::MaximumQos(value) => accepted.acknowledges = value.val() > 0,
                 Property::RetainAvailable(value) => accepted.retains = value.val() > 0,
                 Property::ServerKeepAlive(value) => accepted.keep_alive = Some(value.val()),
+                Property::UserProperty(pair) => {
+                    let (name, value) = (pair.key().to_owned(), pair.val().to_owned());
+                    accepted.user.push((name, value));
+                }
                 _ => {}
             }
         }

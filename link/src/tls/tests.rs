@@ -446,3 +446,40 @@ fn what_is_no_identity_and_no_anchor() {
     let broken = Anchors::new([root.der().to_vec(), vec![0x30]]).unwrap_err();
     assert_eq!(broken, AnchorError::Malformed { index: 1 });
 }
+
+/// A machine that knew the time until it was switched off, and its wall clock now: decades ahead.
+#[derive(Debug)]
+struct Ahead {
+    /// The planted defect: validity is put to the wall clock.
+    believes_it: bool,
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Time {
+        Time::new(NOW + 40 * 365 * 86_400, TimeQuality::Floor)
+    }
+
+    fn certain(&self) -> Time {
+        match self.believes_it {
+            true => self.now(),
+            false => Time::new(NOW, TimeQuality::Floor),
+        }
+    }
+}
+
+#[test]
+fn a_wall_clock_far_ahead_expires_nobody() {
+    let root = root("cloud");
+    let good = identity(&leaf(Eku::ClientAuth), &root, &[]);
+    let judged = |believes_it| {
+        let now = Ahead { believes_it }.certain();
+        let (leaf, above) = good.chain().split_first().unwrap();
+        verify_chain(leaf, above, &anchors(&root), Purpose::Client, None, now)
+    };
+    assert_eq!(judged(false), Ok(()));
+    let defect = judged(true);
+    assert!(
+        matches!(defect, Err(PeerFault::Expired { .. })),
+        "the control: {defect:?}"
+    );
+}

@@ -19,7 +19,7 @@ const READY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Part {
     name: &'static str,
-    program: PathBuf,
+    pub(super) program: PathBuf,
     /// Where it runs.
     pub seat: Seat,
     /// Its configuration file.
