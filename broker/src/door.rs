@@ -151,8 +151,15 @@ pub(crate) async fn serve(
                         continue;
                     };
                     let peer = Peer { address, certificates: Vec::new(), door: Arc::clone(&name), user: None };
-                    let shared = Arc::clone(&shared);
-                    tasks.spawn(connection(shared, stream, peer, door.clone(), permit, stop.clone()));
+                    let arrival = Arrival {
+                        shared: Arc::clone(&shared),
+                        stream,
+                        peer,
+                        door: door.clone(),
+                        permit,
+                        stop: stop.clone(),
+                    };
+                    tasks.spawn(connection(Box::new(arrival)));
                 }
                 Err(error) => {
                     warn!(door = %name, %error, "accept failed; raise the limit of open files if this lasts");
@@ -170,35 +177,57 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection(
+/// Who has just been let in from the street.
+struct Arrival {
     shared: Arc<Shared>,
     stream: TcpStream,
-    mut peer: Peer,
+    peer: Peer,
     door: Door,
     permit: Permit,
     stop: CancellationToken,
-) {
+}
+
+/// One connection to its end. What only its beginning needs is in a box of its own, so that an idle
+/// connection holds no more than waiting takes.
+async fn connection(arrival: Box<Arrival>) {
+    let stop = arrival.stop.clone();
+    if let Some((session, _place)) = Box::pin(enter(*arrival)).await {
+        session.run(stop).await;
+    }
+}
+
+/// TLS and CONNECT.
+async fn enter(arrival: Arrival) -> Option<(Box<session::Connection>, Option<Place>)> {
+    let Arrival {
+        shared,
+        stream,
+        mut peer,
+        door,
+        mut permit,
+        stop,
+    } = arrival;
     let deadline = Instant::now() + shared.core.config.connect_deadline;
     // Small packets are answered at once; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
     let secured = tokio::select! {
-        () = stop.cancelled() => return,
+        () = stop.cancelled() => return None,
         secured = secure(&shared, stream, &door, &mut peer, deadline) => secured,
     };
     let socket = match secured {
         Ok(socket) => socket,
         Err((reason, why)) => {
-            return shared.core.turn_away(peer.address, reason, why.as_deref());
+            shared.core.turn_away(peer.address, reason, why.as_deref());
+            return None;
         }
     };
-    let mut permit = permit;
-    let (handshake, _connection) = permit.split();
+    let (handshake, place) = permit.split();
     let guest = Guest {
         peer,
         passwords: door.layers().passwords.cloned(),
         deadline,
     };
-    session::serve(shared, socket, guest, stop, move || drop(handshake)).await;
+    let session = session::enter(shared, socket, guest, stop, move || drop(handshake)).await?;
+    Some((session, place))
 }
 
 /// Who stands at the door.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::Core;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Role;
+use crate::tables::PeerRow;
 
 /// One device, for listings.
 #[derive(Clone, Debug, Serialize)]
@@ -131,7 +132,19 @@ impl Devices {
             https: advertise.https,
         };
         let mut all = vec![own];
-        for row in self.core.registry.read(|view| view.peers())? {
+        let mut peers = self.core.registry.read(|view| view.peers())?;
+        // A gateway that was cut off right after its enrolment has not heard the cloud yet.
+        if let Some(cloud) = &self.core.cloud
+            && peers.iter().all(|row| !row.site.is_cloud())
+        {
+            peers.push(PeerRow {
+                server: cloud.server(),
+                site: SiteId::of_cloud(),
+                mqtt: cloud.mqtt.clone(),
+                https: cloud.https.clone(),
+            });
+        }
+        for row in peers {
             let (server, cloud) = (row.server.clone(), row.site.is_cloud());
             if !cloud && row.site != *site {
                 continue;

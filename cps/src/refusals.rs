@@ -8,7 +8,7 @@ use std::sync::Arc;
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{EntryId, SignedEntry};
-use holdfast_store::StoreError;
+use holdfast_store::{StoreError, WriteError, Written};
 
 use crate::Core;
 use crate::quiet::Quiet;
@@ -107,6 +107,49 @@ impl Refusals {
             last: now.secs,
         };
         it.tables.put_refusal(&row, (MOST_OF_PARTY, MOST))
+    }
+
+    /// Whether this is to be logged now, for this peer; if so, how often it was not before.
+    pub(crate) fn says(&self, peer: String, reason: &'static str) -> Option<u64> {
+        self.quiet.admits((peer, reason))
+    }
+
+    /// Puts a whole delivery on record that was not even let in, because its party's enrolment is over:
+    /// once a minute for each, for such a machine asks for ever.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub(crate) async fn turned_away(
+        &self,
+        (server, site): (&ServerId, &SiteId),
+        (reason, why): (&'static str, String),
+    ) -> Result<(), StoreError> {
+        let party = self.party(server, site);
+        let Some(unsaid) = self.quiet.admits((party.clone(), reason)) else {
+            return Ok(());
+        };
+        let now = self.core.clock.now();
+        let row = RefusalRow {
+            at: now.secs,
+            quality: now.quality.to_string(),
+            party,
+            site: site.to_string(),
+            origin: Some(server.to_string()),
+            epoch: None,
+            seq: None,
+            device: None,
+            reason: reason.to_owned(),
+            why,
+            times: unsaid.saturating_add(1),
+            last: now.secs,
+        };
+        let keep =
+            move |it: &mut Writing<'_>| Ok(it.tables.put_refusal(&row, (MOST_OF_PARTY, MOST))?);
+        let done: Written<()> = self.core.registry.write(keep).await;
+        done.map_err(|error| match error {
+            WriteError::Store(error) => error,
+            WriteError::Job(never) => match never {},
+        })
     }
 
     /// Counts it, and says it once a minute for each party and reason.

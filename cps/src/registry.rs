@@ -14,6 +14,7 @@ use holdfast_protocol::record::{Change, DeviceRecord, RecordFault};
 use holdfast_store::{Store, StoreError, WriteError, Written};
 use redb::ReadTransaction;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use standing::{is_believed, record_of};
 pub(crate) use writing::Writing;
@@ -54,6 +55,8 @@ pub(crate) struct Registry {
     roster: Roster,
     written: watch::Sender<u64>,
     ordered: watch::Sender<u64>,
+    /// Commits under way; each ends by itself.
+    writes: TaskTracker,
 }
 
 /// Who writes here.
@@ -93,6 +96,7 @@ impl Registry {
             roster,
             written: watch::Sender::new(0),
             ordered: watch::Sender::new(0),
+            writes: TaskTracker::new(),
         }
     }
 
@@ -118,8 +122,25 @@ impl Registry {
     }
 
     /// Runs a job over the tables in one commit; it may run more than once, so it must do nothing
-    /// but use what it is given.
-    pub(crate) async fn write<T, E, F>(&self, mut job: F) -> Written<T, E>
+    /// but use what it is given. Who asked may go away in the middle, as a peer that hangs up does:
+    /// what is committed is told to those who wait for it all the same.
+    pub(crate) async fn write<T, E, F>(&self, job: F) -> Written<T, E>
+    where
+        F: FnMut(&mut Writing<'_>) -> Result<T, WriteError<E>> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let registry = self.clone();
+        let whole = async move { registry.write_and_tell(job).await };
+        match self.writes.spawn(whole).await {
+            Ok(done) => done,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            // The runtime ends, and with it whoever waits here.
+            Err(_) => Err(StoreError::Closed.into()),
+        }
+    }
+
+    async fn write_and_tell<T, E, F>(&self, mut job: F) -> Written<T, E>
     where
         F: FnMut(&mut Writing<'_>) -> Result<T, WriteError<E>> + Send + 'static,
         T: Send + 'static,

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::process::run_at;
@@ -30,10 +32,33 @@ pub struct Rogue {
 pub struct Entries(Vec<String>);
 
 impl Entries {
+    /// Signed entries as they are.
+    #[must_use]
+    pub fn of(entries: &[Vec<u8>]) -> Self {
+        Self(entries.iter().map(|entry| STANDARD.encode(entry)).collect())
+    }
+
+    /// Only the one at `at` with a character changed near its end, where the signature is.
+    #[must_use]
+    pub fn tampered_at(&self, at: usize) -> Self {
+        let mut entries = self.clone();
+        entries.0[at] = Self(vec![self.0[at].clone()]).tampered().0.remove(0);
+        entries
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Each as it is on the wire.
+    ///
+    /// # Errors
+    /// Somebody delivered no base64.
+    pub fn bytes(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let decoded = self.0.iter().map(|entry| Ok(STANDARD.decode(entry)?));
+        decoded.collect()
     }
 
     /// True if there is none.

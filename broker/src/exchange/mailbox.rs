@@ -444,6 +444,11 @@ impl Mailbox {
         }
     }
 
+    /// Something else changed that its reader should look at.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
     /// Resolves at the next change; create it before looking.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.wake.notified()

@@ -20,6 +20,6 @@ mod subscriptions;
 mod wills;
 
 pub(crate) use registry::{Cell, Held, Sessions};
-pub(crate) use run::serve;
+pub(crate) use run::{Connection, enter};
 pub(crate) use subscriptions::subscription;
 pub(crate) use wills::Wills;

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 
 use super::inflight::Inflight;
 use crate::exchange::{ConsumerId, Mailbox};
@@ -67,10 +67,10 @@ impl Held {
 
 /// Who is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cut {
+struct Cut {
     /// Connections with an older ticket.
-    pub(crate) before: u64,
-    pub(crate) reason: CutReason,
+    before: u64,
+    reason: CutReason,
 }
 
 /// One client id.
@@ -81,7 +81,7 @@ pub(crate) struct Cell {
     shown: Mutex<Arc<Mailbox>>,
     filters: Mutex<Vec<String>>,
     tickets: AtomicU64,
-    cut: watch::Sender<Cut>,
+    cut: Mutex<Cut>,
 }
 
 impl Cell {
@@ -91,33 +91,42 @@ impl Cell {
             filters: Mutex::new(held.subscriptions.keys().cloned().collect()),
             held: Arc::new(tokio::sync::Mutex::new(held)),
             tickets: AtomicU64::new(0),
-            cut: watch::Sender::new(Cut {
+            cut: Mutex::new(Cut {
                 before: 0,
                 reason: CutReason::TakenOver,
             }),
         }
     }
 
-    /// A newcomer's ticket and where it hears that it must go; all before it are told to.
-    pub(crate) fn enter(&self) -> (u64, watch::Receiver<Cut>) {
-        let ticket = self.end(CutReason::TakenOver);
-        (ticket, self.cut.subscribe())
+    /// A newcomer's ticket; all before it are told to go.
+    pub(crate) fn enter(&self) -> u64 {
+        self.end(CutReason::TakenOver)
     }
 
     /// Tells all connections so far to go.
     pub(crate) fn end(&self, reason: CutReason) -> u64 {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
-        self.cut.send_if_modified(|cut| {
-            let newer = ticket > cut.before;
-            if newer {
+        {
+            let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+            if ticket > cut.before {
                 *cut = Cut {
                     before: ticket,
                     reason,
                 };
             }
-            newer
-        });
+        }
+        // A connection that is about to show another mailbox looks for its cut after that.
+        self.shown().nudge();
         ticket
+    }
+
+    /// Why the connection with this ticket is to go, if it is.
+    pub(crate) fn cut(&self, ticket: u64) -> Option<CutReason> {
+        if self.tickets.load(Ordering::SeqCst) == ticket {
+            return None;
+        }
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        (cut.before > ticket).then_some(cut.reason)
     }
 
     pub(crate) fn shown(&self) -> Arc<Mailbox> {

@@ -3,24 +3,24 @@
 //! Spawned by `door` with a secured socket; owns it. Reads into a buffer of its thread, so that an
 //! idle connection holds none, and writes what `outbound` produced, in one go.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::inbound::{Client, OUTSTANDING, Slow};
 use super::outbound::OUT_SOFT;
-use super::registry::{Cell, Cut};
+use super::registry::Cell;
 use super::speech::{goodbye, listen_on, poll_read, tell_refusal};
 use super::start::{self, Started};
 use crate::broker::Shared;
 use crate::codec::{self, Connect, Disconnect, Fault, Flow, Frames, code};
 use crate::door::Guest;
-use crate::exchange::Mailbox;
 use crate::journal::{Op, WillRecord};
 use crate::socket::Socket;
 use crate::{CutReason, Event, Identity, Peer};
@@ -32,14 +32,14 @@ const OUT_KEPT: usize = 4 << 10;
 /// How long the journal has for answers that something must wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
-/// Serves a connection from its CONNECT to its end.
-pub(crate) async fn serve(
+/// CONNECT, until it is accepted.
+pub(crate) async fn enter(
     shared: Arc<Shared>,
     mut socket: Socket,
     mut guest: Guest,
     stop: CancellationToken,
     admitted: impl FnOnce(),
-) {
+) -> Option<Box<Connection>> {
     let mut frames = Frames::default();
     let limit = shared.core.config.limits.connect_bytes;
     let first = timeout_at(
@@ -47,7 +47,10 @@ pub(crate) async fn serve(
         read_connect(&mut socket, &mut frames, limit),
     );
     let first = tokio::select! {
-        () = stop.cancelled() => return turned_away(&shared, &guest.peer, CutReason::Shutdown),
+        () = stop.cancelled() => {
+            turned_away(&shared, &guest.peer, CutReason::Shutdown);
+            return None;
+        }
         first = first => first,
     };
     let connect = match first {
@@ -56,9 +59,13 @@ pub(crate) async fn serve(
             if let Some(fault) = fault {
                 tell_refusal(&mut socket, fault).await;
             }
-            return turned_away(&shared, &guest.peer, reason);
+            turned_away(&shared, &guest.peer, reason);
+            return None;
         }
-        Err(_) => return turned_away(&shared, &guest.peer, CutReason::ConnectDeadline),
+        Err(_) => {
+            turned_away(&shared, &guest.peer, CutReason::ConnectDeadline);
+            return None;
+        }
     };
     let mut out = BytesMut::new();
     let started = start::start(&shared, &mut guest, connect, &mut out).await;
@@ -66,11 +73,12 @@ pub(crate) async fn serve(
     match started {
         Ok(started) => {
             let connection = Connection::new(shared, socket, frames, started, out);
-            connection.run(stop).await;
+            Some(Box::new(connection))
         }
         Err(refused) => {
             goodbye(&mut socket, &mut out).await;
             turned_away(&shared, &guest.peer, refused.reason);
+            None
         }
     }
 }
@@ -113,7 +121,8 @@ async fn read_connect(
     }
 }
 
-struct Connection {
+/// A connection that has a session.
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     socket: Socket,
     frames: Frames,
@@ -121,22 +130,12 @@ struct Connection {
     out: BytesMut,
     flushing: bool,
     paused: bool,
-    cut: tokio::sync::watch::Receiver<Cut>,
     ticket: u64,
     cell: Arc<Cell>,
     will: Option<WillRecord>,
     will_delay: u32,
     keep_alive: Option<Duration>,
     last_heard: Instant,
-}
-
-/// What woke the task.
-enum Woken {
-    Read,
-    Wrote,
-    Mail,
-    Timer,
-    Cut,
 }
 
 /// Why the loop ends, and the code to tell an MQTT 5 client.
@@ -187,7 +186,6 @@ impl Connection {
             client,
             out: BytesMut::new(),
             flushing: false,
-            cut: started.cut,
             ticket: started.ticket,
             cell: started.cell,
             will: started.will,
@@ -197,44 +195,58 @@ impl Connection {
         }
     }
 
-    async fn run(mut self, stop: CancellationToken) {
+    /// Serves it to its end.
+    pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) {
         let mailbox = Arc::clone(&self.client.mailbox);
-        let mut cut = self.cut.clone();
-        let ticket = self.ticket;
+        let mut silence = self.keep_alive.map(|silent| Box::pin(sleep(silent)));
         let ended = loop {
             if let Err(end) = self.work().await {
                 break end;
             }
+            if let Some(reason) = self.cell.cut(self.ticket) {
+                break end(reason);
+            }
             if std::mem::take(&mut self.client.heard) {
                 self.last_heard = Instant::now();
             }
-            let timer = self.keep_alive.map(|silent| self.last_heard + silent);
             let changed = mailbox.changed();
-            let rest = self.client.rest.first();
-            let rest = rest.map(|rest| (Arc::clone(&rest.mailbox), rest.deadline));
+            let room = self.client.rest.first().map(|rest| {
+                let (busy, deadline) = (Arc::clone(&rest.mailbox), rest.deadline);
+                Box::pin(async move { busy.patience().wait(deadline).await })
+            });
             let woken = tokio::select! {
                 biased;
-                _ = cut.wait_for(|cut| cut.before > ticket) => Ok(Woken::Cut),
                 () = stop.cancelled() => Err(end(CutReason::Shutdown)),
                 woken = std::future::poll_fn(|cx| self.poll_io(cx)) => woken,
-                () = changed => Ok(Woken::Mail),
-                () = room(rest) => Ok(Woken::Mail),
-                () = sleep_until(timer) => Ok(Woken::Timer),
+                () = changed => Ok(()),
+                () = if_any(room) => Ok(()),
+                () = if_any(silence.as_mut()) => self.silent(silence.as_mut()),
             };
-            match woken {
-                Ok(Woken::Read | Woken::Wrote | Woken::Mail) => {}
-                Ok(Woken::Timer) => break end(CutReason::KeepAlive),
-                Ok(Woken::Cut) => break end(self.cut.borrow().reason),
-                Err(end) => break end,
+            if let Err(end) = woken {
+                break end;
             }
         };
-        self.finish(ended).await;
+        Box::pin(self.finish(ended)).await;
+    }
+
+    /// The client's time may be over: if not, the timer is set to when it will be. One timer for many
+    /// packets: it is not touched when they come.
+    fn silent(&self, timer: Option<&mut Pin<Box<Sleep>>>) -> Result<(), End> {
+        let (Some(timer), Some(silent)) = (timer, self.keep_alive) else {
+            return Ok(());
+        };
+        let due = self.last_heard + silent;
+        if due <= Instant::now() {
+            return Err(end(CutReason::KeepAlive));
+        }
+        timer.as_mut().reset(due);
+        Ok(())
     }
 
     /// Everything that can be done without waiting for the peer.
     async fn work(&mut self) -> Result<(), End> {
         loop {
-            self.hand_over().await?;
+            self.hand_over_now().await?;
             self.client.settle_rest();
             if self.paused && self.client.outstanding < OUTSTANDING && self.client.rest.is_empty() {
                 self.client.begin_read();
@@ -255,7 +267,7 @@ impl Connection {
             // The journal reopens by itself; the rows are asked for again then.
         }
         self.client.answer_pings();
-        self.hand_over().await?;
+        self.hand_over_now().await?;
         if self.out.is_empty() {
             self.out = std::mem::take(&mut self.client.out);
         } else {
@@ -270,8 +282,16 @@ impl Connection {
     }
 
     /// Gives the journal what the last frames brought, and does what they asked for.
-    async fn hand_over(&mut self) -> Result<(), End> {
-        for op in self.client.operations() {
+    async fn hand_over_now(&mut self) -> Result<(), End> {
+        let ops = self.client.operations();
+        if ops.is_empty() && self.client.slow.is_none() {
+            return Ok(());
+        }
+        Box::pin(self.hand_over(ops)).await
+    }
+
+    async fn hand_over(&mut self, ops: Vec<Op>) -> Result<(), End> {
+        for op in ops {
             self.shared
                 .journal
                 .send(op)
@@ -316,7 +336,7 @@ impl Connection {
         End { reason, code: None }
     }
 
-    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<Woken, End>> {
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut wrote = false;
         while self.out.has_remaining() {
             match self.socket.poll_write(cx, &self.out) {
@@ -342,7 +362,7 @@ impl Connection {
             self.out = BytesMut::new();
         }
         if wrote && self.out.len() < OUT_SOFT {
-            return Poll::Ready(Ok(Woken::Wrote));
+            return Poll::Ready(Ok(()));
         }
         if self.may_read() {
             return self.poll_frames(cx);
@@ -357,7 +377,7 @@ impl Connection {
             && self.out.len() < OUT_HARD
     }
 
-    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<Woken, End>> {
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let limit = self.shared.core.config.limits.packet_bytes;
         let Self {
             socket,
@@ -372,7 +392,7 @@ impl Connection {
         Poll::Ready(match read {
             Ok(Some(Ok(paused))) => {
                 self.paused = paused;
-                Ok(Woken::Read)
+                Ok(())
             }
             Ok(Some(Err(fault))) => Err(fault.into()),
             Ok(None) => Err(end(CutReason::Closed)),
@@ -381,7 +401,7 @@ impl Connection {
     }
 
     /// The end: last words, last answers, the will, and what becomes of the session.
-    async fn finish(mut self, ended: End) {
+    async fn finish(mut self: Box<Self>, ended: End) {
         self.client.end_run();
         self.rest_in_time().await;
         for op in self.client.operations() {
@@ -460,7 +480,7 @@ impl Connection {
         }
     }
 
-    async fn leave_session(self, reason: CutReason) -> Socket {
+    async fn leave_session(self: Box<Self>, reason: CutReason) -> Socket {
         let Self {
             shared,
             socket,
@@ -468,7 +488,7 @@ impl Connection {
             will,
             will_delay,
             ..
-        } = self;
+        } = *self;
         if let Some(row) = client.stalled.take() {
             client.mailbox.rewind(row.id.saturating_sub(1));
         }
@@ -503,17 +523,10 @@ impl Connection {
     }
 }
 
-/// Waits for room at a busy receiver.
-async fn room(rest: Option<(Arc<Mailbox>, Instant)>) {
-    match rest {
-        Some((mailbox, deadline)) => mailbox.patience().wait(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+/// Waits for what there is to wait for.
+async fn if_any(waiting: Option<impl Future<Output = ()> + Unpin>) {
+    match waiting {
+        Some(waiting) => waiting.await,
         None => std::future::pending().await,
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout_at;
 use tracing::{debug, info};
 
 use super::inbound::{Client, Terms};
-use super::registry::{Cell, Cut, Held};
+use super::registry::{Cell, Held};
 use crate::broker::Shared;
 use crate::codec::{self, Connack, Connect, Will, code};
 use crate::door::Guest;
@@ -30,7 +30,6 @@ const CONNACK_BYTES: usize = 32;
 /// A connection that has a session.
 pub(super) struct Started {
     pub(super) client: Client,
-    pub(super) cut: watch::Receiver<Cut>,
     pub(super) ticket: u64,
     pub(super) cell: Arc<Cell>,
     pub(super) will: Option<WillRecord>,
@@ -116,7 +115,7 @@ async fn begin(
         .as_ref()
         .map(|will| check_will(shared, &identity, will))
         .transpose()?;
-    let (cell, mut held, ticket, cut) = take_over(shared, &identity).await?;
+    let (cell, mut held, ticket) = take_over(shared, &identity).await?;
     let present = match resume(shared, &identity, &connect, &mut held).await {
         Ok(present) => present,
         Err(turned) => {
@@ -173,7 +172,6 @@ async fn begin(
     let client = Client::new(Arc::clone(core), held, terms);
     let started = Started {
         client,
-        cut,
         ticket,
         cell,
         will,
@@ -268,7 +266,7 @@ fn check_will(shared: &Shared, identity: &Identity, will: &Will) -> Result<Messa
     Ok(message)
 }
 
-type Taken = (Arc<Cell>, OwnedMutexGuard<Held>, u64, watch::Receiver<Cut>);
+type Taken = (Arc<Cell>, OwnedMutexGuard<Held>, u64);
 
 /// Becomes the session's connection; the one before it is told to go.
 async fn take_over(shared: &Shared, identity: &Identity) -> Result<Taken, Turned> {
@@ -280,7 +278,7 @@ async fn take_over(shared: &Shared, identity: &Identity) -> Result<Taken, Turned
                 shared.new_held(identity)
             })
             .ok_or((code::QUOTA, CutReason::Quota))?;
-        let (ticket, cut) = cell.enter();
+        let ticket = cell.enter();
         let lock = Arc::clone(&cell.held).lock_owned();
         let held = tokio::time::timeout(TAKEOVER, lock)
             .await
@@ -289,11 +287,11 @@ async fn take_over(shared: &Shared, identity: &Identity) -> Result<Taken, Turned
             // It ended while we waited for it.
             continue;
         }
-        if cut.borrow().before > ticket {
+        if cell.cut(ticket).is_some() {
             forget_if_new(shared, &held);
             return Err((code::TAKEN_OVER, CutReason::TakenOver));
         }
-        return Ok((cell, held, ticket, cut));
+        return Ok((cell, held, ticket));
     }
 }
 

@@ -103,7 +103,10 @@ async fn pull(
 ) -> Result<Response, Failure> {
     let (server, site) = match gateway(&cps, &peer) {
         Ok(known) => known,
-        Err(failure) => return told_replaced(&cps, &peer, failure),
+        Err(failure) => {
+            note_locked_out(&cps, &peer).await;
+            return told_replaced(&cps, &peer, failure);
+        }
     };
     let asked: Pull = read(&body)?;
     let cursor = Cursor::from_cbor(&asked.cursor)
@@ -130,7 +133,13 @@ async fn push(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<Pushed>, Failure> {
-    let (server, site) = gateway(&cps, &peer)?;
+    let (server, site) = match gateway(&cps, &peer) {
+        Ok(known) => known,
+        Err(failure) => {
+            note_locked_out(&cps, &peer).await;
+            return Err(failure);
+        }
+    };
     let told: Push = read(&body)?;
     hear(&cps, &server, &site, told.about).await?;
     let entries: Vec<Vec<u8>> = told.entries.into_iter().map(|one| one.0).collect();
@@ -197,10 +206,16 @@ async fn hand_in(State(cps): State<Cps>, body: Bytes) -> Result<Json<HandedIn>, 
     }))
 }
 
+/// The reason under which a machine stands whose enrolment is over; as of an entry of such a one.
+const LOCKED_OUT: &str = "locked out";
+
 /// The gateway at the other end, by its certificate.
 fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
     let refuse = |status, reason, text: String| {
-        tracing::warn!(address = ?peer.address, text, "API request refused");
+        let from = peer.address.map(|address| address.ip().to_string());
+        if let Some(unsaid) = cps.refusals().says(from.unwrap_or_default(), reason) {
+            tracing::warn!(address = ?peer.address, text, unsaid, "API request refused");
+        }
         cps.metrics().refused("api", reason);
         Failure(status, text)
     };
@@ -220,6 +235,25 @@ fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
             let text = format!("{other} may not sync; only gateways do");
             Err(refuse(StatusCode::FORBIDDEN, "not a gateway", text))
         }
+    }
+}
+
+/// What a machine delivers that is locked out is not even read; that it came is shown.
+async fn note_locked_out(cps: &Cps, peer: &Peer) {
+    let refusal = match cps.roster().identify(&peer.certificates) {
+        Err(refusal @ (NotAdmitted::Replaced(_) | NotAdmitted::Locked(_))) => refusal,
+        _ => return,
+    };
+    let (NotAdmitted::Replaced(name) | NotAdmitted::Locked(name)) = &refusal else {
+        return;
+    };
+    let party = Party::parse(name, &cps.config().domain);
+    let Ok(Party::Gateway { server, site }) = party else {
+        return;
+    };
+    let why = (LOCKED_OUT, refusal.to_string());
+    if let Err(error) = cps.refusals().turned_away((&server, &site), why).await {
+        tracing::error!(%error, "a refusal was not put on record");
     }
 }
 

@@ -262,6 +262,39 @@ async fn what_is_authentic_but_not_believed_is_shown_with_its_device() {
     assert!(client.once().await.unwrap().pushed.refused.is_empty());
 }
 
+/// The gateway believes the cloud's carrier no more than the cloud the gateway's.
+#[tokio::test]
+async fn a_gateway_shows_what_it_refuses_of_the_clouds() {
+    let pair = pair().await;
+    let north = site("north");
+    let drafts = (0..3).map(|number| Draft {
+        site: site("north"),
+        device: None,
+        change: Change::AlternateTold {
+            server: server(&format!("s{number}")),
+        },
+    });
+    let registry = &pair.cloud.cps.core.registry;
+    registry.append(drafts.collect()).await.unwrap();
+    let pulled = pair.cloud.cps.sync().pull(&north, &Default::default(), 500);
+    let honest = pulled.unwrap().entries;
+    let mut batch = honest.clone();
+    let at = batch.len() - 2;
+    batch[at] = spoilt(&honest[at]);
+    let sync = pair.gateway.cps.sync();
+    let report = sync.accept(&north, &server("cloud"), &batch).await.unwrap();
+    assert_eq!(report.refused.len(), 1, "{report:?}");
+    assert_eq!(report.taken as usize, honest.len() - 1);
+    let rows = pair.gateway.cps.refusals().list().unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].party, "cloud.servers.holdfast.internal");
+    assert_eq!(rows[0].origin.as_deref(), Some("cloud"));
+    // It is asked for again by the ordinary exchange.
+    let exchange = pair.client().await.once().await.unwrap();
+    assert_eq!(exchange.pulled.taken, 1, "{exchange:?}");
+    assert!(sync.wanted(&north).unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_flood_of_refusals_pushes_nobody_elses_out() {
     let pair = pair().await;

@@ -1,6 +1,8 @@
 //! Every table is a fold over the log: thrown away and made again, in any order of entries, it is
 //! the same. Vouchers: what is taken, and what is refused.
 
+use std::future::Future as _;
+
 use holdfast_link::random::SystemRandom;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::key::PublicKey;
@@ -127,6 +129,38 @@ async fn any_order_of_entries_gives_the_same_tables() {
             .await;
         done.unwrap();
         assert_eq!(dump(&cloud.cps), want, "round {round}");
+    }
+}
+
+/// A peer hangs up while its request is being committed: what the commit brought about is known to
+/// those who ask the roster all the same.
+#[tokio::test]
+async fn who_goes_away_in_the_middle_of_a_commit_holds_up_nobody() {
+    let cloud = cloud().await;
+    cloud.cps.add_site(&site("north")).await.unwrap();
+    let key = SigningKey::generate(&mut SystemRandom).public();
+    let enrolled = crate::registry::Draft {
+        site: site("north"),
+        device: None,
+        change: holdfast_protocol::record::Change::GatewayEnrolled {
+            gateway: server("gw1"),
+            epoch: 1,
+            record_key: key.clone(),
+            owner_key: key,
+        },
+    };
+    let mut changes = cloud.cps.core.registry.changes();
+    let mut writing = Box::pin(cloud.cps.core.registry.append(vec![enrolled]));
+    let polled = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(writing.as_mut().poll(context).is_ready())
+    });
+    assert!(!polled.await, "it waits for the disk");
+    drop(writing);
+    changes.changed().await.unwrap();
+    let gateway = server("gw1");
+    let mut roster = cloud.cps.roster().changes();
+    while cloud.cps.roster().gateway(&gateway).is_none() {
+        roster.changed().await.unwrap();
     }
 }
 

@@ -134,6 +134,12 @@ async fn the_fresh_machine_has_the_site_and_the_old_one_is_out() {
     let seen = cloud.cps.roster().identify(&certificates(&late.0));
     assert!(matches!(seen, Err(roster::Refusal::Revoked(_))));
 
+    // That it still asks is shown, once for all its tries.
+    let rows = cloud.cps.refusals().list().unwrap();
+    let of_old = rows.iter().filter(|row| row.reason == "locked out");
+    let of_old: Vec<_> = of_old.map(|row| &*row.party).collect();
+    assert_eq!(of_old, ["gw1.gateways.north.holdfast.internal"]);
+
     let late = enrolment.unlock(&at, &server("gw1")).await.unwrap_err();
     assert!(matches!(late, Refusal::Replaced(_, 2)), "{late}");
     sync(&fresh, &cloud).await.unwrap();
