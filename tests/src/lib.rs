@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod judge;
 pub mod networks;
+pub mod partner;
 pub mod place;
 pub mod process;
 pub mod proxy;

@@ -167,6 +167,17 @@ pub enum Uplink {
 }
 
 impl Uplink {
+    /// Where the site dials to reach what listens at `far` beyond the link; on loopback a further wire from `near`.
+    ///
+    /// # Errors
+    /// `near` cannot be listened on.
+    pub async fn reach(&mut self, near: SocketAddr, far: SocketAddr) -> io::Result<SocketAddr> {
+        match self {
+            Self::Proxy(proxy) => proxy.wire(near, far).await,
+            Self::Link(_) => Ok(far),
+        }
+    }
+
     /// Cuts or mends it, for what is open and what comes. On a real link [`Mode::Silent`] drops every packet in the
     /// router, and [`Mode::Reset`] takes the gateway's interface down.
     ///

@@ -14,6 +14,7 @@ use crate::sheet::{Notes, Sheet};
 use crate::weather::Table;
 use crate::world::{PATIENCE, Part, Plan, SITE, Server, World, counter};
 
+mod foreign;
 mod homecoming;
 mod newcomers;
 mod outage;
@@ -22,7 +23,7 @@ mod service;
 mod setting_up;
 
 /// Number of steps in the story.
-pub const STEPS: usize = 12;
+pub const STEPS: usize = 13;
 
 /// Pace of every device's second sensor, which outlasts the story.
 pub const PULSE: Duration = Duration::from_millis(300);
@@ -180,6 +181,13 @@ impl Story {
                     (12, "the gateway's machine is lost and replaced"),
                     "A, B and C work through the fresh one with the uplink down; the old one is locked out",
                     async |notes| self.gateway_is_replaced(notes).await,
+                )
+                .await
+            && sheet
+                .step(
+                    (13, "a stock mosquitto as cloud broker"),
+                    "a bridge rule with a client certificate, the link taken down and cut silently: each at least once",
+                    async |notes| self.bridges_elsewhere(notes).await,
                 )
                 .await
     }

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 pub use self::asking::PATIENCE;
 pub use self::part::Part;
 pub use self::turned::{Hands, TurnedClock, can_be_turned, stock_clock};
+use crate::partner::Partner;
 use crate::place::{Party, Place, Uplink};
 use crate::process::Finished;
 use crate::seat::Seat;
@@ -349,6 +350,31 @@ impl World {
             Server::Cloud => Ok(self.plan.place.seat(Party::Cloud)),
             Server::Gateway => self.plan.place.station("witness"),
         }
+    }
+
+    /// A partner with a broker of its own in the Internet, and where the gateway dials it. Nothing is started.
+    ///
+    /// # Errors
+    /// No port or file can be had.
+    pub async fn partner(&mut self) -> anyhow::Result<(Partner, SocketAddr)> {
+        let place = &self.plan.place;
+        let tls = place.socket(Party::Cloud, 18_883)?;
+        let inside = place.socket(Party::Cloud, 11_883)?;
+        let near = self.uplink.reach(place.socket(Party::Uplink, 18_883)?, tls);
+        let near = near.await?;
+        let seat = place.seat(Party::Cloud);
+        Ok((Partner::new(self.folder.path(), seat, tls, inside)?, near))
+    }
+
+    /// Adds to the gateway's configuration and starts it anew.
+    ///
+    /// # Errors
+    /// It does not stop, or is not well in time.
+    pub async fn configure_gateway(&mut self, more: &str) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.gateway.config)?;
+        std::fs::write(&self.gateway.config, format!("{text}\n{more}"))?;
+        self.gateway.stop().await?;
+        self.start_gateway().await
     }
 
     /// Stops all daemons in order, device first.

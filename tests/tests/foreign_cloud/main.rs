@@ -3,7 +3,6 @@
 //! order for its topic, and what is wrong is said.
 #![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
-mod authority;
 mod outages;
 mod partner;
 mod refusals;

@@ -1,5 +1,6 @@
 //! Outages of every kind between the gateway and the partner: nothing is lost, order holds.
 
+use holdfast_tests::partner::USER;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::skip::{has_program, skip};
 
@@ -52,7 +53,7 @@ impl Story {
         let mut site = Site::new().await;
         site.until("no broker yet", |it| it["connected"] == false)
             .await;
-        site.partner.start().await;
+        site.partner.start().await.unwrap();
         let witness = Witness::of(site.partner.inside);
         Self {
             site,
@@ -130,7 +131,7 @@ impl Story {
             .set_delay(std::time::Duration::from_millis(20));
         self.sent += STRETCH;
         self.publish().await;
-        self.site.partner.kill_nine().await;
+        self.site.partner.kill_nine().await.unwrap();
         self.site.partner.link.set_delay(std::time::Duration::ZERO);
         self.publish().await;
         self.site
@@ -138,7 +139,7 @@ impl Story {
             .await;
         // The gateway must not come before the witness is back.
         self.site.partner.link.set(Mode::Reset);
-        self.site.partner.start().await;
+        self.site.partner.start().await.unwrap();
         self.starts += 1;
         self.witness.session(self.starts).await;
         self.site.partner.link.set(Mode::Open);
@@ -201,7 +202,8 @@ impl Story {
         let partner = &self.site.partner;
         partner
             .authority
-            .certify(&partner.folder, "client", crate::authority::USER);
+            .certify(&partner.folder, "client", &[USER])
+            .unwrap();
         self.site
             .until("a new connection", |it| {
                 it["connected"] == true

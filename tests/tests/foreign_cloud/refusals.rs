@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use holdfast_tests::partner::{Authority, USER};
 use holdfast_tests::skip::{has_program, skip};
 use serde_json::Value;
 
-use crate::authority::{Authority, USER};
 use crate::site::Site;
 use crate::witness::Witness;
 
@@ -21,7 +21,7 @@ async fn every_refusal_is_said_and_costs_nothing() {
         );
     }
     let mut site = Site::new().await;
-    site.partner.start().await;
+    site.partner.start().await.unwrap();
     let witness = Witness::of(site.partner.inside);
     witness.session(1).await;
     site.until("connected", |it| it["connected"] == true).await;
@@ -87,11 +87,13 @@ impl Refusal {
         let folder = site.partner.folder.clone();
         match self {
             Self::OurCa => {
-                Authority::new("stranger").write(&folder.join("ca.pem"));
+                let stranger = Authority::new("stranger").unwrap();
+                stranger.write(&folder.join("ca.pem")).unwrap();
                 &["not trusted", "authority", "check ca"]
             }
             Self::OurCertificate => {
-                Authority::new("stranger").certify(&folder, "client", USER);
+                let stranger = Authority::new("stranger").unwrap();
+                stranger.certify(&folder, "client", &[USER]).unwrap();
                 &["refuse", "check certificate and key"]
             }
             Self::ItsName => {
@@ -110,8 +112,8 @@ impl Refusal {
                 &[]
             }
             Self::ItsList => {
-                site.partner.allow(&["orders/site-7/#"]);
-                site.partner.reload();
+                site.partner.allow(&["orders/site-7/#"]).unwrap();
+                site.partner.reload().unwrap();
                 &["not authorised (0x87)", "plant/press/state"]
             }
         }
@@ -120,8 +122,14 @@ impl Refusal {
     async fn mend(self, site: &mut Site) {
         let folder = site.partner.folder.clone();
         match self {
-            Self::OurCa => _ = site.partner.authority.write(&folder.join("ca.pem")),
-            Self::OurCertificate => site.partner.authority.certify(&folder, "client", USER),
+            Self::OurCa => {
+                let ours = &site.partner.authority;
+                ours.write(&folder.join("ca.pem")).unwrap();
+            }
+            Self::OurCertificate => {
+                let ours = &site.partner.authority;
+                ours.certify(&folder, "client", &[USER]).unwrap();
+            }
             Self::ItsName | Self::Version => {
                 site.configure("");
                 site.restart_gateway().await;
@@ -129,8 +137,10 @@ impl Refusal {
             Self::ItsList => {
                 // Long enough for a message that was put aside at once to be missed.
                 tokio::time::sleep(Duration::from_millis(1500)).await;
-                site.partner.allow(&["site-7/#", "orders/site-7/#"]);
-                site.partner.reload();
+                site.partner
+                    .allow(&["site-7/#", "orders/site-7/#"])
+                    .unwrap();
+                site.partner.reload().unwrap();
             }
         }
     }

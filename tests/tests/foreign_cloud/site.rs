@@ -82,7 +82,7 @@ impl Site {
 
     /// Writes the gateway's configuration; `more` goes into the partner's table.
     pub(crate) fn configure(&self, more: &str) {
-        let remote = self.partner.as_toml(more);
+        let remote = self.partner.as_toml(self.partner.near, more);
         let text = format!("{}\n{remote}{RULES}", self.plain);
         std::fs::write(&self.world.gateway.config, text).unwrap();
     }
