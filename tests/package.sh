@@ -178,7 +178,7 @@ done
 held "confined ($facts), state folder closed to others, sockets as documented: $sockets"
 
 # --- a device ------------------------------------------------------------------------------------------
-guid=$(device internet "init --manufacturer http://10.77.0.2:8042 --serial P-0001" | tail -n 1)
+guid=$(device internet "init --manufacturer http://10.77.0.2:8039 --serial P-0001" | tail -n 1)
 cloud vouchers assign "$guid" --site $SITE >/dev/null
 guest systemctl start story-device
 within 60 "the device's first acknowledgement" more_than 0

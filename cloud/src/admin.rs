@@ -15,8 +15,9 @@ use holdfast_broker::{Broker, Consumer};
 use holdfast_cps::Cps;
 use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::{Answer, admin_router};
+use holdfast_cps::sync::Heard;
 use holdfast_protocol::crypto::VerifyingKey;
-use holdfast_protocol::id::{Guid, SiteId};
+use holdfast_protocol::id::{DeviceId, Guid, SiteId};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::voucher::Voucher;
 use serde::Deserialize;
@@ -50,6 +51,7 @@ impl Served {
                 "mqtt": app.mqtt().to_string(),
                 "https": app.https().to_string(),
                 "fdo": app.fdo().to_string(),
+                "manufacturing": app.manufacturing().map(|address| address.to_string()),
                 "metrics": app.metrics().to_string(),
             }),
         }
@@ -61,6 +63,7 @@ pub fn router(served: Served) -> Router {
     let shared = admin_router(served.cps.clone());
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/services/{device}/gateways", get(order_at))
         .route("/v1/vouchers", get(list))
         .route("/v1/vouchers/import", post(import))
         .route("/v1/vouchers/{guid}", get(show))
@@ -90,6 +93,34 @@ async fn status(State(served): State<Served>) -> Answer {
         "journal_rows": figures.journal_rows,
         "telemetry_waiting": served.intake.waiting(),
         "telemetry_messages": cps.ledger().len().map_err(Failure::failed)?,
+    })))
+}
+
+/// How far the order that holds for a device has come: its site's gateways, when each asked last,
+/// and whether it had the order then.
+async fn order_at(State(served): State<Served>, Path(device): Path<String>) -> Answer {
+    let cps = &served.cps;
+    let device: DeviceId = device.parse().map_err(Failure::misuse)?;
+    let ordered = cps.lifecycle().ordered(device).map_err(Failure::failed)?;
+    let Some((site, order)) = ordered else {
+        return Ok(Json(json!({ "site": null, "gateways": [] })));
+    };
+    let gateways = cps.enrolment().gateways().map_err(Failure::failed)?;
+    let gateways = gateways.iter().filter(|row| row.site == site);
+    let told = gateways.map(|row| {
+        let heard = cps.sync().heard(&row.server);
+        let has = |heard: &Heard| heard.cursor.after(&order.origin, order.epoch) >= order.seq;
+        json!({
+            "gateway": row.server.to_string(),
+            "heard": heard.as_ref().map(|heard| heard.at),
+            // Its own order it has in any case.
+            "has_it": order.origin == row.server || heard.as_ref().is_some_and(has),
+        })
+    });
+    Ok(Json(json!({
+        "site": site.to_string(),
+        "now": cps.clock().now().secs,
+        "gateways": told.collect::<Vec<_>>(),
     })))
 }
 

@@ -125,6 +125,12 @@ impl App {
         self.listeners.fdo.1
     }
 
+    /// The address of the manufacturing listener, if there is one.
+    #[must_use]
+    pub fn manufacturing(&self) -> Option<SocketAddr> {
+        self.listeners.manufacturing.as_ref().map(|bound| bound.1)
+    }
+
     /// The address of the metrics listener.
     #[must_use]
     pub fn metrics(&self) -> SocketAddr {
@@ -295,6 +301,7 @@ fn open_seller(
         stock: stock.clone(),
         rendezvous,
         certificate_life: config.manufacturing.certificate_life,
+        most_in_stock: config.manufacturing.stock,
         clock,
         most_runs: config.limits.fdo_runs,
         run_life: limits.fdo_session_life,

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod lists;
+mod services;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use self::certificates::Certificates;
 use self::lists::{Installers, Manufacturers, Refusals};
+use self::services::Services;
 use crate::app;
 use crate::config::Config;
 
@@ -63,6 +65,9 @@ pub enum Command {
     /// Onboarded devices
     #[command(subcommand)]
     Devices(Devices),
+    /// Services that devices work for
+    #[command(subcommand)]
+    Services(Services),
     /// Ordinary MQTT clients
     #[command(subcommand)]
     Clients(Clients),
@@ -275,6 +280,7 @@ impl Cli {
             }
             Command::Clients(issue) => ask.client(issue).await?,
             Command::Certificates(what) => what.execute(&ask).await?,
+            Command::Services(services) => services.execute(&ask).await?,
             Command::Refusals(refusals) => ask.refusals(refusals).await?,
             Command::Installers(installers) => ask.installers(installers).await?,
             Command::Manufacturers(makers) => ask.manufacturers(makers).await?,

@@ -45,8 +45,10 @@ pub struct Listen {
     pub mqtt: SocketAddr,
     /// HTTPS: API and FDO.
     pub https: SocketAddr,
-    /// HTTP: FDO only, which secures itself.
+    /// HTTP: FDO only, which secures itself. No factory initialisation.
     pub fdo: SocketAddr,
+    /// HTTP: factory initialisation (FDO DI), which asks nobody who he is. Left out: there is none.
+    pub manufacturing: Option<SocketAddr>,
     /// Health and metrics; keep it on the loopback interface.
     pub metrics: SocketAddr,
 }
@@ -99,6 +101,10 @@ pub struct Manufacturing {
     pub delay: Duration,
     /// How long a device's factory certificate is valid.
     pub certificate_life: Duration,
+    /// Devices made here whose vouchers have not left yet; no more are made then.
+    pub stock: u64,
+    /// Requests that one address may send each second; a device needs two.
+    pub requests_per_address: u32,
 }
 
 /// `[journal]`: bounds of the broker's durable messages.
@@ -159,6 +165,7 @@ impl Default for Listen {
             mqtt: (all, 8883).into(),
             https: (all, 8443).into(),
             fdo: (all, FDO_PORT).into(),
+            manufacturing: None,
             metrics: (Ipv4Addr::LOCALHOST, 9464).into(),
         }
     }
@@ -195,6 +202,8 @@ impl Default for Manufacturing {
             rendezvous: Vec::new(),
             delay: Duration::from_secs(2),
             certificate_life: Duration::from_secs(30 * 365 * 24 * 3600),
+            stock: 100_000,
+            requests_per_address: 50,
         }
     }
 }
@@ -254,6 +263,7 @@ impl Settings for Listen {
             mqtt: section.get("mqtt", default.mqtt),
             https: section.get("https", default.https),
             fdo: section.get("fdo", default.fdo),
+            manufacturing: section.optional("manufacturing"),
             metrics: section.get_checked("metrics", default.metrics, |address| {
                 if address.ip().is_loopback() {
                     return Ok(());
@@ -322,6 +332,12 @@ impl Settings for Manufacturing {
                 between(*time, Duration::ZERO, Duration::from_secs(3600))
             }),
             certificate_life: section.get("certificate_life", default.certificate_life),
+            stock: section.get_checked("stock", default.stock, |count| at_least(*count, 1, "1")),
+            requests_per_address: section.get_checked(
+                "requests_per_address",
+                default.requests_per_address,
+                |count| at_least(u64::from(*count), 2, "2"),
+            ),
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Served among the FDO roles by [`crate::app`]; hands finished vouchers to [`crate::stock`]. DI
 //! has no authentication of its own (wire reference, section 10): who can reach the listener can
-//! have a device made, and that gives no right at any purchaser's.
+//! have a device made, and that gives no right at any purchaser's. So it has a listener of its own,
+//! off unless configured, a budget for each address, and a bound on what may lie in stock.
 
 mod certificate;
 mod directives;
@@ -35,6 +36,7 @@ pub struct Factory {
     stock: Stock,
     rendezvous: RendezvousInfo,
     certificate_life: Duration,
+    most_in_stock: u64,
     clock: Arc<dyn Clock>,
     runs: Sessions<(String, ExpectSetHmac)>,
 }
@@ -52,6 +54,8 @@ pub struct FactoryParts {
     pub rendezvous: RendezvousInfo,
     /// Life of device certificates.
     pub certificate_life: Duration,
+    /// Devices made here whose vouchers have not left yet, at most.
+    pub most_in_stock: u64,
     /// Dates them.
     pub clock: Arc<dyn Clock>,
     /// Runs open at once.
@@ -70,6 +74,7 @@ impl Factory {
             stock: parts.stock,
             rendezvous: parts.rendezvous,
             certificate_life: parts.certificate_life,
+            most_in_stock: parts.most_in_stock,
             clock: parts.clock,
             runs: Sessions::new(parts.most_runs, parts.run_life),
         }
@@ -124,7 +129,7 @@ impl Factory {
         let (voucher, reply) = state.step(message)?;
         let guid = voucher.guid();
         self.stock
-            .keep(voucher, Some(&serial))
+            .keep_within(voucher, Some(&serial), self.most_in_stock)
             .await
             .map_err(|error| {
                 tracing::error!(%guid, %error, "a new device's voucher could not be kept");

@@ -13,7 +13,10 @@ use holdfast_protocol::id::{Guid, InvalidId, SiteId};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::voucher::{Policy, Voucher, VoucherError};
 use holdfast_store::{Medium, Options, Store, StoreError, WriteError, Written};
-use redb::{ReadOnlyTable, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
+    WriteTransaction,
+};
 
 /// GUID -> voucher as it came in, its owner being this server.
 const ISSUED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("issued");
@@ -55,6 +58,11 @@ pub enum StockError {
         "the voucher is for another owner: have its present owner extend it to this server's key"
     )]
     ForeignOwner,
+    /// The factory has made as many as may lie here.
+    #[error(
+        "{0} vouchers lie here that have not left yet; assign or extend some, or raise manufacturing.stock"
+    )]
+    Full(u64),
     /// Its chain does not hold.
     #[error("the voucher is not good: {0}; ask for a new copy")]
     Voucher(#[from] VoucherError),
@@ -132,6 +140,20 @@ impl Stock {
     /// # Errors
     /// It is not good, another's, or differs from the one kept.
     pub async fn keep(&self, voucher: Voucher, serial: Option<&str>) -> Result<(), StockError> {
+        self.keep_within(voucher, serial, u64::MAX).await
+    }
+
+    /// The same for the factory, which anybody who reaches it can have work: at most `most` vouchers
+    /// lie here that have not left.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`], or there is no room.
+    pub async fn keep_within(
+        &self,
+        voucher: Voucher,
+        serial: Option<&str>,
+        most: u64,
+    ) -> Result<(), StockError> {
         voucher.verify(&Policy::default())?;
         if !voucher.owner_key().same_key(&self.public) {
             return Err(StockError::ForeignOwner);
@@ -143,7 +165,12 @@ impl Stock {
                 Some(_) => return refuse(StockError::Taken(guid)),
                 None => {}
             }
-            tx.open_table(ISSUED)?.insert(&guid.0, voucher.as_bytes())?;
+            let mut issued = tx.open_table(ISSUED)?;
+            let lying = issued.len()?.saturating_sub(tx.open_table(GIVEN)?.len()?);
+            if lying >= most {
+                return refuse(StockError::Full(most));
+            }
+            issued.insert(&guid.0, voucher.as_bytes())?;
             if let Some(serial) = &serial {
                 tx.open_table(SERIALS)?.insert(&guid.0, serial.as_str())?;
             }

@@ -15,7 +15,7 @@ use holdfast_protocol::lifecycle::{
 };
 use holdfast_protocol::name::Party;
 use holdfast_protocol::notice::{Body, Notice, Stamp};
-use holdfast_protocol::record::{Assignment, Change, ServiceOrder};
+use holdfast_protocol::record::{Assignment, Change, EntryId, ServiceOrder};
 use holdfast_protocol::site_module::{ServerAddress, ServerRole};
 use holdfast_store::{StoreError, WriteError, Written};
 use tokio::sync::watch;
@@ -169,6 +169,17 @@ impl Lifecycle {
             .registry
             .read(|view| view.device_entries(device))?;
         Ok(entries.last().map(|entry| entry.entry().site.clone()))
+    }
+
+    /// The site of a device and the number of the order that holds for it, if one was given.
+    ///
+    /// # Errors
+    /// The registry.
+    pub fn ordered(&self, device: DeviceId) -> Result<Option<(SiteId, EntryId)>, StoreError> {
+        let record = self.core.registry.device(device)?;
+        let order = record.and_then(|one| Some(one.services().desired()?.order.id.clone()));
+        let site = self.site_of(device)?;
+        Ok(site.zip(order))
     }
 
     /// What is ordered, what runs, and the history.

@@ -63,6 +63,8 @@ pub struct Doors {
     pub https: SocketAddr,
     /// FDO over HTTP.
     pub fdo: SocketAddr,
+    /// The factory's (cloud only).
+    pub manufacturing: SocketAddr,
     /// Metrics and health, plain loopback.
     pub metrics: SocketAddr,
 }
@@ -73,6 +75,7 @@ impl Doors {
             mqtt: place.socket(party, 8883)?,
             https: place.socket(party, 8443)?,
             fdo: place.socket(party, 8042)?,
+            manufacturing: place.socket(party, 8039)?,
             metrics: place.metrics_socket()?,
         })
     }
@@ -83,6 +86,7 @@ impl Doors {
             https,
             fdo,
             metrics,
+            ..
         } = self;
         format!(
             "[listen]\nmqtt = \"{mqtt}\"\nhttps = \"{https}\"\nfdo = \"{fdo}\"\nmetrics = \"{metrics}\"\n"
@@ -166,9 +170,10 @@ impl World {
         } = self.uplink_doors;
         let gateway_fdo = self.gateway_doors.fdo.port();
         let cloud = format!(
-            "{}[advertise]\nmqtt = [\"{mqtt}\"]\nhttps = [\"{https}\"]\nfdo = [\"{fdo}\"]\n\
+            "{}manufacturing = \"{}\"\n[advertise]\nmqtt = [\"{mqtt}\"]\nhttps = [\"{https}\"]\nfdo = [\"{fdo}\"]\n\
              [manufacturing]\ngateway = \"{}:{gateway_fdo}\"\ndelay = \"1s\"\n",
             self.cloud_doors.as_toml(),
+            self.cloud_doors.manufacturing,
             self.rendezvous_name(),
         );
         let agent = format!(

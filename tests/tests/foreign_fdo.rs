@@ -103,7 +103,7 @@ fn foreign_device() -> Option<Foreign> {
 impl Foreign {
     /// DI; the GUID it was given.
     async fn init(&self, world: &World, folder: &Path) -> Result<String, String> {
-        let factory = format!("http://{}", world.cloud_doors.fdo);
+        let factory = format!("http://{}", world.cloud_doors.manufacturing);
         self.run(&["init", &factory, &folder.display().to_string(), SERIAL])
             .await
     }

@@ -21,12 +21,19 @@ pub struct Listeners {
     pub https: Bound,
     /// FDO over HTTP.
     pub fdo: Bound,
+    /// Factory initialisation, if it is offered.
+    pub manufacturing: Option<Bound>,
     /// Health and metrics.
     pub metrics: Bound,
 }
 
 pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
+    let manufacturing = match listen.manufacturing {
+        Some(address) => Some(one("listen.manufacturing", address).await?),
+        None => None,
+    };
     Ok(Listeners {
+        manufacturing,
         mqtt: one("listen.mqtt", listen.mqtt).await?,
         https: one("listen.https", listen.https).await?,
         fdo: one("listen.fdo", listen.fdo).await?,

@@ -11,6 +11,7 @@ use holdfast_broker::{Broker, CountedTls, CutReason, Door};
 use holdfast_config::life;
 use holdfast_config::stages::{Ended, Stages};
 use holdfast_cps::fdo::FdoParty;
+use holdfast_cps::http::Bounds;
 use holdfast_cps::telemetry::intake::take_in;
 use holdfast_cps::{Cps, Limits, http};
 use holdfast_link::dial::{Endpoint, Security};
@@ -130,6 +131,19 @@ impl App {
         }
         let plain = http::serve_plain(self.listeners.fdo.0, fdo, self.cps.bounds(), doors.clone());
         stages.spawn_quiet(DOORS, "fdo listener", plain);
+        if let Some((listener, _)) = self.listeners.manufacturing
+            && self.config.roles.manufacturing
+        {
+            let party: Arc<dyn FdoParty> = self.factory;
+            let made = http::fdo_router(vec![party], limits.fdo_body, self.cps.metrics().clone());
+            let limits = Limits {
+                requests_per_address: self.config.manufacturing.requests_per_address,
+                ..limits.clone()
+            };
+            let bounds = Bounds::new(limits, self.cps.metrics().clone());
+            let plain = http::serve_plain(listener, made, bounds, doors.clone());
+            stages.spawn_quiet(DOORS, "manufacturing listener", plain);
+        }
         let plain = http::serve_plain(
             self.listeners.metrics.0,
             metrics,
@@ -161,9 +175,6 @@ pub enum RunError {
 fn parties(app: &App) -> Vec<Arc<dyn FdoParty>> {
     let roles = app.config.roles;
     let mut parties: Vec<Arc<dyn FdoParty>> = Vec::new();
-    if roles.manufacturing {
-        parties.push(Arc::<crate::factory::Factory>::clone(&app.factory));
-    }
     if roles.rendezvous {
         parties.push(Arc::clone(app.cps.rendezvous()) as Arc<dyn FdoParty>);
     }

@@ -10,7 +10,7 @@ use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::fdo::di;
 use holdfast_protocol::fdo::error::{ErrorCode, ErrorMessage};
 use holdfast_protocol::fdo::{Message, MessageType};
-use holdfast_protocol::key::certificate_key;
+use holdfast_protocol::key::{PublicKey, certificate_key};
 use holdfast_protocol::voucher::Policy;
 use holdfast_store::{Medium, Options};
 
@@ -40,6 +40,7 @@ fn fixture() -> Fixture {
         rendezvous: rendezvous_info(&Manufacturing::default(), &internet).expect("fits"),
         certificate_life: Duration::from_secs(3600),
         clock: Arc::new(ManualClock::at(1_800_000_000)),
+        most_in_stock: 3,
         most_runs: 4,
         run_life: Duration::from_secs(60),
     });
@@ -126,4 +127,36 @@ async fn wrong_order_foreign_tokens_and_nonsense_are_refused() {
         stock.list().expect("list").is_empty(),
         "nothing half-made is kept"
     );
+}
+
+/// One whole run; the reply to its last message.
+async fn made(factory: &Factory, serial: &str) -> FdoReply {
+    let key = SigningKey::generate(&mut SystemRandom);
+    let (device, hello) = di::start(serial, "thermometer", key).expect("starts");
+    let reply = send(factory, &hello, None).await;
+    let token = reply.token.clone().expect("a run");
+    let (_, hmac) = device
+        .step(&message(reply), &mut SystemRandom)
+        .expect("credentials");
+    send(factory, &hmac, Some(&token)).await
+}
+
+#[tokio::test]
+async fn a_full_stock_has_no_more_devices_made_until_vouchers_leave() {
+    let Fixture {
+        factory,
+        stock,
+        _folder,
+    } = fixture();
+    for serial in ["a", "b", "c"] {
+        assert_ne!(made(&factory, serial).await.message, FdoReply::ERROR);
+    }
+    assert_eq!(code(&made(&factory, "d").await), ErrorCode::Internal);
+    let kept = stock.list().expect("list");
+    assert_eq!(kept.len(), 3, "nothing half-made is kept");
+    let buyer = PublicKey::x509(&SigningKey::generate(&mut SystemRandom).public());
+    let gone = stock.extend(kept[0].voucher.guid(), &buyer).await;
+    gone.expect("extended");
+    assert_ne!(made(&factory, "d").await.message, FdoReply::ERROR);
+    assert_eq!(code(&made(&factory, "e").await), ErrorCode::Internal);
 }

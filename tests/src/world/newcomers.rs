@@ -49,7 +49,7 @@ impl World {
     /// # Errors
     /// What the command said.
     pub async fn make(&self, device: &Part, serial: &str) -> anyhow::Result<String> {
-        let factory = format!("http://{}", self.cloud_doors.fdo);
+        let factory = format!("http://{}", self.cloud_doors.manufacturing);
         let words = ["init", "--manufacturer", &factory, "--serial", serial];
         let beside = self.plan.place.seat(Party::Cloud);
         let said = device.command_at(&beside, &words, "").await?;

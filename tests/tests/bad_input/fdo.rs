@@ -20,8 +20,12 @@ async fn malformed_cbor_is_refused() {
     let (cloud, gateway) = (world.cloud_doors, world.gateway_doors);
     for message in FIRST {
         let watch = Watch::begin(&world.cloud, cloud.metrics).await;
+        let door = match message {
+            10 => cloud.manufacturing,
+            _ => cloud.fdo,
+        };
         assert_is_fdo_error(
-            &post(cloud.fdo, message, b"\x9f\xff\xff not cbor").await,
+            &post(door, message, b"\x9f\xff\xff not cbor").await,
             message,
         );
         watch
@@ -29,6 +33,9 @@ async fn malformed_cbor_is_refused() {
             .await;
     }
     assert_is_fdo_error(&post(gateway.fdo, 60, b"\xff").await, 60);
+    // Where everybody may come, no device is made.
+    let closed = post(cloud.fdo, 10, b"\x80").await;
+    assert!(!closed.starts_with("HTTP/1.1 200"), "{closed}");
     for (part, doors) in [(&world.cloud, cloud), (&world.gateway, gateway)] {
         many_kinds_of_nonsense(part, doors.fdo, doors.metrics).await;
     }

@@ -95,6 +95,7 @@ impl Pair {
                 mqtt,
                 https,
                 fdo,
+                manufacturing: None,
                 metrics,
             },
             advertise: cloud_config::Advertise {
