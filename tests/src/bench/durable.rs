@@ -77,14 +77,19 @@ pub fn rows(bench: &Bench, progress: &Progress) -> anyhow::Result<Vec<Row>> {
     );
     for round in 0..bench.rounds {
         let bridged = with_deletes(bench)?;
-        let their = away(bench, Whose::Theirs, bench.durable_theirs())?.rate();
-        progress.say(round, "durable_memory", bridged.rate, their);
+        let their = away(bench, Whose::Theirs, bench.durable_theirs())?;
+        progress.say(round, "durable_memory", bridged.rate, their.rate());
         let ours_away = away(bench, Whose::Ours, bench.durable_ours())?.rate();
-        progress.say(round, "durable_offline", ours_away, their);
+        progress.say(round, "durable_offline", ours_away, their.rate());
         let size = RECORD_HEAD + "durable/000/data".len() + packet::PAYLOAD;
         let yard = disk::append(&bench.site.folder, bridged.messages, size, bridged.batch)?;
-        let batch = format!("batches of {} messages", bridged.batch);
-        progress.note("durable_append", &batch);
+        let how = format!(
+            "{} messages a commit, {:.2} us of CPU a message (theirs {:.2})",
+            bridged.batch,
+            bridged.cpu,
+            their.cpu_per_message()
+        );
+        progress.note("durable_memory", &how);
         progress.say(round, "durable_append", bridged.rate, yard);
         let slow = autosave(bench)?.rate();
         progress.say(round, "durable_autosave", bridged.rate, slow);
@@ -92,9 +97,9 @@ pub fn rows(bench: &Bench, progress: &Progress) -> anyhow::Result<Vec<Row>> {
         let their_p99 = beside_a_slow_one(bench, Whose::Theirs)?;
         progress.say(round, "durable_ack_p99", ours_p99, their_p99);
         memory.ours.push(bridged.rate);
-        memory.theirs.push(their);
+        memory.theirs.push(their.rate());
         offline.ours.push(ours_away);
-        offline.theirs.push(their);
+        offline.theirs.push(their.rate());
         append.ours.push(bridged.rate);
         append.theirs.push(yard);
         saved.ours.push(bridged.rate);
@@ -110,6 +115,8 @@ struct Bridged {
     messages: usize,
     /// Messages a commit, deletes left out.
     batch: usize,
+    /// CPU of the server, microseconds a message.
+    cpu: f64,
 }
 
 fn with_deletes(bench: &Bench) -> anyhow::Result<Bridged> {
@@ -119,6 +126,7 @@ fn with_deletes(bench: &Bench) -> anyhow::Result<Bridged> {
     };
     let mut server = Server::start(&bench.site, Whose::Ours, setup)?;
     let before = server.figures()?.commits;
+    let cpu = server.cpu();
     let load = load("durable", bench.durable_ours());
     let begun = Instant::now();
     let outcome = load::run(server.address, &load, &|| 0.0)?;
@@ -134,6 +142,7 @@ fn with_deletes(bench: &Bench) -> anyhow::Result<Bridged> {
     let rate = messages as f64 / seconds;
     Ok(Bridged {
         rate,
+        cpu: (server.cpu() - cpu) * 1e6 / (rate * seconds),
         messages,
         batch: messages.div_ceil(commits),
     })
