@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::judge::{Arrival, Verdict, judge};
+use crate::partner::Partner;
 use crate::process::wait_until;
 use crate::proxy::Mode;
 use crate::reader::{Reader, Seen, Subscription};
@@ -51,6 +52,7 @@ pub struct Story {
     device: String,
     newcomers: Vec<Newcomer>,
     witnesses: Option<Witnesses>,
+    partner: Option<Partner>,
 }
 
 /// A device that comes after the first.
@@ -80,6 +82,7 @@ impl Story {
             device: String::new(),
             newcomers: Vec::new(),
             witnesses: None,
+            partner: None,
         })
     }
 

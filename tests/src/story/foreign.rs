@@ -1,7 +1,7 @@
 //! Step 13: the site's readings also go to a broker of somebody else. See [`super::Story::run`].
 
 use super::*;
-use crate::partner::{Partner, WATCHER};
+use crate::partner::WATCHER;
 
 /// Readings of each device that must come in each stretch.
 const STRETCH: usize = 12;
@@ -17,6 +17,8 @@ impl Story {
         // With the link down the devices come back to the gateway and not to the cloud, and what they say waits.
         self.world.uplink.set(Mode::Reset)?;
         let rule = partner.as_toml(near, "") + RULE;
+        // It goes on running for whoever looks around afterwards.
+        self.partner = Some(partner);
         self.world.configure_gateway(&rule).await?;
         notes.tell("the gateway has a rule for a broker that is not ours, and a certificate of its authority");
         self.waits_and_arrives(&watcher, "down", notes).await?;

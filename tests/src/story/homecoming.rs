@@ -80,6 +80,7 @@ impl Story {
         for newcomer in self.newcomers() {
             self.is_believed(newcomer, notes).await?;
         }
+        self.history_is_known(notes).await?;
         self.refusals_are_shown(notes).await
     }
 
@@ -116,6 +117,20 @@ impl Story {
         notes.figure(format!(
             "{}: proved, its new voucher is held by the cloud, it knows the cloud; in the ledger: {verdict}",
             part.name()
+        ));
+        Ok(())
+    }
+
+    /// What A worked for in the outage, as the cloud tells it.
+    async fn history_is_known(&self, notes: &mut Notes) -> anyhow::Result<()> {
+        let here = self.world.history(&self.device).await?;
+        let words = ["services", "history", &self.device, "--json"];
+        let same = |there: &Value| there["history"].as_array() == Some(&here);
+        let what = "A's history of services at the cloud";
+        self.world.cloud.wait_json(&words, what, same).await?;
+        notes.figure(format!(
+            "A's {} services are known to the cloud",
+            here.len()
         ));
         Ok(())
     }
