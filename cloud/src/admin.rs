@@ -86,6 +86,7 @@ async fn status(State(served): State<Served>) -> Answer {
         "domain": config.domain.to_string(),
         "uptime_secs": served.started.elapsed().as_secs(),
         "listening": served.listening,
+        "keys": holdfast_cps::keys::seal::standing(),
         "sites": sites,
         "gateways": gateways,
         "devices": devices.iter().filter(|device| device.onboarded).count(),

@@ -6,5 +6,6 @@ use clap::Parser;
 use holdfast_cloud::cli::Cli;
 
 fn main() -> ExitCode {
+    holdfast_config::life::keep_memory_private();
     holdfast_config::cli::exit(Cli::parse().execute())
 }

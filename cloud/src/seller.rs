@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_config::secret_file;
-use holdfast_link::random::SystemRandom;
+use holdfast_cps::keys::{KeyError, load_or_make};
 use holdfast_protocol::crypto::SigningKey;
-use zeroize::Zeroizing;
 
 use crate::factory::{FactoryAuthority, FactoryError};
 
@@ -25,9 +24,9 @@ pub enum SellerError {
         /// What the system said.
         cause: io::Error,
     },
-    /// A file holds no key.
-    #[error("{} holds no P-256 private key (PKCS#8 DER); restore it from a backup", .0.display())]
-    Content(PathBuf),
+    /// A key file failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The factory's certificate.
     #[error(transparent)]
     Factory(#[from] FactoryError),
@@ -60,24 +59,6 @@ impl Seller {
     }
 }
 
-fn load_or_make(path: &Path) -> Result<SigningKey, SellerError> {
-    let fault = |cause| SellerError::File {
-        path: path.to_owned(),
-        cause,
-    };
-    match std::fs::read(path).map(Zeroizing::new) {
-        Ok(der) => {
-            SigningKey::from_pkcs8_der(&der).map_err(|_| SellerError::Content(path.to_owned()))
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            let key = SigningKey::generate(&mut SystemRandom);
-            secret_file::write(path, &key.to_pkcs8_der()).map_err(fault)?;
-            Ok(key)
-        }
-        Err(error) => Err(fault(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +73,7 @@ mod tests {
         std::fs::write(&path, b"spoilt").expect("write");
         assert!(matches!(
             Seller::open(folder.path(), 0),
-            Err(SellerError::Content(_))
+            Err(SellerError::Key(KeyError::Content(_)))
         ));
         assert_eq!(std::fs::read(&path).expect("read"), b"spoilt");
     }

@@ -1,4 +1,4 @@
-//! The life of a daemon: logging, signals, readiness for systemd, watchdog, grace period.
+//! The life of a daemon: no core dumps, logging, signals, readiness for systemd, watchdog, grace period.
 //!
 //! Called by each binary's `main`. It starts nothing of the product itself.
 
@@ -6,11 +6,25 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Common, LogFormat, Misuse};
+
+/// Keeps this process's memory, with the keys in it, out of core dumps and away from other processes
+/// of the same user. Called first by each binary's `main`.
+pub fn keep_memory_private() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // A service's sandbox may forbid this call; its unit then sets the limit itself.
+    let _ = setrlimit(Resource::Core, none);
+    // Also where core dumps go to a program, which the limit does not stop.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
 
 /// Starts logging to standard error in the chosen form.
 ///

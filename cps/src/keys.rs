@@ -1,7 +1,10 @@
 //! The private keys of a CPS server: owner key (FDO), record key (signs change entries and
 //! notices), and the folder they live in. Opened once by the binary before the rooms exist.
 //! The certificate authority's keys are behind `authority::Signer` and never come out of it.
-//! Files are 0600 and replaced atomically; `Debug` shows no secret.
+//! Files are 0600, replaced atomically, and sealed where the service has a seal ([`seal`]); `Debug`
+//! shows no secret.
+
+pub mod seal;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_link::random::SystemRandom;
-use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::crypto::{Seal, SigningKey};
 use zeroize::Zeroizing;
 
 use crate::authority::{FileSigner, Signer};
@@ -31,6 +34,19 @@ pub enum KeyError {
         "{0} holds no P-256 private key (PKCS#8 DER); restore it from a backup, or move it away to start anew"
     )]
     Content(PathBuf),
+    /// Sealed, and this process has no seal.
+    #[error(
+        "{0} is sealed, and this process was not given the credential 'holdfast-seal': start it by systemd with LoadCredentialEncrypted=holdfast-seal"
+    )]
+    Sealed(PathBuf),
+    /// Sealed by another secret, or altered.
+    #[error(
+        "{0} does not open by this machine's credential 'holdfast-seal': it was sealed by another one, or is damaged; restore the credential or the file"
+    )]
+    OtherSeal(PathBuf),
+    /// The credential is no secret.
+    #[error("the credential {0} is shorter than 32 bytes; make it anew from 32 random bytes")]
+    Credential(PathBuf),
 }
 
 /// The keys of one server.
@@ -67,6 +83,7 @@ impl Keys {
     /// As [`Keys::open`].
     pub fn with_signer(folder: &Path, signer: Arc<dyn Signer>) -> Result<Self, KeyError> {
         make_folder(folder)?;
+        seal_all(folder)?;
         Ok(Self {
             owner: Arc::new(load_or_make(&folder.join("owner.key"))?),
             record: Arc::new(load_or_make(&folder.join("record.key"))?),
@@ -114,25 +131,68 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), KeyError> {
         })
 }
 
+/// Seals the plain key files of a folder, if there is a seal: some are read only when they are needed.
+fn seal_all(folder: &Path) -> Result<(), KeyError> {
+    if seal::of_this_process()?.is_none() {
+        return Ok(());
+    }
+    let fault = |cause| KeyError::File {
+        path: folder.to_path_buf(),
+        cause,
+    };
+    for entry in fs::read_dir(folder).map_err(fault)? {
+        let path = entry.map_err(fault)?.path();
+        if path.extension().is_some_and(|end| end == "key") {
+            load(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads a PKCS#8 key, or makes and stores one where there is none.
-pub(crate) fn load_or_make(path: &Path) -> Result<SigningKey, KeyError> {
+///
+/// # Errors
+/// The file cannot be read, written or understood.
+pub fn load_or_make(path: &Path) -> Result<SigningKey, KeyError> {
     if let Some(key) = load(path)? {
         return Ok(key);
     }
     let key = SigningKey::generate(&mut SystemRandom);
-    write_secret(path, &key.to_pkcs8_der())?;
+    store(path, &key.to_pkcs8_der(), seal::of_this_process()?)?;
     Ok(key)
 }
 
-/// Reads a PKCS#8 key, if there is a file.
+/// Reads a PKCS#8 key, if there is a file. A plain one is sealed now if there is a seal.
 pub(crate) fn load(path: &Path) -> Result<Option<SigningKey>, KeyError> {
-    let Some(der) = read_file(path)? else {
+    load_by(path, seal::of_this_process()?)
+}
+
+fn load_by(path: &Path, seal: Option<&Seal>) -> Result<Option<SigningKey>, KeyError> {
+    let Some(kept) = read_file(path)?.map(Zeroizing::new) else {
         return Ok(None);
     };
-    let der = Zeroizing::new(der);
+    let is_sealed = Seal::is_sealed(&kept);
+    let der = match (is_sealed, seal) {
+        (false, _) => kept,
+        (true, None) => return Err(KeyError::Sealed(path.to_path_buf())),
+        (true, Some(seal)) => seal
+            .open(&kept)
+            .map_err(|_| KeyError::OtherSeal(path.to_path_buf()))?,
+    };
     let key =
         SigningKey::from_pkcs8_der(&der).map_err(|_| KeyError::Content(path.to_path_buf()))?;
+    if !is_sealed && seal.is_some() {
+        store(path, &der, seal)?;
+        tracing::info!(path = %path.display(), "key file sealed");
+    }
     Ok(Some(key))
+}
+
+fn store(path: &Path, der: &[u8], seal: Option<&Seal>) -> Result<(), KeyError> {
+    match seal {
+        Some(seal) => write_secret(path, &seal.close(der, &mut SystemRandom)),
+        None => write_secret(path, der),
+    }
 }
 
 /// A file's content; `None` where there is no file.
@@ -211,6 +271,23 @@ mod tests {
             fs::read(folder.path().join("owner.key")).unwrap(),
             b"not a key"
         );
+    }
+
+    #[test]
+    fn a_plain_key_is_sealed_when_there_is_a_seal_and_opens_by_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("owner.key");
+        let seal = |byte: u8| Seal::from_secret(&[byte; 32]).unwrap();
+        let made = load_or_make(&path).unwrap();
+        let plain = fs::read(&path).unwrap();
+        let read = |by: Option<&Seal>| load_by(&path, by).map(|key| key.unwrap().public());
+        assert_eq!(read(Some(&seal(1))).unwrap(), made.public());
+        let sealed = fs::read(&path).unwrap();
+        assert!(Seal::is_sealed(&sealed) && !Seal::is_sealed(&plain));
+        assert_eq!(read(Some(&seal(1))).unwrap(), made.public());
+        assert!(matches!(read(None), Err(KeyError::Sealed(_))));
+        assert!(matches!(read(Some(&seal(2))), Err(KeyError::OtherSeal(_))));
+        assert_eq!(fs::read(&path).unwrap(), sealed, "a refused file is kept");
     }
 
     #[test]

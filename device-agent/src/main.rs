@@ -10,6 +10,7 @@ use holdfast_agent::cli::{self, Cli};
 const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    holdfast_config::life::keep_memory_private();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -106,6 +106,7 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "site_certificate_ends": site_ends,
         "offline_window_left_secs": site_ends.map(|ends| ends.saturating_sub(now.secs)),
         "revocations": served.cps.roster().revocations(),
+        "keys": holdfast_cps::keys::seal::standing(),
         "time": now.secs,
         "time_quality": now.quality.to_string(),
         "uptime_secs": served.started.elapsed().as_secs(),

@@ -27,8 +27,6 @@ use crate::time::Clock;
 pub enum Trust {
     /// Servers of this house, whose chain ends in one of these: no wildcard names, no weak keys.
     Anchors(Anchors),
-    /// Servers of others, whose chain ends in one of these: by the Web's rules for names and keys.
-    Foreign(Anchors),
     /// Servers that present a chain with the root certificate whose DER has this SHA-256: for first
     /// contact by an enrolment token, before the root itself is known.
     RootHash([u8; 32]),

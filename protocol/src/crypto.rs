@@ -8,12 +8,14 @@
 mod aead;
 mod digest;
 mod exchange;
+mod seal;
 mod signing;
 mod verifying;
 
 pub use aead::{Aead, AeadSuite, SessionKey};
 pub use digest::{Hash, HashAlg, HmacSecret, Mac, MacAlg, hash, hash_parts, hmac};
 pub use exchange::{EcdhParameter, EcdhSecret, kdf};
+pub use seal::Seal;
 pub use signing::SigningKey;
 pub use verifying::{Curve, VerifyingKey};
 

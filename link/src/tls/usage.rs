@@ -8,14 +8,10 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::verify::{House, PeerFault, Purpose};
+use super::verify::{PeerFault, Purpose};
 
 /// Refuses authorities, keys not meant for signing handshakes, and uses not named.
-pub(super) fn check_use(
-    leaf: &CertificateDer<'_>,
-    purpose: Purpose,
-    house: House,
-) -> Result<(), PeerFault> {
+pub(super) fn check_use(leaf: &CertificateDer<'_>, purpose: Purpose) -> Result<(), PeerFault> {
     let wrong = |what: &str| Err(PeerFault::WrongUse(what.to_owned()));
     let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| PeerFault::Malformed)?;
     if !rest.is_empty() {
@@ -32,9 +28,7 @@ pub(super) fn check_use(
         Ok(_) => return wrong("its key usage lacks digital signature"),
         Err(_) => return Err(PeerFault::Malformed),
     }
-    if house == House::Ours {
-        check_template(&certificate)?;
-    }
+    check_template(&certificate)?;
     match certificate.extended_key_usage() {
         Ok(Some(usage)) if usage.value.any => wrong("its extended key usage is any"),
         Ok(Some(usage)) => match (purpose, usage.value.server_auth, usage.value.client_auth) {

@@ -224,15 +224,6 @@ impl From<PeerFault> for rustls::Error {
     }
 }
 
-/// Whose certificate it is supposed to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum House {
-    /// One by our own authority: by its templates, or not at all.
-    Ours,
-    /// A foreign server's.
-    Theirs,
-}
-
 /// Decides over a chain of our own house (`leaf`, then what the peer sent above it).
 ///
 /// `name` is the DNS name a server must have. On time of a lower quality than authenticated,
@@ -249,17 +240,6 @@ pub fn verify_chain(
     name: Option<&ServerName<'_>>,
     now: Time,
 ) -> Result<(), PeerFault> {
-    decide((leaf, above), anchors, purpose, name, now, House::Ours)
-}
-
-fn decide(
-    (leaf, above): (&CertificateDer<'_>, &[CertificateDer<'_>]),
-    anchors: &Anchors,
-    purpose: Purpose,
-    name: Option<&ServerName<'_>>,
-    now: Time,
-    house: House,
-) -> Result<(), PeerFault> {
     let end = EndEntityCert::try_from(leaf).map_err(|error| fault(&error, now.secs))?;
     build(&end, above, &anchors.0.anchors, purpose, now)?;
     if let Some(name) = name {
@@ -268,7 +248,7 @@ fn decide(
                 expected: name.to_str().into_owned(),
             })?;
     }
-    check_use(leaf, purpose, house)
+    check_use(leaf, purpose)
 }
 
 /// No chain of ours is longer, so a time moved up this often will not hold.
@@ -362,7 +342,7 @@ impl ServerVerifier {
 
     fn anchors(&self, above: &[CertificateDer<'_>]) -> Result<Anchors, PeerFault> {
         match &self.trust {
-            Trust::Anchors(anchors) | Trust::Foreign(anchors) => Ok(anchors.clone()),
+            Trust::Anchors(anchors) => Ok(anchors.clone()),
             Trust::RootHash(hash) => pinned(above, hash),
         }
     }
@@ -387,12 +367,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let anchors = self.anchors(above)?;
         let now = self.clock.certain();
-        let house = match self.trust {
-            Trust::Foreign(_) => House::Theirs,
-            Trust::Anchors(_) | Trust::RootHash(_) => House::Ours,
-        };
-        let (chain, purpose) = ((leaf, above), Purpose::Server);
-        decide(chain, &anchors, purpose, Some(name), now, house)?;
+        verify_chain(leaf, above, &anchors, Purpose::Server, Some(name), now)?;
         Ok(ServerCertVerified::assertion())
     }
 
