@@ -15,7 +15,9 @@ use holdfast_protocol::lifecycle::{
 };
 use holdfast_protocol::name::Party;
 use holdfast_protocol::notice::{Body, Notice, Stamp};
-use holdfast_protocol::record::{Assignment, Change, EntryId, ServiceOrder};
+use holdfast_protocol::record::{
+    Assignment, Change, DeviceRecord, EntryId, Order as Place, ServiceOrder,
+};
 use holdfast_protocol::site_module::{ServerAddress, ServerRole};
 use holdfast_store::{StoreError, WriteError, Written};
 use tokio::sync::watch;
@@ -60,6 +62,9 @@ pub enum OrderError {
         "'{0}' is no server of this site; give the id of one, or NAME@HOST:PORT with the DNS name in its certificate"
     )]
     UnknownServer(String),
+    /// It works for nothing.
+    #[error("device {0} works for no service; see `services history`")]
+    NoService(DeviceId),
     /// The log could not take it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -135,6 +140,31 @@ impl Lifecycle {
             site,
             device: Some(device),
             change,
+        };
+        Ok(self.core.registry.append(vec![draft]).await?)
+    }
+
+    /// Orders a device to end the use of its service, in good order: it drops its keys, reports that, and the end is
+    /// recorded. A device without a service, or one that is to end already, is left as it is.
+    ///
+    /// # Errors
+    /// See [`OrderError`]; nothing is recorded then.
+    pub async fn end(&self, device: DeviceId) -> Result<(), OrderError> {
+        let unknown = || OrderError::UnknownDevice(device);
+        let record = self.core.registry.device(device)?.ok_or_else(unknown)?;
+        let services = record.services();
+        if services.desired().is_none() {
+            return match services.end_ordered() {
+                Some(_) => Ok(()),
+                None => Err(OrderError::NoService(device)),
+            };
+        }
+        let site = self.site_of(device)?.ok_or_else(unknown)?;
+        tracing::info!(%device, %site, "end of service ordered");
+        let draft = Draft {
+            site,
+            device: Some(device),
+            change: Change::ServiceEndOrdered,
         };
         Ok(self.core.registry.append(vec![draft]).await?)
     }
@@ -228,12 +258,12 @@ impl Lifecycle {
         else {
             return Ok(None);
         };
-        let Some(order) = record.services().desired() else {
+        let Some(order) = wish(&record).map(|(order, _)| key(order)) else {
             return Ok(None);
         };
         let epoch = self.core.registry.epoch()?;
         let kept = self.core.registry.read(|view| view.notice(device))?;
-        if let Some(row) = kept.filter(|row| row.order == key(order) && row.epoch == epoch) {
+        if let Some(row) = kept.filter(|row| row.order == order && row.epoch == epoch) {
             return Ok(Some(row.notice));
         }
         let (server, signer) = (
@@ -245,8 +275,7 @@ impl Lifecycle {
             .registry
             .write(move |it| {
                 let record = record_of(it.tables, device)?;
-                let order = record.as_ref().and_then(|one| one.services().desired());
-                let Some(order) = order else {
+                let Some((order, body)) = record.as_ref().and_then(wish) else {
                     return Ok(None);
                 };
                 // The number is in the store before anything that bears it goes out.
@@ -257,10 +286,7 @@ impl Lifecycle {
                     site: site.clone(),
                     device,
                     stamp: Stamp { epoch, seq },
-                    body: Body::Service {
-                        assignment: order.assignment.clone(),
-                        rank: order.order.rank,
-                    },
+                    body,
                 };
                 let row = NoticeRow {
                     order: key(order),
@@ -422,9 +448,22 @@ impl Lifecycle {
     }
 }
 
-fn key(order: &ServiceOrder) -> (u64, String, u32, u64) {
-    let id = &order.order.id;
-    (order.order.rank, id.origin.to_string(), id.epoch, id.seq)
+fn key(order: &Place) -> (u64, String, u32, u64) {
+    let id = &order.id;
+    (order.rank, id.origin.to_string(), id.epoch, id.seq)
+}
+
+/// The order that holds, and how it is told.
+fn wish(record: &DeviceRecord) -> Option<(&Place, Body)> {
+    let services = record.services();
+    if let Some(end) = services.end_ordered() {
+        return Some((end, Body::ServiceEnd { rank: end.rank }));
+    }
+    let ServiceOrder {
+        order, assignment, ..
+    } = services.desired()?;
+    let (assignment, rank) = (assignment.clone(), order.rank);
+    Some((order, Body::Service { assignment, rank }))
 }
 
 /// Makes drafts of changes of one device.

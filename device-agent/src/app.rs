@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::alternates::{Alternates, Servers};
 use crate::commands::Commands;
 use crate::config::{Config, Destination, Input};
 use crate::connection::Connection;
@@ -118,12 +119,14 @@ impl Agent {
             Arc::clone(&self.clock) as Arc<dyn Clock>,
             self.board.clone(),
         )?;
-        let (services, desk) = self.services(&identity)?;
+        let (room, servers) = Alternates::open(&self.state, &identity.site);
+        let (services, desk) = self.services(&identity, servers.clone())?;
         let connection = connection
             .with_desk(desk)
             .with_commands(commands.clone())
-            .with_teller(Arc::clone(&self.clock));
-        let session = self.session(&identity, commands);
+            .with_teller(Arc::clone(&self.clock))
+            .told_by(room, servers.clone());
+        let session = self.session(&identity, servers, commands);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
@@ -152,9 +155,10 @@ impl Agent {
         discovery.map(|discovery| (discovery, self.config.discovery.patience))
     }
 
-    fn session(&self, identity: &Identity, commands: Commands) -> Session {
+    fn session(&self, identity: &Identity, servers: Servers, commands: Commands) -> Session {
         Session {
             site: identity.site.clone(),
+            servers,
             outbox: self.outboxes.service.clone(),
             config: self.config.connection.clone(),
             discovery: self.discovery(),
@@ -164,9 +168,14 @@ impl Agent {
         }
     }
 
-    fn services(&self, identity: &Identity) -> anyhow::Result<(Services<Net, File>, Desk)> {
+    fn services(
+        &self,
+        identity: &Identity,
+        servers: Servers,
+    ) -> anyhow::Result<(Services<Net, File>, Desk)> {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let net = Net::new(identity, clock, self.config.connection.connect_timeout)?;
+        let timeout = self.config.connection.connect_timeout;
+        let net = Net::new(identity, servers, clock, timeout)?;
         let file = File::new(&self.state);
         let opened = Services::open(identity, file, net, Pace::default(), self.board.clone());
         Ok(opened?)

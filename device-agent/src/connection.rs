@@ -26,10 +26,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::alternates::{self, Alternates, Heard};
 use crate::commands::Commands;
 use crate::config;
 use crate::outbox::{Outbox, Row};
-use crate::service::Desk;
+use crate::service::{self, Desk};
 use crate::status::Board;
 use crate::vault::Identity;
 use flight::Flight;
@@ -65,16 +66,24 @@ pub struct Connection {
     board: Board,
     line: Line,
     commands: Commands,
+    told: Option<Told>,
     clock: Arc<dyn Clock>,
     /// Hears the time that servers tell.
     teller: Option<Arc<SystemClock>>,
     begun: Instant,
 }
 
+/// Who hears notices of other servers, and what is known of them.
+#[derive(Debug)]
+struct Told {
+    room: Alternates,
+    servers: alternates::Servers,
+}
+
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
 enum End {
-    #[error("the agent stops")]
+    #[error("asked to")]
     Stopping,
     #[error("a better server can be reached again")]
     Better,
@@ -104,7 +113,8 @@ impl Connection {
         clock: Arc<dyn Clock>,
         board: Board,
     ) -> Result<Self, Unusable> {
-        let servers = Servers::new(&identity, discovery, Arc::clone(&clock), &config)?;
+        let servers = Arc::clone(&clock);
+        let servers = Servers::new(&identity, discovery, servers, &config, board.clone())?;
         Ok(Self {
             servers,
             identity,
@@ -113,6 +123,7 @@ impl Connection {
             board,
             line: Line::Site(None),
             commands: Commands::logged(),
+            told: None,
             clock,
             teller: None,
             begun: Instant::now(),
@@ -149,8 +160,39 @@ impl Connection {
         self
     }
 
+    /// Hands notices of other servers over to `room`, and uses `servers` as they change.
+    #[must_use]
+    pub fn told_by(mut self, room: Alternates, servers: alternates::Servers) -> Self {
+        self.told = Some(Told { room, servers });
+        self
+    }
+
     /// Stays connected until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
+        while let Some(told) = &self.told {
+            let mut changes = told.servers.clone();
+            let servers = changes.borrow_and_update().clone();
+            self.servers.become_(servers);
+            let end = stop.child_token();
+            {
+                let mut connected = std::pin::pin!(self.stay_connected(&end));
+                tokio::select! {
+                    () = &mut connected => {}
+                    Ok(()) = changes.changed() => {
+                        info!("the device was told of other servers: connecting anew");
+                        end.cancel();
+                        connected.await;
+                    }
+                }
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+        self.stay_connected(&stop).await;
+    }
+
+    async fn stay_connected(&self, stop: &CancellationToken) {
         let mut choice = Alternate::new(self.settings(), &self.servers.ids());
         if self.servers.ids().is_empty() {
             let why = "the owner named no server to connect to: see its [advertise] settings";
@@ -170,7 +212,7 @@ impl Connection {
                         Ok(dialled) => {
                             told.clear();
                             choice.connected(self.now());
-                            self.stay(&mut choice, &server, dialled, &stop).await;
+                            self.stay(&mut choice, &server, dialled, stop).await;
                         }
                         Err(error) => {
                             choice.failed(self.now(), &mut SystemRandom);
@@ -267,6 +309,9 @@ impl Connection {
             end = self.report(&client) => end,
             () = stop.cancelled() => End::Stopping,
         };
+        if matches!(end, End::Stopping) {
+            self.last_report(&client).await;
+        }
         self.finish(&client, flight).await;
         match end {
             End::Better => choice.left(self.now()),
@@ -397,6 +442,27 @@ impl Connection {
         }
     }
 
+    /// An orderly end of use: what runs is said to be out of use until the device is back.
+    async fn last_report(&self, client: &Client) {
+        let Some(desk) = self.line.desk() else { return };
+        let report = desk.report.borrow().clone();
+        let report = report.and_then(|report| service::out_of_use(&report));
+        let (Some(report), site) = (report, &self.identity.site) else {
+            return;
+        };
+        let topic = Topic::ServiceReported {
+            site: site.site.clone(),
+            device: site.device,
+        };
+        let message = Publish {
+            tag: REPORT,
+            retain: true,
+            ..Publish::new(topic.to_string(), report)
+        };
+        // The connection may be gone, or its window full: nothing hangs on it.
+        let _ = tokio::time::timeout(FAREWELL, client.publish(message)).await;
+    }
+
     /// Takes what is sent to the device: notices about services go to their room, commands to theirs.
     async fn receive(&self, client: &Client, mut inbox: Inbox) -> End {
         let filters = self.line.filters(&self.identity.site);
@@ -420,12 +486,26 @@ impl Connection {
                         _ = desk.notices.send(message.payload.to_vec()).await;
                     }
                 }
+                Ok(Topic::Alternate { .. }) => self.hear_of_server(&message.payload),
                 Ok(Topic::Down { .. } | Topic::Command { .. }) => self.keep(&message).await,
                 _ => {}
             }
             inbox.acknowledge(&message).await;
         }
         End::Lost(client.ended().await)
+    }
+
+    /// Retained at the server: what the disk refuses now comes again.
+    fn hear_of_server(&self, payload: &[u8]) {
+        let Some(told) = &self.told else { return };
+        match told.room.hear(payload) {
+            Ok(Heard::Taken | Heard::Known) => {}
+            Ok(Heard::Refused(why)) => {
+                warn!(why, "a notice of another server is refused");
+                self.board.tell(|status| status.notices_refused += 1);
+            }
+            Err(error) => warn!(%error, "a notice of another server cannot be kept"),
+        }
     }
 
     /// Tries until a command is kept: what is not acknowledged comes again, and nothing behind it overtakes it.

@@ -232,6 +232,7 @@ impl Onboarding {
         aim: Aim,
     ) -> Result<Came, Fault> {
         let places = Places {
+            board: &self.board,
             discovery: self.discovery.as_deref(),
             patience: self.patience,
         };

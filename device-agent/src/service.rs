@@ -279,6 +279,7 @@ impl<W: Wire, K: Keep> Services<W, K> {
                 "detail": said.detail,
                 "runs": runs,
                 "serial": running.map(|it| it.serial.to_string()),
+                "in_use": running.is_some(),
             });
             report.to_string().into_bytes()
         });
@@ -295,6 +296,17 @@ impl<W: Wire, K: Keep> Services<W, K> {
             changed
         });
     }
+}
+
+/// The same report of a device that is being switched off; none if nothing was in use.
+pub(crate) fn out_of_use(report: &[u8]) -> Option<Vec<u8>> {
+    let mut report: serde_json::Value = serde_json::from_slice(report).ok()?;
+    let was = report.get_mut("in_use")?;
+    if was.as_bool() != Some(true) {
+        return None;
+    }
+    *was = json!(false);
+    Some(report.to_string().into_bytes())
 }
 
 /// What came of acting.

@@ -82,6 +82,8 @@ pub struct Status {
     pub service_acknowledged: u64,
     /// Notices about services since the start that were forged, replayed or for others.
     pub notices_refused: u64,
+    /// What somebody should look at: two parties claim the gateway's name on this LAN.
+    pub alarm: Option<String>,
     /// Publications refused by a server since the start.
     pub refused: u64,
     /// The end of the certificate, seconds of Unix time.
@@ -154,6 +156,24 @@ impl Board {
                 (status.server, status.role, status.address) = (None, None, None);
             }
         });
+    }
+
+    /// Who claims the gateway's name; more than one is an alarm, once.
+    pub fn rivals(&self, name: &str, claimants: &[String]) {
+        let alarm = (claimants.len() > 1).then(|| {
+            format!(
+                "{} parties answer for {name} on this LAN ({}): find the wrong one, or give the site one gateway",
+                claimants.len(),
+                claimants.join(", ")
+            )
+        });
+        if let Some(alarm) = alarm
+            .as_ref()
+            .filter(|alarm| self.now().alarm.as_ref() != Some(alarm))
+        {
+            tracing::error!("{alarm}");
+        }
+        self.tell(|status| status.alarm = alarm);
     }
 
     /// How far a sensor is.
@@ -312,6 +332,9 @@ pub fn show(status: &Status, running: bool) -> String {
         status.received,
         status.refused,
     );
+    if let Some(alarm) = &status.alarm {
+        text.push_str(&format!("ALARM        {alarm}\n"));
+    }
     if status.service.is_some() || status.service_state.is_some() {
         text.push_str(&format!(
             "service      {} (last order: {}) {}\n",
@@ -389,6 +412,10 @@ mod tests {
                 ended: true
             }
         );
+        board.rivals("x.local", &["gw1".to_owned()]);
+        assert_eq!(board.now().alarm, None);
+        board.rivals("x.local", &["gw1".to_owned(), "gw2".to_owned()]);
+        assert!(show(&board.now(), true).contains("ALARM        2 parties answer for x.local"));
         let shown = show(&status, true);
         assert!(shown.contains("connecting: no server answers"), "{shown}");
         assert!(show(&status, false).contains("not running"));

@@ -263,6 +263,49 @@ impl std::fmt::Debug for Discovery {
     }
 }
 
+/// Who claims `host` on this LAN, by what was seen and by the addresses that were told for the name: more than one is
+/// worth an alarm. A second gateway of ours gives way by a suffix to the name and counts as claiming it; addresses that
+/// belong to no sighting are somebody else's.
+#[must_use]
+pub fn claimants(host: &str, seen: &[Sighting], told: &[IpAddr]) -> Vec<String> {
+    let wanted = host.trim_end_matches('.').to_ascii_lowercase();
+    let claims = |one: &&Sighting| is_renamed(&one.host.to_ascii_lowercase(), &wanted);
+    let claiming: Vec<_> = seen.iter().filter(claims).collect();
+    let known = |ip: &&IpAddr| claiming.iter().any(|one| one.addresses.contains(ip));
+    let unknown: Vec<_> = told.iter().filter(|ip| !known(ip)).collect();
+    let mut claimants: Vec<_> = claiming
+        .iter()
+        .map(|one| match one.addresses.first() {
+            Some(ip) => format!("{} at {ip}", one.instance),
+            None => one.instance.clone(),
+        })
+        .collect();
+    // Nobody announced at all: the addresses may be one party's.
+    if !claiming.is_empty() || unknown.len() > MOST_OF_ONE {
+        claimants.extend(unknown.iter().map(|ip| format!("somebody at {ip}")));
+    }
+    claimants
+}
+
+/// One machine may have an address of each family on two interfaces.
+const MOST_OF_ONE: usize = 4;
+
+/// The name itself, or the name with the suffix by which its second claimant gave way (`name-2`, `name (2)`).
+fn is_renamed(host: &str, wanted: &str) -> bool {
+    if host == wanted {
+        return true;
+    }
+    let (Some(host), Some(wanted)) = (host.strip_suffix(".local"), wanted.strip_suffix(".local"))
+    else {
+        return false;
+    };
+    let rest = host.strip_prefix(wanted).unwrap_or_default();
+    let number = rest
+        .trim_start_matches([' ', '-', '('])
+        .trim_end_matches(')');
+    !rest.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+}
+
 fn dotted(host: &str) -> String {
     format!("{}.", host.trim_end_matches('.'))
 }

@@ -49,6 +49,11 @@ pub enum Body {
         /// them, the one of the higher rank is meant.
         rank: u64,
     },
+    /// The device shall work for no service any more.
+    ServiceEnd {
+        /// As in `Service`: the two are orders in one row.
+        rank: u64,
+    },
     /// A kind from the future: verified, never acted on.
     Unknown {
         /// Its number.
@@ -58,6 +63,7 @@ pub enum Body {
 
 const ALTERNATE: u64 = 1;
 const SERVICE: u64 = 2;
+const SERVICE_END: u64 = 3;
 
 impl Body {
     /// The number that stands for the kind.
@@ -66,7 +72,16 @@ impl Body {
         match self {
             Self::Alternate(_) => ALTERNATE,
             Self::Service { .. } => SERVICE,
+            Self::ServiceEnd { .. } => SERVICE_END,
             Self::Unknown { kind } => *kind,
+        }
+    }
+
+    /// The kind whose mark it moves: what travels on one topic is numbered together.
+    fn lane(&self) -> u64 {
+        match self {
+            Self::ServiceEnd { .. } => SERVICE,
+            other => other.kind(),
         }
     }
 }
@@ -106,6 +121,7 @@ impl Notice {
                     assignment.encode(w);
                     w.uint(*rank);
                 }
+                Body::ServiceEnd { rank } => _ = w.array(1).uint(*rank),
                 Body::Unknown { .. } => _ = w.null(),
             }
         });
@@ -158,6 +174,10 @@ impl Notice {
                     rank: r.uint()?,
                 }
             }
+            SERVICE_END => {
+                r.array(1)?;
+                Body::ServiceEnd { rank: r.uint()? }
+            }
             kind => {
                 r.raw()?;
                 Body::Unknown { kind }
@@ -195,13 +215,13 @@ pub enum Gate {
 
 impl Marks {
     /// Judges a verified notice. Kinds are marked apart, since they travel on topics of their own
-    /// and may overtake each other.
+    /// and may overtake each other; those that share a topic share a mark.
     #[must_use]
     pub fn gate(&self, notice: &Notice) -> Gate {
         if matches!(notice.body, Body::Unknown { .. }) {
             return Gate::Ignore;
         }
-        let key = (notice.issuer.clone(), notice.body.kind());
+        let key = (notice.issuer.clone(), notice.body.lane());
         match self.highest.get(&key) {
             Some(mark) if *mark == notice.stamp => Gate::Repeat,
             Some(mark) if *mark > notice.stamp => Gate::Stale,

@@ -29,6 +29,7 @@ async fn a_device_changes_its_service_in_an_outage() {
     story.forged_and_replayed_notices_move_nothing().await;
     story.a_device_that_is_away_hears_of_it().await;
     story.killed_in_the_middle_it_ends_right().await;
+    story.the_use_ends_in_good_order().await;
     story.world.stop().await.unwrap();
 }
 
@@ -237,6 +238,27 @@ impl Story {
         assert_eq!(open.count(), 1, "one service runs");
     }
 
+    /// `services end`: the device drops its keys and says so; the history is closed, here as an outage goes on.
+    async fn the_use_ends_in_good_order(&self) {
+        for _ in 0..2 {
+            let end = ["services", "end", &self.device];
+            self.world.gateway.ask(&end).await.unwrap();
+        }
+        let ended = |status: &Value| {
+            status["service_state"] == "ended"
+                && status["service"].is_null()
+                && status["service_link"]["service"].is_null()
+        };
+        self.agent_says("the use has ended", ended).await;
+        let closed = wait_for_history(&self.world, &self.device).await;
+        assert_eq!(closed.len() as u64, 4 + KILLS);
+        let reported: Value = serde_json::from_slice(&self.retained("reported").await).unwrap();
+        assert_eq!(
+            (&reported["state"], &reported["in_use"]),
+            (&"ended".into(), &false.into())
+        );
+    }
+
     fn topic(&self, last: &str) -> String {
         format!("hf/v1/{SITE}/{}/service/{last}", self.device)
     }
@@ -250,5 +272,18 @@ impl Story {
             .publish(&self.topic(last), payload)
             .await
             .unwrap();
+    }
+}
+
+/// The history, once nothing in it is open.
+async fn wait_for_history(world: &World, device: &str) -> Vec<Value> {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let history = world.history(device).await.unwrap();
+        if history.iter().all(|line| line["end"].is_u64()) {
+            return history;
+        }
+        assert!(tokio::time::Instant::now() < end, "still open: {history:?}");
+        sleep(Duration::from_millis(50)).await;
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn api() -> Router<Cps> {
 pub(super) fn admin() -> Router<Cps> {
     Router::new()
         .route("/v1/services/change", post(change))
+        .route("/v1/services/end", post(end))
         .route("/v1/services/{device}", get(services))
 }
 
@@ -80,6 +81,22 @@ async fn change(State(cps): State<Cps>, body: Bytes) -> admin::Answer {
     Ok(Json(
         json!({ "device": device.as_str(), "ordered": asked.service }),
     ))
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    device: String,
+}
+
+async fn end(State(cps): State<Cps>, body: Bytes) -> admin::Answer {
+    let asked: Ended = read(&body)?;
+    let device: DeviceId = parse(&asked.device)?;
+    let done = cps.lifecycle().end(device).await;
+    done.map_err(|error| match error {
+        OrderError::Registry(error) => own(error),
+        other => bad(other),
+    })?;
+    Ok(Json(json!({ "device": device.as_str() })))
 }
 
 async fn services(State(cps): State<Cps>, Path(device): Path<String>) -> admin::Answer {

@@ -158,7 +158,7 @@ impl<'t> Writing<'t> {
                 self.news.grants = true;
                 self.fold_client(it)
             }
-            Change::ServiceOrdered(_) => {
+            Change::ServiceOrdered(_) | Change::ServiceEndOrdered => {
                 self.news.ordered = true;
                 Ok(())
             }

@@ -376,6 +376,62 @@ async fn notices_are_signed_once_and_their_numbers_only_grow() {
 }
 
 #[tokio::test]
+async fn an_end_of_use_is_told_reported_and_recorded() {
+    let cloud = cloud().await;
+    let gateway = gateway(&cloud, "north", "gw1").await;
+    let home = onboard(&gateway, &Factory::new(), "a").await;
+    let lifecycle = gateway.cps.lifecycle();
+    let nothing = lifecycle.end(home.id).await;
+    assert!(matches!(nothing, Err(OrderError::NoService(_))));
+    order(&gateway, home.id, "civil").await;
+    let credential = home.activate().await;
+    let certificate = granted(&gateway, &home.update("civil", &credential, &key()).await);
+    let before = lifecycle.notice(home.id).await.unwrap().unwrap();
+    let mut told = lifecycle.orders();
+    told.mark_unchanged();
+    lifecycle.end(home.id).await.unwrap();
+    lifecycle.end(home.id).await.unwrap();
+    assert!(told.has_changed().unwrap());
+    let config = home.device.config.as_ref().unwrap();
+    let read =
+        |bytes: &[u8]| Notice::verify(bytes, &config.notice_keys, &config.site, home.id).unwrap();
+    let after = lifecycle.notice(home.id).await.unwrap().unwrap();
+    assert!(read(&after).stamp > read(&before).stamp);
+    assert!(matches!(read(&after).body, Body::ServiceEnd { .. }));
+    let refused = home.update("civil", &credential, &key()).await;
+    assert!(matches!(
+        refused,
+        Answer::Refused {
+            refusal: Refusal::NoService,
+            ..
+        }
+    ));
+    let serial = certificate.serial;
+    let report = || RequestKind::Report {
+        serial: serial.clone(),
+        outcome: Outcome::Ended,
+    };
+    assert!(
+        home.history(&gateway).history[0].end.is_none(),
+        "not before the device says so"
+    );
+    for _ in 0..2 {
+        assert_eq!(home.ask(report()).await, Answer::Noted);
+    }
+    let view = home.history(&gateway);
+    assert!(
+        view.history.len() == 1 && view.history[0].end.is_some(),
+        "{view:?}"
+    );
+    assert_eq!((view.desired, view.running), (None, None));
+    assert!(gateway.cps.roster().is_revoked(&serial));
+    // A new service begins as ever.
+    order(&gateway, home.id, "weather").await;
+    granted(&gateway, &home.update("weather", &credential, &key()).await);
+    assert_eq!(home.history(&gateway).history.len(), 2);
+}
+
+#[tokio::test]
 async fn orders_for_nobody_and_to_nowhere_are_refused_in_words() {
     let cloud = cloud().await;
     let gateway = gateway(&cloud, "north", "gw1").await;

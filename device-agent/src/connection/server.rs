@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_link::dial::{self, Endpoint, Security};
-use holdfast_link::discovery::{Discovery, Sighting};
+use holdfast_link::discovery::{Discovery, RENDEZVOUS_HOST, Sighting, claimants};
 use holdfast_link::mqtt::{self, Client, ConnectError, Inbox};
 use holdfast_link::time::Clock;
 use holdfast_link::tls::{self, Anchors, IdentitySlot, Trust};
@@ -17,6 +17,7 @@ use holdfast_protocol::site_module::{ServerAddress, ServerRole};
 use tracing::debug;
 
 use crate::config;
+use crate::status::Board;
 use crate::vault::Identity;
 
 /// How long a server keeps the session, with its commands, while we are away.
@@ -42,6 +43,7 @@ pub(super) struct Servers {
     tls: Arc<rustls::ClientConfig>,
     discovery: Option<(Arc<Discovery>, Duration)>,
     config: config::Connection,
+    board: Board,
 }
 
 impl Servers {
@@ -50,6 +52,7 @@ impl Servers {
         discovery: Option<(Arc<Discovery>, Duration)>,
         clock: Arc<dyn Clock>,
         config: &config::Connection,
+        board: Board,
     ) -> Result<Self, Unusable> {
         let site = &identity.site;
         let mut chain = vec![identity.certificate.clone()];
@@ -70,7 +73,13 @@ impl Servers {
             tls,
             discovery,
             config: config.clone(),
+            board,
         })
+    }
+
+    /// What the device knows of its servers has changed; the gateway still comes first.
+    pub(super) fn become_(&mut self, servers: Vec<ServerAddress>) {
+        self.servers = preferred_first(&servers);
     }
 
     /// Keeps the owner's order: for a service the server that it names comes before the gateway that stands in.
@@ -155,12 +164,16 @@ impl Servers {
             return Vec::new();
         };
         match discovery.browse(*patience).await {
-            Ok(sightings) => sightings
-                .iter()
-                .filter(|sighting| sighting.instance == server.server.as_str())
-                .flat_map(addresses)
-                .filter(|address| !server.mqtt.contains(address))
-                .collect(),
+            Ok(sightings) => {
+                let claimants = claimants(RENDEZVOUS_HOST, &sightings, &[]);
+                self.board.rivals(RENDEZVOUS_HOST, &claimants);
+                sightings
+                    .iter()
+                    .filter(|sighting| sighting.instance == server.server.as_str())
+                    .flat_map(addresses)
+                    .filter(|address| !server.mqtt.contains(address))
+                    .collect()
+            }
             Err(error) => {
                 debug!(%error, "mDNS does not help");
                 Vec::new()

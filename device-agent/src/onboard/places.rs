@@ -6,15 +6,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_link::discovery::Discovery;
+use holdfast_link::discovery::{self, Discovery};
 use holdfast_protocol::rv::{Contact, RvProtocol, To2Address, To2Protocol};
 use rand_core::Rng;
 
 use super::Fault;
+use crate::status::Board;
 
 /// How names are resolved.
 #[derive(Debug)]
 pub(super) struct Places<'a> {
+    pub(super) board: &'a Board,
     pub(super) discovery: Option<&'a Discovery>,
     pub(super) patience: Duration,
 }
@@ -73,10 +75,28 @@ impl Places<'_> {
             .resolve(name, self.patience)
             .await
             .map_err(|error| Fault::Nowhere(error.to_string()))?;
+        if !found.is_empty() {
+            self.watch_for_rivals(discovery, name, &found).await;
+        }
         Ok(found
             .into_iter()
             .map(|ip| SocketAddr::new(ip, port).to_string())
             .collect())
+    }
+}
+
+/// Longest look at who else claims a name.
+const LOOK: Duration = Duration::from_millis(500);
+
+impl Places<'_> {
+    /// Two parties that answer for the gateway's name: one of them leads devices astray. FDO proves who is the owner, so
+    /// the device goes on; people are told.
+    async fn watch_for_rivals(&self, discovery: &Discovery, name: &str, found: &[IpAddr]) {
+        let Ok(seen) = discovery.browse(self.patience.min(LOOK)).await else {
+            return;
+        };
+        self.board
+            .rivals(name, &discovery::claimants(name, &seen, found));
     }
 }
 
@@ -96,11 +116,6 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Places<'_> = Places {
-        discovery: None,
-        patience: Duration::ZERO,
-    };
-
     fn contact(dns: Option<&str>, ip: Option<&str>) -> Contact {
         Contact {
             dns: dns.map(str::to_owned),
@@ -114,13 +129,18 @@ mod tests {
 
     #[tokio::test]
     async fn names_come_before_addresses_and_local_names_need_mdns() {
-        let found = NOWHERE
+        let nowhere = Places {
+            board: &Board::default(),
+            discovery: None,
+            patience: Duration::ZERO,
+        };
+        let found = nowhere
             .of_contact(&contact(Some("rv.example"), Some("10.1.2.3")))
             .await;
         assert_eq!(found.unwrap(), ["rv.example:8042", "10.1.2.3:8042"]);
-        let found = NOWHERE.of_contact(&contact(None, Some("fd00::1"))).await;
+        let found = nowhere.of_contact(&contact(None, Some("fd00::1"))).await;
         assert_eq!(found.unwrap(), ["[fd00::1]:8042"]);
-        let found = NOWHERE
+        let found = nowhere
             .of_contact(&contact(Some("holdfast-rv.LOCAL."), None))
             .await;
         assert!(
@@ -129,10 +149,10 @@ mod tests {
                 .to_string()
                 .contains("is the gateway running")
         );
-        assert!(NOWHERE.of_contact(&contact(None, None)).await.is_err());
+        assert!(nowhere.of_contact(&contact(None, None)).await.is_err());
         let mut other = contact(Some("rv.example"), None);
         other.protocol = RvProtocol::Https;
-        assert!(NOWHERE.of_contact(&other).await.is_err());
+        assert!(nowhere.of_contact(&other).await.is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use holdfast_protocol::topic::Topic;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::alternates::Servers;
 use crate::connection::{SESSION, Unusable};
 use crate::vault::Identity;
 
@@ -38,7 +39,8 @@ pub trait Wire: Send + Sync {
 #[derive(Debug)]
 pub struct Net {
     site: SiteConfig,
-    clients: Vec<(String, https::Client)>,
+    servers: Servers,
+    tls: Arc<rustls::ClientConfig>,
     anchors: Anchors,
     clock: Arc<dyn Clock>,
     connect_timeout: Duration,
@@ -51,6 +53,7 @@ impl Net {
     /// Certificate, key or anchors cannot be used for TLS.
     pub fn new(
         identity: &Identity,
+        servers: Servers,
         clock: Arc<dyn Clock>,
         connect_timeout: Duration,
     ) -> Result<Self, Unusable> {
@@ -60,26 +63,21 @@ impl Net {
         chain.extend(site.chain.iter().cloned());
         let tls = client(&anchors, chain, identity.key.to_pkcs8_der(), &clock);
         let tls = tls.map_err(Unusable::new)?;
-        let limits = https::Limits {
-            per_address: connect_timeout,
-            body: MAX_MESSAGE,
-            idle: 0,
-            ..https::Limits::default()
-        };
-        let clients = gateway_first(&site).into_iter().map(|server| {
-            let endpoint = endpoint(&server, server.https.clone(), &tls);
-            (
-                server.server.to_string(),
-                https::Client::new(endpoint, limits),
-            )
-        });
         Ok(Self {
-            clients: clients.collect(),
             site,
+            servers,
+            tls,
             anchors,
             clock,
             connect_timeout,
         })
+    }
+
+    /// The servers as they are now, the gateway first.
+    fn servers(&self) -> Vec<ServerAddress> {
+        let mut servers = self.servers.borrow().clone();
+        servers.sort_by_key(|server| server.role != ServerRole::Gateway);
+        servers
     }
 
     async fn publish(
@@ -123,7 +121,16 @@ impl Net {
 impl Wire for Net {
     async fn ask(&self, request: Vec<u8>) -> Result<Answer, String> {
         let mut faults = Vec::new();
-        for (name, client) in &self.clients {
+        let limits = https::Limits {
+            per_address: self.connect_timeout,
+            body: MAX_MESSAGE,
+            idle: 0,
+            ..https::Limits::default()
+        };
+        for server in self.servers() {
+            let name = &server.server;
+            let endpoint = endpoint(&server, server.https.clone(), &self.tls);
+            let client = https::Client::new(endpoint, limits);
             let sent = client.post(PATH, "application/cbor", request.clone()).await;
             match sent {
                 Ok(response) => match Answer::from_cbor(&response.body) {
@@ -148,7 +155,7 @@ impl Wire for Net {
         let mut faults = Vec::new();
         // In an outage the site's own servers stand in for the one named.
         let named = new.assignment.server.iter().cloned();
-        for server in named.chain(gateway_first(&self.site)) {
+        for server in named.chain(self.servers()) {
             match self.publish(&server, &tls, new).await {
                 Ok(()) => return Ok(()),
                 Err(error) => faults.push(format!("{}: {error}", server.server)),
@@ -156,12 +163,6 @@ impl Wire for Net {
         }
         Err(faults.join("; "))
     }
-}
-
-fn gateway_first(site: &SiteConfig) -> Vec<ServerAddress> {
-    let mut servers = site.servers.clone();
-    servers.sort_by_key(|server| server.role != ServerRole::Gateway);
-    servers
 }
 
 fn client(

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Runs;
+use crate::alternates::Servers;
 use crate::commands::Commands;
 use crate::config;
 use crate::connection::{Connection, Unusable};
@@ -27,6 +28,8 @@ use crate::vault::Identity;
 pub struct Session {
     /// Where the device is at home.
     pub site: SiteConfig,
+    /// Its servers, as they change.
+    pub servers: Servers,
     /// Readings for services.
     pub outbox: Outbox,
     /// Pauses and bounds.
@@ -43,12 +46,16 @@ pub struct Session {
 
 impl Session {
     /// Stays connected for what runs, until `stop`.
-    pub async fn run(self, mut runs: Runs, stop: CancellationToken) {
+    pub async fn run(mut self, mut runs: Runs, stop: CancellationToken) {
+        let mut servers = self.servers.clone();
         while !stop.is_cancelled() {
             let now = runs.borrow_and_update().clone();
+            self.site.servers.clone_from(&servers.borrow_and_update());
             let changed = async {
-                if runs.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+                tokio::select! {
+                    Ok(()) = runs.changed() => {}
+                    Ok(()) = servers.changed() => {}
+                    else => std::future::pending().await,
                 }
             };
             let Some(running) = now else {

@@ -1,6 +1,8 @@
 //! The room against a register and a server that answer by plan: kills at every store, forged and
 //! replayed notices, a new server that does not work.
 
+mod end;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -110,10 +112,11 @@ impl World {
             board.clone(),
         );
         let (services, desk) = opened.unwrap();
-        let stop = CancellationToken::new();
+        let (runs, stop) = (services.runs(), CancellationToken::new());
         let task = tokio::spawn(services.run(stop.clone()));
         Room {
             desk,
+            runs,
             board,
             stop,
             task,
@@ -160,6 +163,7 @@ fn notice(seq: u64, service: &str) -> Notice {
 
 struct Room {
     desk: Desk,
+    runs: Runs,
     board: Board,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,

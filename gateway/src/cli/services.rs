@@ -25,6 +25,11 @@ pub enum Services {
         #[arg(long)]
         application: Option<Application>,
     },
+    /// End a device's use of its service: it drops its keys for it and says so; the history gets the end
+    End {
+        /// Device, 32 hexadecimal digits
+        device: DeviceId,
+    },
     /// Show which services a device worked for, from when to when and by which certificates
     History {
         /// Device, 32 hexadecimal digits
@@ -66,6 +71,15 @@ impl Services {
                     .map_err(classify)?;
                 Ok(format!(
                     "ordered: {device} shall work for {service}; next: services history {device}\n"
+                ))
+            }
+            Self::End { device } => {
+                let wanted = json!({ "device": device.as_str() });
+                ask::post(&ask.socket, "/v1/services/end", &wanted)
+                    .await
+                    .map_err(classify)?;
+                Ok(format!(
+                    "ordered: {device} shall work for no service; next: services history {device}\n"
                 ))
             }
             Self::History { device, json } => {

@@ -105,3 +105,47 @@ fn local_addresses_respect_the_choice() {
             .any(IpAddr::is_loopback)
     );
 }
+
+#[test]
+fn a_name_claimed_twice_is_noticed() {
+    let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+    let seen = |instance: &str, host: &str, last: u8| Sighting {
+        instance: instance.to_owned(),
+        host: host.to_owned(),
+        addresses: vec![ip(last)],
+        port: 8042,
+        facts: Vec::new(),
+    };
+    let name = RENDEZVOUS_HOST;
+    let gw1 = seen("gw1", name, 2);
+    let count = |seen: &[Sighting], told: &[IpAddr]| claimants(name, seen, told).len();
+    // One gateway, whatever else is on the LAN; and a LAN where only the name is answered.
+    assert_eq!(count(std::slice::from_ref(&gw1), &[ip(2)]), 1);
+    assert_eq!(
+        count(&[gw1.clone(), seen("gw9", "other.local", 3)], &[ip(2)]),
+        1
+    );
+    assert_eq!(
+        count(
+            &[gw1.clone(), seen("gw9", "holdfast-rv-x.local", 3)],
+            &[ip(2)]
+        ),
+        1
+    );
+    assert_eq!(count(&[], &[ip(2), ip(3)]), 0);
+    // A second one that gave way, one that did not, one that announces nothing.
+    for renamed in [
+        "holdfast-rv-2.local",
+        "holdfast-rv (3).local",
+        "HOLDFAST-RV.local",
+    ] {
+        let told = claimants(name, &[gw1.clone(), seen("gw2", renamed, 3)], &[ip(2)]);
+        assert_eq!(told, ["gw1 at 10.0.0.2", "gw2 at 10.0.0.3"], "{renamed}");
+    }
+    let told = claimants(name, &[gw1], &[ip(2), ip(66)]);
+    assert_eq!(told, ["gw1 at 10.0.0.2", "somebody at 10.0.0.66"]);
+    assert!(
+        count(&[], &[1, 2, 3, 4, 5].map(ip)) > 1,
+        "too many for one machine"
+    );
+}

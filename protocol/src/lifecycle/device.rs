@@ -57,6 +57,8 @@ pub enum State {
     RolledBack,
     /// The register said no; what ran before runs.
     Refused,
+    /// The device works for no service any more, as ordered.
+    Ended,
 }
 
 impl State {
@@ -68,6 +70,7 @@ impl State {
             Self::Runs => "runs",
             Self::RolledBack => "rolled back",
             Self::Refused => "refused",
+            Self::Ended => "ended",
         }
     }
 }
@@ -135,7 +138,8 @@ enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Order {
     rank: u64,
-    assignment: Assignment,
+    /// Nothing: an end of use.
+    assignment: Option<Assignment>,
 }
 
 /// All that a device knows of its services.
@@ -185,8 +189,10 @@ impl Device {
 
     /// Takes a notice that [`Notice::verify`] accepted.
     pub fn hear(&mut self, notice: &Notice) -> Heard {
-        let Body::Service { assignment, rank } = &notice.body else {
-            return Heard::Ignored;
+        let (assignment, rank) = match &notice.body {
+            Body::Service { assignment, rank } => (Some(assignment.clone()), rank),
+            Body::ServiceEnd { rank } => (None, rank),
+            _ => return Heard::Ignored,
         };
         match self.marks.gate(notice) {
             Gate::Store(marks) => self.marks = marks,
@@ -196,18 +202,49 @@ impl Device {
         }
         match &self.order {
             Some(order) if *rank < order.rank => return Heard::Superseded,
-            Some(order) if *rank == order.rank && order.assignment == *assignment => {
+            Some(order) if *rank == order.rank && order.assignment == assignment => {
                 return Heard::Known;
             }
             _ => {}
         }
-        self.order = Some(Order {
-            rank: *rank,
-            assignment: assignment.clone(),
-        });
-        self.step = Step::Wanted;
-        self.say(State::Changing, String::new());
+        let rank = *rank;
+        if assignment.is_none() {
+            self.end();
+        }
+        self.order = Some(Order { rank, assignment });
+        if self
+            .order
+            .as_ref()
+            .is_some_and(|order| order.assignment.is_some())
+        {
+            self.step = Step::Wanted;
+            self.say(State::Changing, String::new());
+        }
         Heard::Taken
+    }
+
+    /// All keys for services go; the certificate given last is reported, since that is what the register takes to run.
+    fn end(&mut self) {
+        let said = self.order.take().and_then(|order| order.assignment);
+        let running = self.running.take();
+        let said = running.as_ref().map(|it| it.assignment.clone()).or(said);
+        let last = match std::mem::replace(&mut self.step, Step::Rest) {
+            Step::Trying(new) => Some(new.serial),
+            _ => running.map(|it| it.serial),
+        };
+        if let Some(serial) = last {
+            self.report = Some((serial, Outcome::Ended));
+        }
+        self.said = said.map(|assignment| Reported {
+            assignment,
+            state: State::Ended,
+            detail: String::new(),
+        });
+    }
+
+    /// What is ordered, if anything.
+    fn wanted(&self) -> Option<&Assignment> {
+        self.order.as_ref()?.assignment.as_ref()
     }
 
     /// What is to be done, by a device with the given id. Done again after a crash.
@@ -220,15 +257,15 @@ impl Device {
                 outcome: *outcome,
             });
         }
-        match (&self.step, &self.order, &self.credential) {
+        match (&self.step, self.wanted(), &self.credential) {
             (Step::Rest, _, _) | (_, None, _) => Next::Rest,
             (Step::Trying(new), _, _) => Next::Try(new.clone()),
-            (_, Some(order), None) => ask(RequestKind::Activate {
-                service: Some(order.assignment.service.clone()),
+            (_, Some(wanted), None) => ask(RequestKind::Activate {
+                service: Some(wanted.service.clone()),
             }),
             (Step::Wanted, _, Some(_)) => Next::MakeKey,
-            (Step::Asking(key), Some(order), Some(credential)) => ask(RequestKind::Update {
-                service: order.assignment.service.clone(),
+            (Step::Asking(key), Some(wanted), Some(credential)) => ask(RequestKind::Update {
+                service: wanted.service.clone(),
                 credential: credential.clone(),
                 csr: csr::request(device.as_str(), key),
             }),
@@ -339,8 +376,8 @@ impl Device {
     }
 
     fn say(&mut self, state: State, detail: String) {
-        self.said = self.order.as_ref().map(|order| Reported {
-            assignment: order.assignment.clone(),
+        self.said = self.wanted().cloned().map(|assignment| Reported {
+            assignment,
             state,
             detail: detail.chars().take(MAX_DETAIL).collect(),
         });
@@ -355,9 +392,7 @@ impl Device {
     ) -> Result<(Assignment, Serial), String> {
         let leaf = Leaf::inspect(certificate, home.domain, Purpose::Client);
         let leaf = leaf.map_err(|fault| format!("the certificate given is bad: {fault}"))?;
-        let order = self.order.as_ref();
-        let assignment = order.map(|order| order.assignment.clone());
-        let assignment = assignment.ok_or("nothing was ordered")?;
+        let assignment = self.wanted().cloned().ok_or("nothing was ordered")?;
         let party = Party::Service {
             device: home.device,
             service: assignment.service.clone(),

@@ -40,6 +40,28 @@ pub enum Outcome {
     Runs,
     /// It led nowhere; the device works by the old one.
     RolledBack,
+    /// The device works by it no more, nor by any other: an orderly end, as ordered.
+    Ended,
+}
+
+impl Outcome {
+    /// The number on the wire and on disks.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Runs => 0,
+            Self::RolledBack => 1,
+            Self::Ended => 2,
+        }
+    }
+
+    pub(super) fn from_number(number: u64) -> Result<Self, CborError> {
+        match number {
+            0 => Ok(Self::Runs),
+            1 => Ok(Self::RolledBack),
+            2 => Ok(Self::Ended),
+            _ => Err(CborError::Value("outcome")),
+        }
+    }
 }
 
 /// What a device asks.
@@ -121,7 +143,7 @@ impl Request {
                 None => w.null(),
             };
         }
-        w.uint(u64::from(outcome == Outcome::RolledBack));
+        w.uint(outcome.number());
     }
 }
 
@@ -170,11 +192,7 @@ fn decode_request(bytes: &[u8]) -> Result<Request, MessageFault> {
     let credential = maybe(&mut r, |r| Ok(Credential::from_bytes(r.bytes_exact()?)))?;
     let csr = maybe(&mut r, |r| Ok(r.bytes(MAX_PART)?.to_vec()))?;
     let serial = maybe(&mut r, read_serial)?;
-    let outcome = match r.uint()? {
-        0 => Outcome::Runs,
-        1 => Outcome::RolledBack,
-        _ => return Err(CborError::Value("outcome").into()),
-    };
+    let outcome = Outcome::from_number(r.uint()?)?;
     r.end()?;
     let kind = match (number, service, credential, csr, serial) {
         (ACTIVATE, service, None, None, None) => RequestKind::Activate { service },

@@ -110,7 +110,17 @@ fn report(record: &DeviceRecord, serial: &Serial, outcome: Outcome) -> Result<De
         Outcome::RolledBack if record.revoked().contains(serial) => {
             Ok(Decision::Record(Vec::new()))
         }
-        Outcome::Runs | Outcome::RolledBack => Err(Refusal::WrongSerial),
+        Outcome::Ended if record.revoked().contains(serial) => Ok(Decision::Record(Vec::new())),
+        // Whatever runs by this record: the device has dropped all its keys, a report of a change may have been lost.
+        Outcome::Ended if service_serials(record).contains(serial) => {
+            let all = service_serials(record).into_iter();
+            let all = all.filter(|one| !record.revoked().contains(one));
+            let ended = std::iter::once(Change::ServiceEnded);
+            Ok(Decision::Record(
+                ended.chain(all.map(|one| revoke(&one))).collect(),
+            ))
+        }
+        Outcome::Runs | Outcome::RolledBack | Outcome::Ended => Err(Refusal::WrongSerial),
     }
 }
 

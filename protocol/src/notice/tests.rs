@@ -55,6 +55,7 @@ fn bodies() -> Vec<Body> {
             assignment: elsewhere,
             rank: 4,
         },
+        Body::ServiceEnd { rank: 5 },
         Body::Unknown { kind: 77 },
     ]
 }
@@ -128,7 +129,7 @@ fn replays_and_disorder_move_nothing() {
                 seq,
                 dice.pick(&bodies()).clone(),
             );
-            let key = (come.issuer.clone(), come.body.kind());
+            let key = (come.issuer.clone(), come.body.lane());
             match marks.gate(&come) {
                 Gate::Store(next) => {
                     // What is stored survives a restart.

@@ -163,6 +163,8 @@ pub enum Change {
     },
     /// A device works for no service any more.
     ServiceEnded,
+    /// A device shall work for no service any more; it has ended when the device has said so.
+    ServiceEndOrdered,
     /// An installer's or a manufacturer's key is listed, or struck off.
     KeyListing(Box<Listing>),
     /// An operator gave his word for the device of this voucher, whoever made it.
@@ -195,6 +197,7 @@ const INSTALLER_STRUCK: u64 = 13;
 const MANUFACTURER_LISTED: u64 = 14;
 const MANUFACTURER_STRUCK: u64 = 15;
 const DEVICE_VOUCHED: u64 = 16;
+const SERVICE_END_ORDERED: u64 = 17;
 
 impl Change {
     /// A word for logs and listings.
@@ -212,6 +215,7 @@ impl Change {
             Self::ServiceOrdered(_) => "service ordered",
             Self::ServiceStarted { .. } => "service started",
             Self::ServiceEnded => "service ended",
+            Self::ServiceEndOrdered => "end of service ordered",
             Self::KeyListing(listing) => listing.word(),
             Self::DeviceVouched { .. } => "device vouched for",
             Self::Unknown { .. } => "unknown change",
@@ -295,6 +299,7 @@ impl Change {
                 (SERVICE_STARTED, body)
             }
             Self::ServiceEnded => (SERVICE_ENDED, cbor::encode(|w| _ = w.array(0))),
+            Self::ServiceEndOrdered => (SERVICE_END_ORDERED, cbor::encode(|w| _ = w.array(0))),
             Self::KeyListing(listing) => (listing.kind(), cbor::encode(|w| listing.encode(w))),
             Self::DeviceVouched { guid } => (
                 DEVICE_VOUCHED,
@@ -379,6 +384,10 @@ impl Change {
             SERVICE_ENDED => {
                 at_least(body, 0)?;
                 Self::ServiceEnded
+            }
+            SERVICE_END_ORDERED => {
+                at_least(body, 0)?;
+                Self::ServiceEndOrdered
             }
             INSTALLER_LISTED | INSTALLER_STRUCK | MANUFACTURER_LISTED | MANUFACTURER_STRUCK => {
                 Self::KeyListing(Box::new(Listing::decode(kind, body)?))

@@ -122,7 +122,8 @@ impl DeviceRecord {
             Change::ServiceActivated { .. }
             | Change::ServiceOrdered(_)
             | Change::ServiceStarted { .. }
-            | Change::ServiceEnded => self.services.apply(entry),
+            | Change::ServiceEnded
+            | Change::ServiceEndOrdered => self.services.apply(entry),
             // Not about a device's own state, whatever device they name.
             Change::GatewayEnrolled { .. }
             | Change::ClientAdmitted { .. }
@@ -359,6 +360,7 @@ impl SiteRecord {
             | Change::ServiceOrdered(_)
             | Change::ServiceStarted { .. }
             | Change::ServiceEnded
+            | Change::ServiceEndOrdered
             | Change::Unknown { .. } => {}
         }
     }

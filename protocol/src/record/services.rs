@@ -108,6 +108,8 @@ pub struct Period {
 pub struct Services {
     activations: BTreeSet<Activation>,
     orders: BTreeSet<ServiceOrder>,
+    /// Orders to work for nothing.
+    ends: BTreeSet<Order>,
     turns: BTreeSet<Turn>,
 }
 
@@ -138,6 +140,7 @@ impl Services {
                     .insert(turn(Some(((**assignment).clone(), serial.clone()))));
             }
             Change::ServiceEnded => _ = self.turns.insert(turn(None)),
+            Change::ServiceEndOrdered => _ = self.ends.insert(entry.order()),
             _ => {}
         }
     }
@@ -146,6 +149,7 @@ impl Services {
     pub(super) fn merge(&mut self, other: &Self) {
         self.activations.extend(other.activations.iter().cloned());
         self.orders.extend(other.orders.iter().cloned());
+        self.ends.extend(other.ends.iter().cloned());
         self.turns.extend(other.turns.iter().cloned());
     }
 
@@ -162,10 +166,19 @@ impl Services {
         self.activations.iter().any(|one| one.credential == *digest)
     }
 
-    /// The order that holds: the highest.
+    /// The order that holds: the highest, unless it was an order to work for nothing.
     #[must_use]
     pub fn desired(&self) -> Option<&ServiceOrder> {
-        self.orders.last()
+        self.orders
+            .last()
+            .filter(|order| self.ends.last() < Some(&order.order))
+    }
+
+    /// The order to work for nothing, if that is the one that holds.
+    #[must_use]
+    pub fn end_ordered(&self) -> Option<&Order> {
+        let last = self.orders.last().map(|order| &order.order);
+        self.ends.last().filter(|end| Some(*end) > last)
     }
 
     /// What runs, and by which certificate.

@@ -121,6 +121,7 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
             serial: Serial::new(&[7]).unwrap(),
         },
         Change::ServiceEnded,
+        Change::ServiceEndOrdered,
         Change::KeyListing(Box::new(Listing {
             role: ListedAs::Installer,
             key: key.clone(),

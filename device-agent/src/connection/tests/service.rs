@@ -49,6 +49,7 @@ struct Served {
     outbox: Outbox,
     board: Board,
     runs: watch::Sender<Option<Arc<Running>>>,
+    _servers: watch::Sender<Vec<ServerAddress>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
     folder: tempfile::TempDir,
@@ -63,8 +64,10 @@ fn served(authority: &Authority, gateway: SocketAddr) -> Served {
         max_bytes: holdfast_config::ByteSize(4096),
     };
     let home = identity(authority, gateway, gateway);
+    let (servers, told) = watch::channel(home.site.servers.clone());
     let session = Session {
         site: home.site,
+        servers: told,
         outbox: outbox.clone(),
         config: pace(),
         discovery: None,
@@ -78,6 +81,7 @@ fn served(authority: &Authority, gateway: SocketAddr) -> Served {
         outbox,
         board,
         runs,
+        _servers: servers,
         stop,
         task,
         folder,

@@ -31,7 +31,7 @@ impl Device {
             w.array(8).uint(FORMAT).bytes(&self.marks.to_cbor());
             maybe(w, self.order.as_ref(), |w, order| {
                 w.array(2).uint(order.rank);
-                order.assignment.encode(w);
+                maybe(w, order.assignment.as_ref(), |w, one| one.encode(w));
             });
             maybe(w, self.credential.as_ref(), |w, credential| {
                 w.bytes(credential.expose());
@@ -50,7 +50,7 @@ impl Device {
             }
             maybe(w, self.report.as_ref(), |w, (serial, outcome)| {
                 w.array(2).bytes(serial.as_bytes());
-                w.uint(u64::from(*outcome == Outcome::RolledBack));
+                w.uint(outcome.number());
             });
             maybe(w, self.said.as_ref(), |w, said| {
                 w.array(3);
@@ -75,7 +75,7 @@ impl Device {
             r.array(2)?;
             Ok(Order {
                 rank: r.uint()?,
-                assignment: assignment(r)?,
+                assignment: perhaps(r, assignment)?,
             })
         })?;
         let credential = perhaps(&mut r, |r| Ok(Credential::from_bytes(r.bytes_exact()?)))?;
@@ -84,7 +84,7 @@ impl Device {
         let report = perhaps(&mut r, |r| {
             r.array(2)?;
             let serial = serial(r)?;
-            Ok((serial, outcome(r)?))
+            Ok((serial, Outcome::from_number(r.uint()?)?))
         })?;
         let said = perhaps(&mut r, decode_said)?;
         r.end()?;
@@ -154,11 +154,12 @@ fn decode_step(r: &mut Reader<'_>) -> Result<Step, MessageFault> {
 }
 
 fn decode_said(r: &mut Reader<'_>) -> Result<Reported, MessageFault> {
-    const STATES: [State; 4] = [
+    const STATES: [State; 5] = [
         State::Changing,
         State::Runs,
         State::RolledBack,
         State::Refused,
+        State::Ended,
     ];
     r.array(3)?;
     let assignment = assignment(r)?;
@@ -187,12 +188,4 @@ fn serial(r: &mut Reader<'_>) -> Result<Serial, MessageFault> {
 
 fn bad(what: &'static str) -> MessageFault {
     CborError::Value(what).into()
-}
-
-fn outcome(r: &mut Reader<'_>) -> Result<Outcome, MessageFault> {
-    match r.uint()? {
-        0 => Ok(Outcome::Runs),
-        1 => Ok(Outcome::RolledBack),
-        _ => Err(bad("outcome")),
-    }
 }

@@ -20,6 +20,13 @@ fn notice(seq: u64, rank: u64, name: &str) -> Notice {
     }
 }
 
+fn end(seq: u64, rank: u64) -> Notice {
+    Notice {
+        body: Body::ServiceEnd { rank },
+        ..notice(seq, rank, "none")
+    }
+}
+
 /// A certificate for the device and a service, over a key.
 fn certificate(name: &str, who: DeviceId, key: &SigningKey) -> Vec<u8> {
     let party = Party::Service {
@@ -200,6 +207,48 @@ fn a_certificate_that_does_not_fit_is_not_tried() {
         assert_eq!(todo(&state), "rest", "{name}");
         let said = state.reported().unwrap();
         assert_eq!(said.state, State::Refused, "{name}: {}", said.detail);
+    }
+}
+
+/// The keys go, the register hears of it if it takes the service to run, and old notices do not bring it back.
+#[test]
+fn an_end_of_use_is_carried_out_in_any_state() {
+    let reports = [false, false, false, false, true, true, true];
+    for (at, (state, reports)) in run().into_iter().zip(reports).enumerate() {
+        let mut after = state.clone();
+        assert_eq!(after.hear(&end(2, 2)), Heard::Taken, "{at}");
+        after = Device::from_cbor(&after.to_cbor()).unwrap();
+        assert!(after.running().is_none());
+        let word = if reports { "report Ended" } else { "rest" };
+        assert_eq!(todo(&after), word, "{at}");
+        assert_eq!(
+            after.reported().map(|said| said.state),
+            (at > 0).then_some(State::Ended)
+        );
+        if let Some(running) = state.running() {
+            let (key, text) = (running.key.to_pkcs8_der(), after.to_cbor());
+            assert!(
+                !text.windows(key.len()).any(|part| part == &key[..]),
+                "the key is gone"
+            );
+        }
+        assert_eq!(after.hear(&end(2, 2)), Heard::Repeat);
+        assert_eq!(after.hear(&end(3, 2)), Heard::Known);
+        // Never seen before, but ordered before the end.
+        assert_eq!(after.hear(&notice(4, 1, "civil")), Heard::Superseded);
+        assert_eq!(after.hear(&notice(1, 9, "soil")), Heard::Stale);
+        if reports {
+            assert!(on(&mut after, Event::Answer(Answer::Noted)));
+        }
+        assert_eq!(todo(&after), "rest");
+        // Its next life.
+        assert_eq!(after.hear(&notice(5, 5, "weather")), Heard::Taken);
+        let next = if after.is_activated() {
+            "make key"
+        } else {
+            "activate"
+        };
+        assert_eq!(todo(&after), next);
     }
 }
 

@@ -89,6 +89,7 @@ fn states() -> Vec<(&'static str, Vec<Change>)> {
                 ],
             ),
         ),
+        ("to end", with(&serving, &[Change::ServiceEndOrdered])),
         ("onboarded anew", with(&serving, &[onboarded()])),
     ]
 }
@@ -134,13 +135,16 @@ fn every_request_in_every_state() {
         update("soil", 1),
         report(Outcome::Runs),
         report(Outcome::RolledBack),
+        report(Outcome::Ended),
         ask(RequestKind::Poll),
     ];
     let no = |why: &str| format!("no: {why}");
-    let unknown = vec![no("unknown device"); 7];
-    let table = |row: [&str; 7]| row.map(str::to_owned).to_vec();
-    let row = |activate, right, credential, other, runs, back| {
-        table([activate, right, credential, other, runs, back, "notice"])
+    let unknown = vec![no("unknown device"); 8];
+    let table = |row: [&str; 8]| row.map(str::to_owned).to_vec();
+    let row = |activate, right, credential, other, runs, back, ended| {
+        table([
+            activate, right, credential, other, runs, back, ended, "notice",
+        ])
     };
     let wrong = "no: wrong credential";
     let (na, ns, ws) = ("no: not activated", "no: no service", "no: wrong service");
@@ -150,18 +154,30 @@ fn every_request_in_every_state() {
     let returned = "record [service started, certificate revoked]";
     let revoked = "record [certificate revoked]";
     let none = "record []";
+    let all = "record [service ended, certificate revoked, certificate revoked]";
     let expected = [
         unknown,
-        row("activate", na, na, na, no_serial, no_serial),
-        row("activate", ns, wrong, ns, no_serial, no_serial),
-        row("activate", na, na, na, no_serial, no_serial),
-        row("activate", grant, wrong, ws, no_serial, no_serial),
-        row("activate", ws, wrong, "grant soil", no_serial, no_serial),
-        row(used, grant, wrong, ws, none, back),
-        row(used, grant, wrong, ws, revoked, returned),
-        row(used, grant, wrong, ws, no_serial, no_serial),
-        row(used, grant, wrong, ws, no_serial, none),
-        row("activate", grant, wrong, ws, none, back),
+        row("activate", na, na, na, no_serial, no_serial, no_serial),
+        row("activate", ns, wrong, ns, no_serial, no_serial, no_serial),
+        row("activate", na, na, na, no_serial, no_serial, no_serial),
+        row(
+            "activate", grant, wrong, ws, no_serial, no_serial, no_serial,
+        ),
+        row(
+            "activate",
+            ws,
+            wrong,
+            "grant soil",
+            no_serial,
+            no_serial,
+            no_serial,
+        ),
+        row(used, grant, wrong, ws, none, back, back),
+        row(used, grant, wrong, ws, revoked, returned, all),
+        row(used, grant, wrong, ws, no_serial, no_serial, back),
+        row(used, grant, wrong, ws, no_serial, none, none),
+        row(used, ns, wrong, ns, none, back, back),
+        row("activate", grant, wrong, ws, none, back, back),
     ];
     for ((name, changes), expected) in states().iter().zip(expected) {
         let record = record(changes);

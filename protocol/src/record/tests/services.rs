@@ -73,8 +73,9 @@ fn any_order_of_delivery_gives_the_history_of_the_log() {
         let mut entries = Vec::new();
         for rank in 1..dice.below(14) + 3 {
             let (name, origin): (&str, &str) = (*dice.pick(&names), *dice.pick(&["gw1", "cloud"]));
-            let change = match dice.below(8) {
+            let change = match dice.below(9) {
                 0 => Change::ServiceEnded,
+                8 => Change::ServiceEndOrdered,
                 1 => Change::ServiceOrdered(Box::new(assignment(name))),
                 2 => Change::ServiceActivated {
                     credential: [u8::try_from(rank).unwrap(); 32],
@@ -135,6 +136,40 @@ fn one_entry_ends_the_old_service_and_begins_the_new() {
     let ends: Vec<_> = record.services().history();
     assert!(ends.len() == 3 && ends.iter().all(|line| line.end.is_some()));
     assert_eq!(record.services().running(), None);
+}
+
+#[test]
+fn an_order_to_work_for_nothing_is_an_order_like_others() {
+    let ordered = |service| Change::ServiceOrdered(Box::new(assignment(service)));
+    let entries = [
+        entry("gw1", 1, Change::ServiceEndOrdered),
+        entry("gw1", 2, ordered("civil")),
+        entry("cloud", 3, Change::ServiceEndOrdered),
+        entry("gw1", 4, ordered("weather")),
+    ];
+    for (count, desired, ends) in [
+        (0, None, 0),
+        (1, None, 1),
+        (2, Some("civil"), 0),
+        (3, None, 3),
+        (4, Some("weather"), 0),
+    ] {
+        let mut backwards = entries[..count].to_vec();
+        backwards.reverse();
+        for entries in [&entries[..count], &backwards] {
+            let record = fold(entries);
+            let services = record.services();
+            let wanted = services
+                .desired()
+                .map(|order| order.assignment.service.as_str());
+            assert_eq!(wanted, desired, "{count}");
+            assert_eq!(
+                services.end_ordered().map_or(0, |end| end.rank),
+                ends,
+                "{count}"
+            );
+        }
+    }
 }
 
 #[test]
