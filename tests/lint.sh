@@ -6,6 +6,7 @@ PATH="$PWD/target/tools/bin:$PATH"
 
 cargo fmt --all -- --check
 cargo fmt --manifest-path tests/foreign-fdo/Cargo.toml -- --check
+cargo fmt --manifest-path tests/foreign-mqtt/Cargo.toml -- --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 

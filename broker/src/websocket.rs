@@ -4,6 +4,7 @@
 //! [MQTT-6.0.0-2]; anything but binary frames ends the connection [MQTT-6.0.0-1].
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,7 +12,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -28,6 +29,8 @@ const WAITING: usize = 4 * FRAME;
 
 /// Which web pages may open a connection. A browser says where its page is from; programs that are no
 /// browsers say nothing and are let in: the origin protects people from foreign pages, it is no proof.
+/// Some programs name the address that they dial: that is let in too, as long as it is an IP address
+/// (a name could be made to point here by a foreign page).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// No page: programs only.
@@ -39,14 +42,32 @@ pub enum Origins {
 }
 
 impl Origins {
-    fn allow(&self, origin: Option<&HeaderValue>) -> bool {
-        let Some(origin) = origin else { return true };
+    fn allow(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return true;
+        };
+        if is_own_address(origin, headers.get(header::HOST)) {
+            return true;
+        }
         match self {
             Self::None => false,
             Self::Only(known) => known.iter().any(|known| known.as_bytes() == origin),
             Self::Any => true,
         }
     }
+}
+
+/// Whether an origin is the very IP address that was dialled.
+fn is_own_address(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let address = |value: &HeaderValue| value.to_str().ok()?.parse::<SocketAddr>().ok();
+    let Some(dialled) = host.and_then(address) else {
+        return false;
+    };
+    let origin = origin.to_str().ok();
+    origin
+        .and_then(|origin| origin.split_once("://"))
+        .and_then(|(_, authority)| authority.parse::<SocketAddr>().ok())
+        .is_some_and(|named| named == dialled)
 }
 
 /// A connection's bytes within binary frames.
@@ -146,7 +167,7 @@ fn judge(
     if !speaks_mqtt {
         return Err(refusal(StatusCode::BAD_REQUEST, "the subprotocol is mqtt"));
     }
-    if !origins.allow(headers.get(header::ORIGIN)) {
+    if !origins.allow(headers) {
         return Err(refusal(
             StatusCode::FORBIDDEN,
             "pages of this origin may not connect here",

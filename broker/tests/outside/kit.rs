@@ -1,6 +1,6 @@
 //! What several rooms here need: bytes of odd CONNECTs, answers to them, memory, the example server.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
@@ -178,13 +178,36 @@ pub(crate) fn example(journal: &Path) -> (Ended, u16) {
     (Ended(child), port)
 }
 
+/// Another door to the same broker, closed when the token is cancelled.
+pub(crate) async fn door(
+    server: &Server,
+    door: holdfast_broker::Door,
+) -> (std::net::SocketAddr, tokio_util::sync::CancellationToken) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let (broker, stop) = (server.broker.clone(), cancel.clone());
+    tokio::spawn(async move { broker.serve(listener, door, stop).await });
+    (address, cancel)
+}
+
+/// Says loudly that something could not be tried, and has it counted by `make test`.
+pub(crate) fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+    if let Some(file) = std::env::var_os("HOLDFAST_SKIPS") {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.append(true).create(true).open(file).unwrap();
+        writeln!(file, "{why}").unwrap();
+    }
+}
+
 /// Says loudly that the stock clients are missing.
 pub(crate) fn stock_missing() -> bool {
     let found = |name| Command::new(name).arg("--help").output().is_ok();
     let missing = !found("mosquitto_pub") || !found("mosquitto_sub");
     if missing {
-        eprintln!(
-            "SKIPPED: mosquitto_pub and mosquitto_sub are not installed (apt install mosquitto-clients)"
+        skipped(
+            "mosquitto_pub and mosquitto_sub are not installed (apt install mosquitto-clients)",
         );
     }
     missing

@@ -15,6 +15,7 @@ mod busy;
 mod certificates;
 mod connect;
 mod flow;
+mod foreign;
 mod fuzz;
 mod hostile;
 mod kept;

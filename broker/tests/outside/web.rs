@@ -5,24 +5,13 @@ use std::sync::Arc;
 use futures_util::{Sink, Stream};
 use holdfast_broker::{Config, Door, Origins, Passwords};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_util::sync::CancellationToken;
 
 use crate::common::{Hello, Server, Wire};
-use crate::kit::{VERSIONS, server};
-
-/// Another door to the same broker.
-async fn door(server: &Server, door: Door) -> (std::net::SocketAddr, CancellationToken) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (broker, cancel) = (server.broker.clone(), CancellationToken::new());
-    let stop = cancel.clone();
-    tokio::spawn(async move { broker.serve(listener, door, stop).await });
-    (address, cancel)
-}
+use crate::kit::{VERSIONS, door, server};
 
 async fn next<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> Option<T> {
     std::future::poll_fn(|cx| std::pin::Pin::new(&mut *stream).poll_next(cx)).await
@@ -169,6 +158,8 @@ async fn pages_of_other_origins_are_kept_out() {
             door(&server, Door::WebSocket(Box::new(Door::Plain), origins)).await;
         for (origin, allowed) in [
             (None, true),
+            (Some(&format!("http://{address}")[..]), true),
+            (Some("http://127.0.0.1:1"), other),
             (Some(known), ours),
             (Some("https://console.example.evil"), other),
             (Some("null"), other),
