@@ -454,7 +454,7 @@ async fn f6_a_revoked_client_is_cut_and_stays_out_whatever_it_resumes() {
 }
 
 #[tokio::test]
-async fn f1_7_a_list_swapped_in_keeps_the_revoked_out_and_good_sessions_live() {
+async fn f1_7_a_list_or_an_authority_swapped_in_keeps_the_revoked_out_and_good_sessions_live() {
     for version in VERSIONS {
         let world = World::new().await;
         let serial = |number: u64| {
@@ -481,6 +481,16 @@ async fn f1_7_a_list_swapped_in_keeps_the_revoked_out_and_good_sessions_live() {
         again.send(&Hello::v5("kept").bytes()).await;
         again.connack(0).await;
         assert_eq!(wire.closed().await, Some(0x8E));
+        // Another authority in the old one's place: its certificates alone are good from now on.
+        let new = root("new");
+        *world.swap.0.write().unwrap() = server_config(&new, None);
+        again.nothing().await;
+        let old = Arc::new(client_config(&new, Some(&kept), version));
+        assert_eq!(world.code(&old).await, None);
+        let own = world.credentials(&client("device"), &new, &[]);
+        let fresh = Arc::new(client_config(&new, Some(&own), version));
+        assert_eq!(world.code(&fresh).await, Some(0));
+        again.nothing().await;
     }
 }
 
