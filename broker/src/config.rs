@@ -121,6 +121,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Subscriptions of one session.
     pub subscriptions: usize,
+    /// Subscriptions of all sessions together.
+    pub subscriptions_in_all: usize,
     /// Messages in one session's memory queue.
     pub queue_messages: usize,
     /// Bytes in one session's memory queue.
@@ -129,10 +131,14 @@ pub struct Limits {
     pub session_rows: u64,
     /// Journalled bytes of one durable session.
     pub session_row_bytes: u64,
+    /// Journalled messages of all consumers together.
+    pub journal_rows: u64,
     /// Journalled bytes of all consumers together.
     pub journal_bytes: u64,
     /// Retained messages.
     pub retained: usize,
+    /// Those of one client (a bridge is one client for all its devices).
+    pub retained_per_client: usize,
     /// Bytes of all retained messages.
     pub retained_bytes: usize,
     /// (Sender, topic) pairs whose repeats are remembered.
@@ -156,12 +162,15 @@ impl Default for Limits {
             topic_aliases: 16,
             sessions: 20_000,
             subscriptions: 200,
+            subscriptions_in_all: 1_000_000,
             queue_messages: 4096,
             queue_bytes: 1 << 20,
             session_rows: 100_000,
             session_row_bytes: 64 << 20,
+            journal_rows: 20_000_000,
             journal_bytes: 1 << 30,
             retained: 100_000,
+            retained_per_client: 20_000,
             retained_bytes: 64 << 20,
             repeat_topics: 100_000,
             repeat_topics_per_client: 20_000,

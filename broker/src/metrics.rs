@@ -40,6 +40,8 @@ pub struct Figures {
     pub denied: u64,
     /// Publishes refused: no room.
     pub refused_full: u64,
+    /// Subscriptions refused: no room.
+    pub refused_subscriptions: u64,
     /// Rows in the journal now.
     pub journal_rows: u64,
     /// Bytes in the journal now.
@@ -66,6 +68,7 @@ pub(crate) struct Counters {
     unfiltered: AtomicU64,
     denied: AtomicU64,
     refused_full: AtomicU64,
+    refused_subscriptions: AtomicU64,
     journal_rows: AtomicU64,
     journal_bytes: AtomicU64,
     commits: AtomicU64,
@@ -113,6 +116,10 @@ impl Counters {
         self.refused_full.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(crate) fn refused_quota(&self) {
+        self.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn journal(&self, rows: u64, bytes: u64) {
         self.journal_rows.store(rows, Ordering::Relaxed);
         self.journal_bytes.store(bytes, Ordering::Relaxed);
@@ -150,6 +157,7 @@ impl Counters {
             unfiltered: read(&self.unfiltered),
             denied: read(&self.denied),
             refused_full: read(&self.refused_full),
+            refused_subscriptions: read(&self.refused_subscriptions),
             journal_rows: read(&self.journal_rows),
             journal_bytes: read(&self.journal_bytes),
             commits: read(&self.commits),

@@ -40,6 +40,9 @@ impl Ledger {
     }
 
     fn store(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<Verdict, StoreError> {
+        if self.disk_low {
+            return Ok(Verdict::Full);
+        }
         let topic = Arc::clone(&entry.message.topic);
         if let Some(stamp) = &entry.stamp {
             let key = (&*stamp.sender, &*topic);
@@ -152,7 +155,8 @@ impl Ledger {
 
     fn room(&self, account: &Account, weight: u64, topic: &str) -> Room {
         let own = account.rows < account.max_rows && account.bytes + weight <= account.max_bytes;
-        let all = self.bytes + weight <= self.core.config.limits.journal_bytes;
+        let limits = &self.core.config.limits;
+        let all = self.rows < limits.journal_rows && self.bytes + weight <= limits.journal_bytes;
         if own && all {
             return Room::Free;
         }
@@ -212,8 +216,17 @@ impl Ledger {
         if message.payload.is_empty() {
             return Ok(true);
         }
-        let known = tables.retained.get(&*message.topic)?.is_some();
-        Ok((known || self.retained_count < limits.retained)
+        let known = match tables.retained.get(&*message.topic)? {
+            Some(known) => record::message(known.value()),
+            None => None,
+        };
+        let same_owner = known.as_ref().map(owner_of) == Some(owner_of(message));
+        let mut own = 0;
+        if let Some(owner) = owner_of(message).filter(|_| !same_owner) {
+            own = self.retained_of.get(owner).copied().unwrap_or(0);
+        }
+        Ok((known.is_some() || self.retained_count < limits.retained)
+            && own < limits.retained_per_client
             && self.retained_bytes + message.weight() <= limits.retained_bytes)
     }
 
@@ -230,13 +243,40 @@ impl Ledger {
         if let Some(old) = old {
             self.retained_count = self.retained_count.saturating_sub(1);
             self.retained_bytes = self.retained_bytes.saturating_sub(old.weight());
+            self.disown(&old);
         }
         if !message.payload.is_empty() {
+            self.own(message);
             self.retained_count += 1;
             self.retained_bytes += message.weight();
         }
         Ok(())
     }
+}
+
+impl Ledger {
+    /// Counts a retained message to its owner's part.
+    pub(super) fn own(&mut self, message: &Message) {
+        if let Some(owner) = owner_of(message) {
+            *self.retained_of.entry(owner.into()).or_default() += 1;
+        }
+    }
+
+    /// Takes a retained message from its owner's part.
+    pub(super) fn disown(&mut self, message: &Message) {
+        if let Some(owner) = owner_of(message)
+            && let Some(count) = self.retained_of.get_mut(owner)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.retained_of.remove(owner);
+            }
+        }
+    }
+}
+
+fn owner_of(message: &Message) -> Option<&str> {
+    message.owner.as_deref().map(|owner| &*owner.client_id)
 }
 
 /// Who wants a row of it; members of shared subscriptions are picked here.

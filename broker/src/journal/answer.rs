@@ -96,6 +96,58 @@ impl Ledger {
         }
     }
 
+    /// The disk has no room: nothing of these is in.
+    fn refused(&self, mut entries: Vec<Entry>, reply: Reply) {
+        for entry in &mut entries {
+            entry.verdict = Verdict::Full;
+        }
+        self.accepted(entries, reply);
+    }
+
+    pub(super) fn fail(&self, op: Op, failure: &StoreError) {
+        let failure = failure.clone();
+        if let Op::Accept { entries, .. } = &op {
+            entries.iter().for_each(|entry| note_refusal(entry, true));
+        }
+        let op = match op {
+            // Refused before anything of it was written: that is known, and the client is told so.
+            Op::Accept { entries, reply } if matches!(failure, StoreError::Full) => {
+                return self.refused(entries, reply);
+            }
+            op => op,
+        };
+        match op {
+            Op::Accept { entries, reply } => match reply {
+                Reply::None => {}
+                Reply::Mailbox(mailbox) => {
+                    let waiting = answers(&entries).len();
+                    mailbox.push_outcome(Outcome::Failed(waiting));
+                }
+                Reply::Caller(answer) => {
+                    let _ = answer.send(Err(failure));
+                }
+            },
+            // A row whose release is not in stays as it was: after a reconnect it is sent again.
+            Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } => {
+                mailbox.push_outcome(Outcome::NotCompleted);
+            }
+            Op::Settle { answer, .. } | Op::Drop { answer, .. } | Op::Will { answer, .. } => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(failure));
+                }
+            }
+            Op::Open { answer, .. } => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(failure));
+                }
+            }
+            Op::Subscriptions { answer, .. } => {
+                let _ = answer.send(Err(failure));
+            }
+            Op::Left { .. } | Op::NoWill { .. } | Op::Unretain { .. } | Op::Tick => {}
+        }
+    }
+
     pub(super) fn answer(&self, op: Op) {
         match op {
             Op::Accept { entries, reply } => self.accepted(entries, reply),
@@ -128,43 +180,6 @@ impl Ledger {
             }
             Op::Left { .. } | Op::NoWill { .. } | Op::Tick => {}
         }
-    }
-}
-
-pub(super) fn fail(op: Op, failure: &StoreError) {
-    let failure = failure.clone();
-    if let Op::Accept { entries, .. } = &op {
-        entries.iter().for_each(|entry| note_refusal(entry, true));
-    }
-    match op {
-        Op::Accept { entries, reply } => match reply {
-            Reply::None => {}
-            Reply::Mailbox(mailbox) => {
-                let waiting = answers(&entries).len();
-                mailbox.push_outcome(Outcome::Failed(waiting));
-            }
-            Reply::Caller(answer) => {
-                let _ = answer.send(Err(failure));
-            }
-        },
-        // A row whose release is not in stays as it was: after a reconnect it is sent again.
-        Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } => {
-            mailbox.push_outcome(Outcome::NotCompleted);
-        }
-        Op::Settle { answer, .. } | Op::Drop { answer, .. } | Op::Will { answer, .. } => {
-            if let Some(answer) = answer {
-                let _ = answer.send(Err(failure));
-            }
-        }
-        Op::Open { answer, .. } => {
-            if let Some(answer) = answer {
-                let _ = answer.send(Err(failure));
-            }
-        }
-        Op::Subscriptions { answer, .. } => {
-            let _ = answer.send(Err(failure));
-        }
-        Op::Left { .. } | Op::NoWill { .. } | Op::Unretain { .. } | Op::Tick => {}
     }
 }
 

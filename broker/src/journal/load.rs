@@ -97,10 +97,12 @@ impl Ledger {
     fn load_retained(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
         let mut all = Vec::new();
         self.retained_bytes = 0;
+        self.retained_of.clear();
         for entry in tables.retained.iter()? {
             let (_, value) = entry?;
             let message = record::message(value.value()).ok_or_else(|| damaged("a retained"))?;
             self.retained_bytes += message.weight();
+            self.own(&message);
             all.push(Arc::new(message));
         }
         self.retained_count = all.len();

@@ -7,6 +7,7 @@
 
 mod accept;
 mod answer;
+mod disk;
 mod load;
 mod op;
 mod record;
@@ -53,7 +54,8 @@ pub(crate) struct StoredRow {
 impl Journal {
     /// Opens the store and loads what is kept in memory.
     pub(crate) fn open(medium: Medium, core: &Arc<Core>) -> Result<(Self, Loaded), StoreError> {
-        let (ledger, loaded) = Ledger::new(Arc::clone(core));
+        let disk = disk::Disk::of(&medium);
+        let (ledger, loaded) = Ledger::new(Arc::clone(core), disk);
         let options = StoreOptions {
             name: "journal",
             mailbox: MAILBOX,

@@ -11,7 +11,7 @@ use holdfast_store::{Halt, Schema, StoreError};
 use redb::{ReadableTable as _, WriteTransaction};
 use tracing::error;
 
-use super::answer::fail;
+use super::disk::Disk;
 use super::op::{ConsumerRecord, Kind, Op, SubscriptionRecord, WillRecord};
 use super::record;
 use super::tables::Tables;
@@ -43,6 +43,11 @@ pub(crate) struct Ledger {
     pub(super) repeats_of: HashMap<Arc<str>, usize>,
     pub(super) retained_bytes: usize,
     pub(super) retained_count: usize,
+    /// By the client id of their owners.
+    pub(super) retained_of: HashMap<Box<str>, usize>,
+    /// Where the disk's room is asked for, and whether it is too little for this batch.
+    disk: Disk,
+    pub(super) disk_low: bool,
     /// Of all consumers together.
     pub(super) bytes: u64,
     pub(super) rows: u64,
@@ -73,7 +78,7 @@ pub(super) struct Account {
 
 impl Ledger {
     /// The schema and where it puts what it loads at the opening.
-    pub(super) fn new(core: Arc<Core>) -> (Self, Receiver<Loaded>) {
+    pub(super) fn new(core: Arc<Core>, disk: Disk) -> (Self, Receiver<Loaded>) {
         let (opening, loaded) = sync_channel(1);
         let ledger = Self {
             core,
@@ -84,6 +89,9 @@ impl Ledger {
             repeats_of: HashMap::new(),
             retained_bytes: 0,
             retained_count: 0,
+            retained_of: HashMap::new(),
+            disk,
+            disk_low: false,
             bytes: 0,
             rows: 0,
             touched: BTreeSet::new(),
@@ -241,15 +249,16 @@ impl Ledger {
         let now = self.core.clock.now();
         for topic in topics {
             let gone = match tables.retained.get(&**topic)? {
-                Some(found) => record::message(found.value())
-                    .filter(|message| message.expired(now))
-                    .map(|message| message.weight()),
+                Some(found) => {
+                    record::message(found.value()).filter(|message| message.expired(now))
+                }
                 None => None,
             };
-            if let Some(weight) = gone {
+            if let Some(gone) = gone {
+                self.disown(&gone);
                 tables.retained.remove(&**topic)?;
                 self.retained_count = self.retained_count.saturating_sub(1);
-                self.retained_bytes = self.retained_bytes.saturating_sub(weight);
+                self.retained_bytes = self.retained_bytes.saturating_sub(gone.weight());
             }
         }
         Ok(())
@@ -288,6 +297,7 @@ impl Schema for Ledger {
 
     fn apply(&mut self, tx: &WriteTransaction, ops: &mut [Op]) -> Result<(), Halt> {
         let mut tables = Tables::open(tx)?;
+        self.disk_low = !self.disk.has_room_for(ops);
         for op in ops {
             self.apply_one(&mut tables, op)?;
         }
@@ -310,7 +320,7 @@ impl Schema for Ledger {
             error: failure.to_string().into(),
         });
         for op in ops {
-            fail(op, failure);
+            self.fail(op, failure);
         }
     }
 

@@ -118,7 +118,10 @@ impl Client {
         // As if the filters had come one by one [MQTT-3.8.4-5].
         let new = !self.held.subscriptions.contains_key(text)
             && before.iter().all(|earlier| earlier.text != *text);
-        if new && self.held.subscriptions.len() + before.len() >= limits.subscriptions {
+        let own = self.held.subscriptions.len() + before.len();
+        let all = core.exchange.subscriptions() + before.len();
+        if new && (own >= limits.subscriptions || all >= limits.subscriptions_in_all) {
+            core.counters.refused_quota();
             return Err(code::QUOTA);
         }
         let retained = asked.group.is_none()

@@ -16,6 +16,7 @@ mod certificates;
 mod connect;
 mod flow;
 mod foreign;
+mod full;
 mod fuzz;
 mod hostile;
 mod kept;
