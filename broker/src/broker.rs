@@ -16,8 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::door::Budget;
 use crate::exchange::{ConsumerId, Mailbox};
+use crate::exposition::Exposition;
 use crate::journal::{Entry, Journal, Kind, Loaded, Op, Reply, Stamp, Verdict};
-use crate::metrics::Exposition;
 use crate::session::{Held, Sessions, Wills, subscription};
 use crate::shared::Core;
 use crate::topic::{self, Asked, Filter};
@@ -234,6 +234,14 @@ impl Broker {
         self.shared.figures()
     }
 
+    pub(crate) fn limits(&self) -> &crate::Limits {
+        &self.shared.core.config.limits
+    }
+
+    pub(crate) fn times(&self) -> [&prometheus_client::metrics::histogram::Histogram; 2] {
+        self.shared.core.counters.times()
+    }
+
     /// Registers the figures, names beginning with `broker_`.
     pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         registry.register_collector(Box::new(Exposition(self.clone())));
@@ -313,10 +321,19 @@ impl Shared {
     /// The figures now.
     pub(crate) fn figures(&self) -> Figures {
         let core = &self.core;
+        let queues = self.sessions.all().into_iter();
+        let queued = queues.fold((0, 0), |(messages, bytes), cell| {
+            let own = cell.shown().waiting();
+            (messages + own.0 as u64, bytes + own.1 as u64)
+        });
         Figures {
             sessions: self.sessions.count() as u64,
             subscriptions: core.exchange.subscriptions() as u64,
             retained: core.retained.count() as u64,
+            retained_bytes: core.counters.retained_bytes(),
+            queued_messages: queued.0,
+            queued_bytes: queued.1,
+            wills_waiting: self.wills.count() as u64,
             journal_waiting: self.journal.waiting() as u64,
             ..core.counters.figures()
         }

@@ -20,6 +20,7 @@ mod consumer;
 mod door;
 mod events;
 mod exchange;
+mod exposition;
 mod figures;
 mod housekeeping;
 mod journal;

@@ -1,20 +1,21 @@
 //! Counters and gauges of the broker.
 //!
-//! Counted by all rooms, per batch where it can be; read as [`Figures`] or through a Prometheus
-//! registry.
+//! Counted by all rooms, per batch where it can be; read as [`Figures`], or by `exposition` for a
+//! Prometheus registry.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 
-use crate::{Broker, CutReason, DropReason};
+use crate::{CutReason, DropReason};
+
+/// Bounds of the times, in seconds: from a fast disk to the patience of a client.
+const TIMES: [f64; 13] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
 
 /// A snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub struct Figures {
     pub subscriptions: u64,
     /// Retained messages now.
     pub retained: u64,
+    /// Bytes of retained messages now.
+    pub retained_bytes: u64,
+    /// Messages in the memory queues of connected sessions now.
+    pub queued_messages: u64,
+    /// Bytes in the memory queues of connected sessions now.
+    pub queued_bytes: u64,
+    /// Wills that wait for their delay now.
+    pub wills_waiting: u64,
     /// PUBLISH packets and in-process publishes accepted, since the start.
     pub received: u64,
     /// Messages handed to receivers' sockets.
@@ -59,7 +68,7 @@ pub struct Figures {
 }
 
 /// The live counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     connections: AtomicU64,
     received: AtomicU64,
@@ -71,8 +80,12 @@ pub(crate) struct Counters {
     refused_subscriptions: AtomicU64,
     journal_rows: AtomicU64,
     journal_bytes: AtomicU64,
+    retained_bytes: AtomicU64,
     commits: AtomicU64,
     failed_commits: AtomicU64,
+    /// From an operation's hand-over to its answer, and of commits alone.
+    acknowledgements: Histogram,
+    commit_times: Histogram,
     rare: Mutex<Rare>,
 }
 
@@ -82,7 +95,45 @@ struct Rare {
     ended: BTreeMap<CutReason, u64>,
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            connections: AtomicU64::default(),
+            received: AtomicU64::default(),
+            sent: AtomicU64::default(),
+            repeats: AtomicU64::default(),
+            unfiltered: AtomicU64::default(),
+            denied: AtomicU64::default(),
+            refused_full: AtomicU64::default(),
+            refused_subscriptions: AtomicU64::default(),
+            journal_rows: AtomicU64::default(),
+            journal_bytes: AtomicU64::default(),
+            retained_bytes: AtomicU64::default(),
+            commits: AtomicU64::default(),
+            failed_commits: AtomicU64::default(),
+            acknowledgements: Histogram::new(TIMES),
+            commit_times: Histogram::new(TIMES),
+            rare: Mutex::default(),
+        }
+    }
+}
+
 impl Counters {
+    /// One batch of publishes has its answer.
+    pub(crate) fn acknowledged_after(&self, time: Duration) {
+        self.acknowledgements.observe(time.as_secs_f64());
+    }
+
+    /// A commit took so long.
+    pub(crate) fn commit_took(&self, time: Duration) {
+        self.commit_times.observe(time.as_secs_f64());
+    }
+
+    /// Times of acknowledgements, and of commits.
+    pub(crate) fn times(&self) -> [&Histogram; 2] {
+        [&self.acknowledgements, &self.commit_times]
+    }
+
     /// One more connection past CONNECT.
     pub(crate) fn enter(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -123,6 +174,14 @@ impl Counters {
     pub(crate) fn journal(&self, rows: u64, bytes: u64) {
         self.journal_rows.store(rows, Ordering::Relaxed);
         self.journal_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_retained_bytes(&self, bytes: usize) {
+        self.retained_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.retained_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn committed(&self) {
@@ -166,101 +225,5 @@ impl Counters {
             ended: rare.ended.clone(),
             ..Figures::default()
         }
-    }
-}
-
-/// The figures as Prometheus metrics, read when they are asked for.
-#[derive(Debug)]
-pub(crate) struct Exposition(pub(crate) Broker);
-
-impl Collector for Exposition {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let figures = self.0.metrics();
-        let gauges = [
-            ("connections", "Clients connected now", figures.connections),
-            (
-                "sessions",
-                "Sessions now, connected or not",
-                figures.sessions,
-            ),
-            ("subscriptions", "Subscriptions now", figures.subscriptions),
-            (
-                "retained_messages",
-                "Retained messages now",
-                figures.retained,
-            ),
-            (
-                "journal_rows",
-                "Messages waiting in the journal",
-                figures.journal_rows,
-            ),
-            (
-                "journal_waiting",
-                "Operations waiting for the journal",
-                figures.journal_waiting,
-            ),
-            (
-                "journal_bytes",
-                "Bytes waiting in the journal",
-                figures.journal_bytes,
-            ),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let name = format!("broker_{name}");
-            gauge.encode(encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?)?;
-        }
-        let counters = [
-            ("received", "Publishes accepted", figures.received),
-            ("sent", "Messages sent to clients", figures.sent),
-            (
-                "unfiltered",
-                "Numbered publishes without the repeat filter",
-                figures.unfiltered,
-            ),
-            ("repeats", "Publishes dropped as repeats", figures.repeats),
-            (
-                "denied",
-                "Publishes refused for want of rights",
-                figures.denied,
-            ),
-            (
-                "refused_full",
-                "Publishes refused for want of room",
-                figures.refused_full,
-            ),
-            ("commits", "Commits of the journal", figures.commits),
-            (
-                "failed_commits",
-                "Failed commits of the journal",
-                figures.failed_commits,
-            ),
-        ];
-        for (name, help, value) in counters {
-            let name = format!("broker_{name}");
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(&name, help, None, MetricType::Counter)?)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "broker_dropped",
-            "Messages dropped",
-            None,
-            MetricType::Counter,
-        )?;
-        for (reason, count) in &figures.dropped {
-            let labels = [("reason", format!("{reason:?}"))];
-            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "broker_ended",
-            "Connections ended",
-            None,
-            MetricType::Counter,
-        )?;
-        for (reason, count) in &figures.ended {
-            let labels = [("reason", format!("{reason:?}"))];
-            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
     }
 }

@@ -10,6 +10,8 @@
 mod decode;
 mod encode;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod property;
 #[cfg(test)]
 mod tests;

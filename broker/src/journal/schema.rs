@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
 
 use holdfast_store::{Halt, Schema, StoreError};
 use redb::{ReadableTable as _, WriteTransaction};
@@ -48,6 +49,8 @@ pub(crate) struct Ledger {
     /// Where the disk's room is asked for, and whether it is too little for this batch.
     disk: Disk,
     pub(super) disk_low: bool,
+    /// When the batch under way was begun.
+    begun: Instant,
     /// Of all consumers together.
     pub(super) bytes: u64,
     pub(super) rows: u64,
@@ -92,6 +95,7 @@ impl Ledger {
             retained_of: HashMap::new(),
             disk,
             disk_low: false,
+            begun: Instant::now(),
             bytes: 0,
             rows: 0,
             touched: BTreeSet::new(),
@@ -284,6 +288,7 @@ impl Ledger {
 
     pub(super) fn show_figures(&self) {
         self.core.counters.journal(self.rows, self.bytes);
+        self.core.counters.set_retained_bytes(self.retained_bytes);
     }
 }
 
@@ -296,6 +301,7 @@ impl Schema for Ledger {
     }
 
     fn apply(&mut self, tx: &WriteTransaction, ops: &mut [Op]) -> Result<(), Halt> {
+        self.begun = Instant::now();
         let mut tables = Tables::open(tx)?;
         self.disk_low = !self.disk.has_room_for(ops);
         for op in ops {
@@ -307,6 +313,7 @@ impl Schema for Ledger {
 
     fn done(&mut self, ops: Vec<Op>) {
         self.core.counters.committed();
+        self.core.counters.commit_took(self.begun.elapsed());
         self.show_figures();
         for op in ops {
             self.answer(op);

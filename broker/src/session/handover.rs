@@ -4,6 +4,7 @@
 //! Called by `run` between two awaits; does no I/O itself.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::inbound::Client;
 use crate::codec::{self, AckKind, code};
@@ -56,6 +57,7 @@ impl Client {
                 .any(|entry| entry.message.qos != Qos::AtMostOnce || entry.message.retain);
             if waits {
                 self.outstanding += 1;
+                self.handed.push_back(Instant::now());
             }
             ops.push(Op::Accept {
                 entries,
@@ -101,6 +103,11 @@ impl Client {
     pub(super) fn outcomes(&mut self) -> Result<(), CutReason> {
         while let Some(outcome) = self.mailbox.next_outcome() {
             self.outstanding = self.outstanding.saturating_sub(1);
+            if matches!(outcome, Outcome::Codes(_) | Outcome::Failed(_))
+                && let Some(handed) = self.handed.pop_front()
+            {
+                self.core.counters.acknowledged_after(handed.elapsed());
+            }
             match outcome {
                 Outcome::Codes(codes) => self.fill_slots(&codes),
                 Outcome::Completed(codes) => {

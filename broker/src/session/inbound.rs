@@ -57,8 +57,9 @@ pub(crate) struct Client {
     pub(super) rest: Vec<Rest>,
     /// Subscriptions whose retained messages are on their way.
     pub(super) keepsakes: VecDeque<Keepsake>,
-    /// Operations at the journal whose outcome is to come.
+    /// Operations at the journal whose outcome is to come, and when those with publishes were handed in.
     pub(super) outstanding: usize,
+    pub(super) handed: VecDeque<std::time::Instant>,
     /// A row taken that has to wait for its packet id.
     pub(super) stalled: Option<crate::exchange::TailRow>,
     pub(super) receivable: HashMap<Arc<str>, bool>,
@@ -135,6 +136,7 @@ impl Client {
             rest: Vec::new(),
             keepsakes: VecDeque::new(),
             outstanding: 0,
+            handed: VecDeque::new(),
             stalled: None,
             receivable: HashMap::new(),
             receivable_of: 0,

@@ -43,6 +43,10 @@ impl Wills {
             .map(|pending| pending.record)
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.waiting().len()
+    }
+
     pub(crate) fn due(&self, now: Instant) -> Vec<WillRecord> {
         let mut waiting = self.waiting();
         let due: Vec<Box<str>> = waiting

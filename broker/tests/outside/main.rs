@@ -14,6 +14,7 @@ mod kit;
 mod busy;
 mod certificates;
 mod connect;
+mod figures;
 mod flow;
 mod foreign;
 mod full;

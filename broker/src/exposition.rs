@@ -1,0 +1,147 @@
+//! The figures as Prometheus metrics, read when they are asked for.
+//!
+//! Registered by [`crate::Broker::register_metrics`]. Names begin with `broker_`; for each quota there
+//! is its limit beside what is used of it.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::{Broker, Figures, Limits};
+
+/// The collector.
+#[derive(Debug)]
+pub(crate) struct Exposition(pub(crate) Broker);
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let figures = self.0.metrics();
+        for (name, help, value) in gauges(&figures) {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let name = format!("broker_{name}");
+            gauge.encode(encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in counters(&figures) {
+            let name = format!("broker_{name}");
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(&name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "Quotas, by what they bound";
+        let mut family =
+            encoder.encode_descriptor("broker_limit", help, None, MetricType::Gauge)?;
+        for (quota, value) in limits(self.0.limits()) {
+            let labels = [("quota", quota)];
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&labels)?)?;
+        }
+        let dropped = figures.dropped.iter();
+        let dropped = dropped.map(|(reason, count)| (snake(&format!("{reason:?}")), *count));
+        by_reason(&mut encoder, "broker_dropped", "Messages dropped", dropped)?;
+        let ended = figures.ended.iter();
+        let ended = ended.map(|(reason, count)| (snake(&format!("{reason:?}")), *count));
+        by_reason(&mut encoder, "broker_ended", "Connections ended", ended)?;
+        let named = [
+            (
+                "broker_acknowledgement_seconds",
+                "From a batch of publishes handed to the journal to its acknowledgements",
+            ),
+            ("broker_commit_seconds", "Commits of the journal"),
+        ];
+        for ((name, help), times) in named.into_iter().zip(self.0.times()) {
+            let kind = MetricType::Histogram;
+            times.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn by_reason(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    counts: impl Iterator<Item = (String, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (reason, count) in counts {
+        let labels = [("reason", reason)];
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+type Line = (&'static str, &'static str, u64);
+
+#[rustfmt::skip]
+fn gauges(figures: &Figures) -> [Line; 11] {
+    [
+        ("connections", "Clients connected now", figures.connections),
+        ("sessions", "Sessions now, connected or not", figures.sessions),
+        ("subscriptions", "Subscriptions now", figures.subscriptions),
+        ("retained_messages", "Retained messages now", figures.retained),
+        ("retained_bytes", "Bytes of retained messages now", figures.retained_bytes),
+        ("queued_messages", "Messages in memory queues now", figures.queued_messages),
+        ("queued_bytes", "Bytes in memory queues now", figures.queued_bytes),
+        ("wills_waiting", "Wills that wait for their delay now", figures.wills_waiting),
+        ("journal_rows", "Messages waiting in the journal", figures.journal_rows),
+        ("journal_bytes", "Bytes waiting in the journal", figures.journal_bytes),
+        ("journal_waiting", "Operations waiting for the journal", figures.journal_waiting),
+    ]
+}
+
+#[rustfmt::skip]
+fn counters(figures: &Figures) -> [Line; 9] {
+    [
+        ("received", "Publishes accepted", figures.received),
+        ("sent", "Messages sent to clients", figures.sent),
+        ("unfiltered", "Numbered publishes without the repeat filter", figures.unfiltered),
+        ("repeats", "Publishes dropped as repeats", figures.repeats),
+        ("denied", "Publishes refused for want of rights", figures.denied),
+        ("refused_full", "Publishes refused for want of room", figures.refused_full),
+        ("refused_subscriptions", "Subscriptions refused for want of room", figures.refused_subscriptions),
+        ("commits", "Commits of the journal", figures.commits),
+        ("failed_commits", "Failed commits of the journal", figures.failed_commits),
+    ]
+}
+
+#[rustfmt::skip]
+fn limits(limits: &Limits) -> [(&'static str, u64); 21] {
+    [
+        ("connections", limits.connections as u64),
+        ("handshakes_per_address", limits.handshakes_per_address as u64),
+        ("connect_bytes", limits.connect_bytes as u64),
+        ("packet_bytes", limits.packet_bytes as u64),
+        ("receive_maximum", u64::from(limits.receive_maximum)),
+        ("inflight", u64::from(limits.inflight)),
+        ("topic_aliases", u64::from(limits.topic_aliases)),
+        ("sessions", limits.sessions as u64),
+        ("subscriptions_per_session", limits.subscriptions as u64),
+        ("subscriptions", limits.subscriptions_in_all as u64),
+        ("queue_messages", limits.queue_messages as u64),
+        ("queue_bytes", limits.queue_bytes as u64),
+        ("session_rows", limits.session_rows),
+        ("session_row_bytes", limits.session_row_bytes),
+        ("journal_rows", limits.journal_rows),
+        ("journal_bytes", limits.journal_bytes),
+        ("retained", limits.retained as u64),
+        ("retained_per_client", limits.retained_per_client as u64),
+        ("retained_bytes", limits.retained_bytes as u64),
+        ("repeat_topics", limits.repeat_topics as u64),
+        ("repeat_topics_per_client", limits.repeat_topics_per_client as u64),
+    ]
+}
+
+/// A name of the code as a label: `QueueFull` is `queue_full`.
+fn snake(name: &str) -> String {
+    let mut label = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !label.is_empty() {
+            label.push('_');
+        }
+        label.push(letter.to_ascii_lowercase());
+    }
+    label
+}
