@@ -10,6 +10,7 @@
 //! in the gateway; this crate wires them up and adds what only the cloud has.
 
 pub mod admin;
+pub mod alternates;
 pub mod app;
 pub mod cli;
 pub mod config;

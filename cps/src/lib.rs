@@ -10,6 +10,7 @@
 //!
 //! It knows nothing of MQTT connections, opens no listener, and imports no other daemon's code.
 
+pub mod alternates;
 pub mod authority;
 pub mod clients;
 pub mod config;
@@ -147,6 +148,7 @@ pub struct Cps {
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
     lifecycle: lifecycle::Lifecycle,
+    alternates: alternates::Alternates,
 }
 
 impl Cps {
@@ -221,6 +223,7 @@ impl Cps {
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
             lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
+            alternates: alternates::Alternates::new(core.clone(), devices.clone()),
             rendezvous,
             devices,
             authority,
@@ -354,6 +357,12 @@ impl Cps {
     #[must_use]
     pub fn lifecycle(&self) -> &lifecycle::Lifecycle {
         &self.lifecycle
+    }
+
+    /// Tells devices of the other server.
+    #[must_use]
+    pub fn alternates(&self) -> &alternates::Alternates {
+        &self.alternates
     }
 
     /// Who may speak: asked by brokers.

@@ -32,7 +32,7 @@ use crate::tables::NoticeRow;
 pub use view::{PeriodView, ServicesView};
 
 /// Name of the counter of notices among the settings kept in the registry.
-const NOTICES: &str = "notices";
+pub(crate) const NOTICES: &str = "notices";
 /// Longest name of a service-providing server.
 const MAX_NAME: usize = 253;
 /// Longest address of one.

@@ -16,11 +16,11 @@ use holdfast_protocol::record::{EntryId, ListedAs, SignedEntry};
 use holdfast_store::StoreError;
 use redb::{TableDefinition, WriteTransaction};
 
+pub(crate) use rows::{AlternateRow, Enrolled, NoticeRow, RendezvousRow, TokenRow};
 pub use rows::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockRow, PeerRow, RefusalRow,
     RefusedRow, SiteRow, VoucherRow,
 };
-pub(crate) use rows::{Enrolled, NoticeRow, RendezvousRow, TokenRow};
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
 
@@ -80,6 +80,8 @@ const HOLES: TableDefinition<'_, EntryKey, ()> = TableDefinition::new("local.hol
 const LOCKS: Json = TableDefinition::new("local.locks");
 /// device -> the notice that it is sent. *Local.*
 const NOTICES: Json = TableDefinition::new("local.notices");
+/// device -> the notice of the other server that it is sent. *Local.*
+const ALTERNATES: Json = TableDefinition::new("local.alternates");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
@@ -144,6 +146,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
         GATEWAYS,
         CLIENTS,
         NOTICES,
+        ALTERNATES,
     ] {
         tx.open_table(table)?;
     }

@@ -1,6 +1,7 @@
 //! The CPS server as a whole: cloud and gateway in one process over real HTTP on loopback, with
 //! protocol's device states as the device. What each room promises is held here.
 
+mod alternates;
 mod api;
 mod authority;
 mod enrolment;

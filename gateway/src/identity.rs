@@ -29,6 +29,8 @@ use crate::discovery::Ports;
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 /// How often it looks whether its addresses have changed.
 const ADDRESS_CHECK: Duration = Duration::from_secs(5);
+/// How often while it has none: without an address nobody is served, and the certificate is empty.
+const FIRST_ADDRESS_CHECK: Duration = Duration::from_millis(250);
 
 /// The folder of the keys.
 #[must_use]
@@ -212,10 +214,16 @@ pub struct Upkeep {
 impl Upkeep {
     /// Looks now and then until cancelled.
     pub async fn run(self, stop: CancellationToken) {
-        let mut look = tokio::time::interval(ADDRESS_CHECK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
-        while stop.run_until_cancelled(look.tick()).await.is_some() {
+        loop {
+            let rest = match self.lan.borrow().is_empty() {
+                true => FIRST_ADDRESS_CHECK,
+                false => ADDRESS_CHECK,
+            };
+            let rest = tokio::time::sleep(rest);
+            if stop.run_until_cancelled(rest).await.is_none() {
+                return;
+            }
             let moved = self.follow_addresses();
             if moved || renewed.elapsed() >= RENEWAL_CHECK {
                 renewed = Instant::now();

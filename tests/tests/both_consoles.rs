@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
 use holdfast_tests::proxy::Mode;
-use holdfast_tests::world::{Plan, World};
+use holdfast_tests::skip::{has_program, skip};
+use holdfast_tests::stock::StockClient;
+use holdfast_tests::world::{Plan, SITE, Server, World};
 use serde_json::Value;
 
 struct Story {
@@ -30,6 +32,7 @@ async fn orders_of_both_consoles_reach_the_device() {
     story.in_an_outage().await;
     story.one_history().await;
     story.misuse().await;
+    story.each_server_tells_of_the_other().await;
     let mut world = story.world;
     world.stop().await.unwrap();
 }
@@ -130,6 +133,39 @@ impl Story {
         // A new order at the cloud goes its way.
         self.order_at_cloud("light").await;
         self.runs("light").await;
+    }
+
+    /// The retained notices, as a stock client sees them.
+    async fn each_server_tells_of_the_other(&self) {
+        if !has_program("mosquitto_sub") {
+            return skip("both_consoles", "mosquitto-clients is not installed");
+        }
+        let topic = format!("hf/v1/{SITE}/{}/alternate", self.device);
+        for (server, name) in [
+            (Server::Gateway, "cloud.servers."),
+            (Server::Cloud, "gw1.gateways."),
+        ] {
+            let client = format!("observer-{}", name.split('.').next().unwrap());
+            let identity = self
+                .world
+                .admit(server, &client, &[], &[&topic])
+                .await
+                .unwrap();
+            let observer = StockClient {
+                seat: self.world.seat_near(server).unwrap(),
+                broker: match server {
+                    Server::Gateway => self.world.gateway_doors.mqtt,
+                    Server::Cloud => self.world.cloud_doors.mqtt,
+                },
+                identity,
+                client,
+            };
+            let notice = observer.retained(&topic).await.unwrap();
+            let says = notice
+                .windows(name.len())
+                .any(|part| part == name.as_bytes());
+            assert!(says, "{name}: {}", String::from_utf8_lossy(&notice));
+        }
     }
 
     async fn misuse(&self) {

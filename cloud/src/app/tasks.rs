@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE};
 use crate::config::Config;
-use crate::{admin, metrics, rights};
+use crate::{admin, alternates, metrics, rights};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;
@@ -123,6 +123,8 @@ impl App {
             let batch = self.config.telemetry.batch;
             let intake = take_in(self.intake, ledger, self.clock, batch, stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "telemetry intake", intake);
+            let tell = alternates::run(self.cps.clone(), self.broker.clone(), stages.token(MOVERS));
+            stages.spawn_quiet(MOVERS, "notices of gateways", tell);
             let client = rendezvous_client(&self.config, self.listeners.fdo.1.port());
             let (to0, stop) = (self.cps.to0().clone(), stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "voucher registration", async move {

@@ -311,6 +311,10 @@ impl<S: Source> Tables<S> {
         self.values(LOCKS)
     }
 
+    pub(crate) fn alternate(&self, device: DeviceId) -> Answer<Option<AlternateRow>> {
+        self.by_name(ALTERNATES, device.as_str())
+    }
+
     pub(crate) fn notice(&self, device: DeviceId) -> Answer<Option<NoticeRow>> {
         self.by_name(NOTICES, device.as_str())
     }

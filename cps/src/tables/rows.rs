@@ -146,6 +146,18 @@ pub struct SiteRow {
     pub at: u64,
 }
 
+/// A notice of the other server as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AlternateRow {
+    /// Which server at which addresses it tells of.
+    pub(crate) print: String,
+    /// This server's enrolment.
+    pub(crate) epoch: u32,
+    /// Signed, CBOR.
+    #[serde(with = "base64")]
+    pub(crate) notice: Vec<u8>,
+}
+
 /// A notice as it is sent, and for which order and under which enrolment it was signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NoticeRow {

@@ -224,6 +224,10 @@ impl Tables<&WriteTransaction> {
         Ok(())
     }
 
+    pub(crate) fn put_alternate(&self, device: DeviceId, row: &AlternateRow) -> Answer<()> {
+        self.put_json(ALTERNATES, device.as_str(), row)
+    }
+
     pub(crate) fn put_notice(&self, device: DeviceId, row: &NoticeRow) -> Answer<()> {
         self.put_json(NOTICES, device.as_str(), row)
     }

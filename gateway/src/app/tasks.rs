@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{App, GRACE, RunError};
 use crate::identity::Upkeep;
 use crate::uplink::State;
-use crate::{admin, metrics, notices, retired, rights};
+use crate::{admin, alternates, metrics, notices, retired, rights};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;
@@ -178,6 +178,8 @@ impl App {
         stages.spawn_quiet(MOVERS, "sync", async move { client.run(stop).await });
         let tell = notices::run(self.cps.clone(), self.broker.clone(), movers.clone());
         stages.spawn_quiet(MOVERS, "notices", tell);
+        let tell = alternates::run(self.cps.clone(), self.broker.clone(), movers.clone());
+        stages.spawn_quiet(MOVERS, "notices of the cloud", tell);
         stages.spawn_quiet(
             MOVERS,
             "local registration",
