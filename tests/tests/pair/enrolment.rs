@@ -60,7 +60,8 @@ async fn refusals_say_what_to_do_and_leave_the_folder_usable() {
         fault.is_misuse() && fault.to_string().contains("used already"),
         "{fault}"
     );
-    assert_eq!(cloud.cps.metrics().refusals("enrolment", "used token"), 1);
+    let used = "used token, other keys";
+    assert_eq!(cloud.cps.metrics().refusals("enrolment", used), 1);
     assert_eq!(
         cloud.cps.metrics().refusals("enrolment", "expired token"),
         1
