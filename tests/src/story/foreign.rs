@@ -129,8 +129,10 @@ impl Story {
                 first.last() >= Some(heard),
                 "the last ones are lost: {first:?} of {heard}"
             );
-            let whole = first.windows(2).all(|pair| pair[1] == pair[0] + 1);
-            ensure!(whole, "lost or out of order at the partner: {first:?}");
+            ensure!(
+                is_whole(&first),
+                "lost or out of order at the partner: {first:?}"
+            );
             all.push(format!("{} and {repeats} repeats", first.len()));
         }
         let all = all.join(", ");
@@ -162,9 +164,27 @@ fn first_comings(rows: &[usize]) -> (Vec<usize>, usize) {
     (first, repeats)
 }
 
+/// Each row follows the one before it.
+fn is_whole(first: &[usize]) -> bool {
+    first.windows(2).all(|pair| pair[1] == pair[0] + 1)
+}
+
 /// The partner's line in the gateway's status.
 fn remote(status: &Value) -> &Value {
     let mut remotes = status["remotes"].as_array().into_iter().flatten();
     let found = remotes.find(|one| one["name"] == "partner");
     found.unwrap_or(&Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{first_comings, is_whole};
+
+    #[test]
+    fn control_a_lost_and_a_late_row_are_found_and_a_repeat_is_forgiven() {
+        let (first, repeats) = first_comings(&[7, 8, 8, 7, 9]);
+        assert!(is_whole(&first) && repeats == 2, "{first:?}");
+        assert!(!is_whole(&first_comings(&[7, 9]).0), "a lost row");
+        assert!(!is_whole(&first_comings(&[7, 9, 8]).0), "a late row");
+    }
 }
