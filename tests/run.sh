@@ -25,6 +25,13 @@ foreign_device() {
     export HOLDFAST_FOREIGN_DEVICE
 }
 
+# Fetched and built beforehand, so that no test waits for it; one that cannot be had is skipped and counted there.
+foreign_clients() {
+    for client in paho mqttjs rumqttc; do
+        timeout -k 10 300 tests/foreign-mqtt/install.sh "$client" >/dev/null || echo "no $client here" >&2
+    done
+}
+
 unit_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --locked --workspace --no-fail-fast
@@ -37,6 +44,7 @@ part "lints, licences, bans" tests/lint.sh
 # All targets in one build: the binaries that the drill runs and the tests then share every dependency.
 part "build" cargo build --locked --workspace --all-targets
 part "foreign FDO device built" foreign_device
+part "foreign MQTT clients" foreign_clients
 part "tests" unit_tests
 part "drill" target/debug/drill
 # Bounded as a whole: a container that hangs must not hang what waits for this.
