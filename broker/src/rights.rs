@@ -94,6 +94,12 @@ pub trait Rights: Send + Sync + 'static {
         false
     }
 
+    /// May it subscribe to this filter with the members of a group, who take messages from one
+    /// another? Unless overridden, whoever may subscribe to it may also share it.
+    fn may_share(&self, who: &Identity, _group: &str, filter: &str) -> bool {
+        self.may_subscribe(who, filter)
+    }
+
     /// May it receive a message of this topic, now?
     fn may_receive(&self, _who: &Identity, _topic: &str) -> bool {
         false
@@ -119,11 +125,16 @@ pub(crate) fn may_publish(rights: &dyn Rights, who: &Identity, topic: &str) -> b
     !is_figures(topic) && rights.may_publish(who, topic)
 }
 
-pub(crate) fn may_subscribe(rights: &dyn Rights, who: &Identity, filter: &str) -> bool {
-    if is_figures(filter) {
-        rights.may_see_figures(who)
-    } else {
-        rights.may_subscribe(who, filter)
+pub(crate) fn may_subscribe(
+    rights: &dyn Rights,
+    who: &Identity,
+    group: Option<&str>,
+    filter: &str,
+) -> bool {
+    match group {
+        _ if is_figures(filter) => rights.may_see_figures(who),
+        Some(group) => rights.may_share(who, group, filter),
+        None => rights.may_subscribe(who, filter),
     }
 }
 

@@ -86,6 +86,11 @@ impl Rights for CertificateRights {
         self.of(who).may_subscribe(filter)
     }
 
+    fn may_share(&self, who: &Identity, group: &str, filter: &str) -> bool {
+        let shared = format!("$share/{group}/{filter}");
+        self.of(who).may_subscribe(&shared)
+    }
+
     fn may_receive(&self, who: &Identity, topic: &str) -> bool {
         self.of(who).may_receive(topic)
     }

@@ -100,7 +100,8 @@ impl Client {
         }
         let asked = Asked::parse(text).ok_or(code::FILTER)?;
         let filter = asked.filter.as_str();
-        if !rights::may_subscribe(&*core.rights, &self.identity, filter) {
+        let group = asked.group.as_deref();
+        if !rights::may_subscribe(&*core.rights, &self.identity, group, filter) {
             self.core.counters.denied();
             if !std::mem::replace(&mut self.denied_filter_before, true) {
                 warn!(

@@ -9,3 +9,4 @@ mod makers;
 mod requests;
 mod rogues;
 mod servers;
+mod topics;
