@@ -101,6 +101,18 @@ impl Contents {
 #[derive(Debug, Clone)]
 pub struct Vault {
     path: PathBuf,
+    #[cfg(test)]
+    pub(crate) dies: std::sync::Arc<std::sync::Mutex<Option<Death>>>,
+}
+
+/// A disk that dies at a write, for tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Death {
+    /// Writes that still go well.
+    pub(crate) after: u32,
+    /// Whether the one that dies is on the disk all the same.
+    pub(crate) written: bool,
 }
 
 impl Vault {
@@ -109,6 +121,8 @@ impl Vault {
     pub fn new(state: &Path) -> Self {
         Self {
             path: state.join(FILE),
+            #[cfg(test)]
+            dies: std::sync::Arc::default(),
         }
     }
 
@@ -179,7 +193,28 @@ impl Vault {
     }
 
     fn write(&self, contents: &Contents) -> Result<(), VaultError> {
+        #[cfg(test)]
+        self.may_die(contents)?;
         secret_file::write(&self.path, &encode(contents)).map_err(|error| self.io(error))
+    }
+
+    #[cfg(test)]
+    fn may_die(&self, contents: &Contents) -> Result<(), VaultError> {
+        let mut dies = self.dies.lock().unwrap();
+        match dies.as_mut() {
+            Some(Death { after: 0, written }) => {
+                if *written {
+                    secret_file::write(&self.path, &encode(contents)).unwrap();
+                }
+                *dies = None;
+                Err(self.io(io::Error::other("dead")))
+            }
+            Some(death) => {
+                death.after -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn io(&self, source: io::Error) -> VaultError {

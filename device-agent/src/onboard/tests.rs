@@ -11,6 +11,7 @@ use holdfast_protocol::id::Guid;
 use tokio::time::timeout;
 
 use super::*;
+use crate::vault::Death;
 use world::{Cut, Owner, World};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -250,6 +251,84 @@ async fn an_unproved_denial_throws_no_credential_away() {
     assert!(
         stranded >= 1,
         "the control: some kill leaves a staged credential that nobody holds"
+    );
+}
+
+/// The agent's disk dies at its n-th write, which is on the disk or not: at the next start it ends right.
+#[tokio::test]
+async fn a_disk_that_dies_at_any_write_does_no_harm() {
+    let mut deaths = 0;
+    for after in 0.. {
+        let before = deaths;
+        for written in [false, true] {
+            let world = World::start().await;
+            let (state, vault, guid) = born(&world).await;
+            world.assign(guid);
+            let first = onboarding(state.path());
+            *first.vault.dies.lock().unwrap() = Some(Death { after, written });
+            match timeout(PATIENCE, first.run()).await.unwrap() {
+                Err(VaultError::Io { .. }) => deaths += 1,
+                Err(other) => panic!("{other}"),
+                Ok(_) => {}
+            }
+            let second = onboarding(state.path());
+            timeout(PATIENCE, second.run()).await.unwrap().unwrap();
+            check(&world, &vault, guid);
+        }
+        if deaths == before {
+            break;
+        }
+    }
+    assert_eq!(deaths, 4, "staged and committed, each on the disk or not");
+}
+
+/// Pairing, cut or killed at its n-th message: the LAN's credentials come whole, the device's own stay, and the site's
+/// owner takes it afterwards.
+#[tokio::test]
+async fn pairing_cut_or_killed_at_any_message_ends_right() {
+    let (mut cuts, mut kills) = (0, 0);
+    for after in 0.. {
+        let before = (cuts, kills);
+        for heard in [false, true] {
+            for hang in [false, true] {
+                let world = World::start().await;
+                let (state, vault, guid) = born(&world).await;
+                world.assign(guid);
+                world.become_(Owner::Installer);
+                world.cut(Cut { after, heard, hang });
+                let credential = vault.load().unwrap().credential.encode();
+                let first = onboarding(state.path());
+                let file = state.path().join("network.json");
+                let paired = wait_for(&first.board, "paired with the installer");
+                tokio::select! {
+                    _ = first.run() => panic!("an installer makes no identity"),
+                    () = world.hung() => kills += 1,
+                    () = paired => cuts += u32::from(world.was_cut()),
+                }
+                drop(first);
+                assert_eq!(vault.load().unwrap().credential.encode(), credential);
+                let second = onboarding(state.path());
+                tokio::select! {
+                    _ = second.run() => panic!("an installer makes no identity"),
+                    () = wait_for(&second.board, "paired with the installer") => {}
+                }
+                let kept = std::fs::read_to_string(&file).unwrap();
+                assert!(
+                    kept.contains("harbour") && kept.contains("anchors aweigh"),
+                    "{kept}"
+                );
+                world.become_(Owner::Right);
+                timeout(PATIENCE, second.run()).await.unwrap().unwrap();
+                check(&world, &vault, guid);
+            }
+        }
+        if (cuts, kills) == before {
+            break;
+        }
+    }
+    assert!(
+        cuts >= 12 && kills >= 12,
+        "{cuts} cuts and {kills} kills hit"
     );
 }
 

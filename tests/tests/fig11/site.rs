@@ -185,8 +185,10 @@ impl Site {
     pub(crate) async fn is_onboarded(&self, part: &Part, device: &Bought, server: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let said = part.ask(&["devices", "list", "--json"]).await.unwrap();
-            let rows: Vec<Value> = serde_json::from_str(&said).unwrap();
+            // A server that was killed may not be asked yet.
+            let said = part.ask(&["devices", "list", "--json"]).await;
+            let rows: Vec<Value> =
+                said.map_or_else(|_| Vec::new(), |said| serde_json::from_str(&said).unwrap());
             let row = rows.into_iter().find(|row| row["device"] == *device.id);
             let done = |row: &Value| {
                 row["onboarded"] == true && row["standing"] == "proved" && row["server"] == server

@@ -1,6 +1,8 @@
 //! Manufacturer, rendezvous and owner behind one HTTP port, made of the protocol's server sides, with
 //! faults on order.
 
+mod lan;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use holdfast_protocol::fdo::to2::{self, HelloDevice, OwnerSession, OwnerStep, Ow
 use holdfast_protocol::fdo::{Error, Message, MessageType, di, to0, to1};
 use holdfast_protocol::id::{DeviceId, Domain, Guid};
 use holdfast_protocol::key::PublicKey;
+use holdfast_protocol::lan_module;
 use holdfast_protocol::name::Party;
 use holdfast_protocol::rv::{Instruction, RendezvousInfo, RvProtocol, To2Address, To2Protocol};
 use holdfast_protocol::site_module::{
@@ -49,6 +52,8 @@ pub(super) enum Owner {
     OtherAnchor,
     /// Sends fdo.csr:error.
     NoCertificate,
+    /// Keeps the credential and hands over the LAN's.
+    Installer,
 }
 
 /// A fault at the n-th message after the order was given.
@@ -402,10 +407,13 @@ impl Parties {
             }
             _ => (voucher, self.owner.clone()),
         };
-        let replacement = to2::Replacement::Replace {
-            guid: new_guid(),
-            rendezvous: rendezvous(self.address),
-            owner: PublicKey::x509(&self.owner.public()),
+        let replacement = match self.behaviour {
+            Owner::Installer => to2::Replacement::Reuse,
+            _ => to2::Replacement::Replace {
+                guid: new_guid(),
+                rendezvous: rendezvous(self.address),
+                owner: PublicKey::x509(&self.owner.public()),
+            },
         };
         let terms = Terms {
             voucher,
@@ -475,7 +483,7 @@ impl Parties {
                 (CSR_MODULE, "simpleenroll-req") => {
                     talk.request = Some(csr_der(r.text(10_000).unwrap().as_bytes()).unwrap());
                 }
-                (MODULE, "done") => talk.stored = true,
+                (MODULE, "done") | (lan_module::MODULE, "applied") => talk.stored = true,
                 (_, "active") => assert!(r.bool().unwrap()),
                 other => panic!("{other:?}"),
             }
@@ -492,6 +500,9 @@ impl Parties {
             return;
         }
         assert!(speaks);
+        if self.behaviour == Owner::Installer {
+            return lan::speak(&mut talk.begun, &mut talk.outbox);
+        }
         let mut push = |module: &str, message: &str, value: Vec<u8>| {
             talk.outbox.push(module, message, value).unwrap();
         };
