@@ -107,6 +107,13 @@ impl Story {
             { told }.any(|server| server == "cloud"),
             "not told of the cloud: {row}"
         );
+        // And by the gateway's signed notice, retained on the device's own topic.
+        let (lan, topic) = (
+            &self.witnesses()?.lan,
+            format!("hf/v1/{SITE}/{id}/alternate"),
+        );
+        let noticed = || lan.count(|it| it == topic) > 0;
+        wait_until("the notice of the other server", PATIENCE, noticed).await?;
         let wanted = usize::try_from(part.acknowledged("weather").await?)?;
         let verdict = self.judge_ledger(id, wanted).await?;
         ensure!(
