@@ -193,6 +193,10 @@ impl Connection {
     }
 
     async fn stay_connected(&self, stop: &CancellationToken) {
+        if let Line::Site(_) = self.line {
+            let known = self.servers.ids().iter().map(ToString::to_string).collect();
+            self.board.tell(|status| status.servers = known);
+        }
         let mut choice = Alternate::new(self.settings(), &self.servers.ids());
         if self.servers.ids().is_empty() {
             let why = "the owner named no server to connect to: see its [advertise] settings";

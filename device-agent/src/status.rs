@@ -54,6 +54,8 @@ pub struct Status {
     pub role: Option<String>,
     /// The address that answered.
     pub address: Option<String>,
+    /// The servers it knows of, by its onboarding and by what it was told since; the preferred one first.
+    pub servers: Vec<String>,
     /// Readings in the outbox.
     pub outbox: u64,
     /// Their bytes.
