@@ -17,6 +17,10 @@ use crate::{PublishError, rights};
 /// A will that the journal could not take is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Added to a delay: it is no shorter than was asked for by the watch of who sees the client go a
+/// little later than we do.
+const LATER: Duration = Duration::from_millis(100);
+
 /// A will on its way.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -33,7 +37,7 @@ pub(crate) struct Wills {
 impl Wills {
     pub(crate) fn put(&self, record: WillRecord, after: Duration) {
         let client_id = record.identity.client_id.clone();
-        let due = Instant::now() + after;
+        let due = Instant::now() + after + LATER;
         self.waiting().insert(client_id, Pending { record, due });
     }
 
