@@ -228,6 +228,7 @@ async fn open_cps(
     wanted.limits.connections_per_address = config.limits.connections_per_address;
     wanted.limits.requests_per_address = config.limits.requests_per_address;
     wanted.limits.fdo_sessions = config.limits.fdo_runs;
+    config.certificates.fill(&mut wanted.lives);
     wanted.limits.handshake = config.limits.handshake;
     wanted.limits.headers = config.limits.handshake;
     let keys = Keys::open(&state.join("keys"))?;

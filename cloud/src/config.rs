@@ -4,11 +4,15 @@
 //! used by [`crate::app`]. The commented sample is `config/cloud.toml`; a test holds the two
 //! together. Nothing here opens a socket or a file.
 
+mod certificates;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use holdfast_config::{ByteSize, HostPort, Section, Settings};
 use holdfast_protocol::id::{Domain, ServerId};
+
+pub use self::certificates::Certificates;
 
 /// Port of the rendezvous name that every device carries (design: ports and paths).
 const FDO_PORT: u16 = 8042;
@@ -36,6 +40,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Bounds on what peers may make this process hold.
     pub limits: Limits,
+    /// Lives of certificates.
+    pub certificates: Certificates,
 }
 
 /// `[listen]`: one socket address each; port 0 takes any free port.
@@ -154,6 +160,7 @@ impl Default for Config {
             journal: Journal::default(),
             telemetry: Telemetry::default(),
             limits: Limits::default(),
+            certificates: Certificates::default(),
         }
     }
 }
@@ -252,6 +259,7 @@ impl Settings for Config {
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
+            certificates: section.section("certificates"),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod error;
 mod identity;
+mod intermediate;
 pub(crate) mod pem;
 mod revoke;
 mod signer;
@@ -19,6 +20,7 @@ use holdfast_protocol::csr::Csr;
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::Change;
+use holdfast_protocol::renewal::BACKDATE;
 use holdfast_store::{WriteError, Written};
 use rand_core::Rng as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -26,6 +28,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 pub use error::AuthorityError;
 pub use holdfast_protocol::csr::CsrError;
 pub use holdfast_protocol::record::Serial;
+pub use intermediate::{RenewalError, WINDOW_WARNING};
 pub use revoke::Whose;
 pub use signer::{FileSigner, Signer, SignerError};
 pub use template::{Issuer, Subject, Template, is_private};
@@ -33,9 +36,6 @@ pub use template::{Issuer, Subject, Template, is_private};
 use crate::Core;
 use crate::registry::Draft;
 use crate::tables::{CertificateRow, SiteRow};
-
-/// How long before "now" a certificate begins, for clocks that lag.
-const BACKDATE: Duration = Duration::from_secs(3600);
 
 /// Random; positive and of full length, so that its DER has always 16 bytes.
 fn random_serial() -> [u8; 16] {
@@ -267,21 +267,6 @@ impl Authority {
         Ok(std::iter::once(own)
             .chain(signer.chain(&Issuer::Root)?)
             .collect())
-    }
-
-    /// Certifies a gateway's own authority over the key of its request: the chain, and the entry
-    /// to be recorded before the chain goes out.
-    pub(crate) fn sign_intermediate(
-        &self,
-        site: &SiteId,
-        holder: &ServerId,
-        csr: &[u8],
-    ) -> Result<(Vec<Vec<u8>>, Draft), AuthorityError> {
-        let key = csr_key(csr)?;
-        let chain = self.sign_issuer(&Issuer::Site(site.clone()), holder, key.to_spki_der())?;
-        let subject = crate::enrol::authority_of(site, holder);
-        let draft = issue_draft(site, None, &chain[0], subject)?;
-        Ok((chain, draft))
     }
 
     /// Signs by template over the key of a request: the certificate, and the entry to be recorded

@@ -118,6 +118,10 @@ pub struct Lives {
     pub leaf: Duration,
     /// Certificates of servers and gateways.
     pub server: Duration,
+    /// How long after its end a certificate may still be renewed by itself, at the one endpoint for it.
+    pub grace: Duration,
+    /// How old a site's intermediate grows before it is renewed, the cloud being in reach.
+    pub issuer_renewal: Duration,
 }
 
 impl Default for Lives {
@@ -128,6 +132,8 @@ impl Default for Lives {
             issuer: Duration::from_secs(3 * 365 * DAY),
             leaf: Duration::from_secs(365 * DAY),
             server: Duration::from_secs(365 * DAY),
+            grace: Duration::from_secs(90 * DAY),
+            issuer_renewal: Duration::from_secs(30 * DAY),
         }
     }
 }

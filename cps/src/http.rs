@@ -10,6 +10,7 @@ mod certificates;
 mod fdo;
 mod lifecycle;
 mod lists;
+mod renew;
 mod serve;
 pub(crate) mod wire;
 

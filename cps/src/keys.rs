@@ -237,6 +237,17 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     write().map_err(fault)
 }
 
+/// Gives a key file another name, durably; what had that name is gone.
+pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), KeyError> {
+    let folder = to.parent().unwrap_or_else(|| Path::new("."));
+    fs::rename(from, to)
+        .and_then(|()| fs::File::open(folder)?.sync_all())
+        .map_err(|cause| KeyError::File {
+            path: to.to_path_buf(),
+            cause,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;

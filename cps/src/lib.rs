@@ -30,6 +30,7 @@ pub mod registrar;
 mod registry;
 pub mod relay;
 pub mod rendezvous;
+pub mod renewal;
 pub mod revocations;
 pub mod roster;
 pub mod sync;
@@ -148,6 +149,7 @@ pub struct Cps {
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
     lifecycle: lifecycle::Lifecycle,
+    renewal: renewal::Renewal,
     alternates: alternates::Alternates,
 }
 
@@ -223,6 +225,7 @@ impl Cps {
             clients: clients::Clients::new(core.clone(), authority.clone()),
             enrolment: enrol::Enrolment::new(core.clone(), authority.clone()),
             lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
+            renewal: renewal::Renewal::new(core.clone(), authority.clone()),
             alternates: alternates::Alternates::new(core.clone(), devices.clone()),
             rendezvous,
             devices,
@@ -357,6 +360,12 @@ impl Cps {
     #[must_use]
     pub fn lifecycle(&self) -> &lifecycle::Lifecycle {
         &self.lifecycle
+    }
+
+    /// Renewal of certificates by their holders.
+    #[must_use]
+    pub fn renewal(&self) -> &renewal::Renewal {
+        &self.renewal
     }
 
     /// Tells devices of the other server.

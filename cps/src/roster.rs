@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use holdfast_link::time::{Clock, Time};
+use holdfast_link::time::{Clock, Time, TimeQuality};
 use holdfast_protocol::certificate::{CertificateFault, Leaf, Purpose};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::{InvalidName, Party};
@@ -131,9 +132,28 @@ impl Roster {
     /// # Errors
     /// [`Refusal`]; the broker answers "not authorized".
     pub fn identify(&self, certificates: &[Vec<u8>]) -> Result<Known, Refusal> {
+        self.identify_at(certificates, self.clock.certain())
+    }
+
+    /// The same for whoever wants another certificate, and whose own expired within `grace`: the
+    /// handshake has let it in.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn identify_late(
+        &self,
+        certificates: &[Vec<u8>],
+        grace: Duration,
+    ) -> Result<Known, Refusal> {
+        let now = self.clock.certain();
+        let then = Time::new(now.secs.saturating_sub(grace.as_secs()), TimeQuality::Floor);
+        self.identify_at(certificates, then)
+    }
+
+    fn identify_at(&self, certificates: &[Vec<u8>], now: Time) -> Result<Known, Refusal> {
         let leaf = certificates.first().ok_or(Refusal::NoCertificate)?;
         let leaf = Leaf::inspect(leaf, &self.domain, Purpose::Client)?;
-        leaf.check_time(self.clock.certain())?;
+        leaf.check_time(now)?;
         if self.read(|content| content.lost) {
             return Err(Refusal::ListLost);
         }

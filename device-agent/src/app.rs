@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +26,7 @@ use crate::connection::Connection;
 use crate::network::NetworkFile;
 use crate::onboard::Onboarding;
 use crate::outbox::{Numbering, Outbox, Outboxes};
+use crate::renewal::Renewal;
 use crate::service::{Desk, File, Net, Pace, Services, Session};
 use crate::source;
 use crate::status::{Board, Lock, Phase};
@@ -107,9 +109,22 @@ impl Agent {
         let Some(identity) = stop.run_until_cancelled(self.onboard()).await else {
             return Ok(());
         };
-        let identity = identity?;
-        show_identity(&self.board, Some(&identity));
-        bound_clock(&self.clock, &identity);
+        let mut identity = identity?;
+        loop {
+            self.serve_as(&identity, stop).await?;
+            let renewed = self.vault.load()?.identity;
+            match renewed.filter(|new| new.certificate != identity.certificate) {
+                Some(new) if !stop.is_cancelled() => identity = new,
+                _ if stop.is_cancelled() => return Ok(()),
+                _ => anyhow::bail!("a part of the agent ended by itself"),
+            }
+        }
+    }
+
+    /// Serves under one identity until `stop`, or until a part ends: renewal does when there is another.
+    async fn serve_as(&self, identity: &Identity, stop: &CancellationToken) -> anyhow::Result<()> {
+        show_identity(&self.board, Some(identity));
+        bound_clock(&self.clock, identity);
         let commands = Commands::of(&self.config.commands, &self.state);
         let connection = Connection::new(
             identity.clone(),
@@ -120,33 +135,49 @@ impl Agent {
             self.board.clone(),
         )?;
         let (room, servers) = Alternates::open(&self.state, &identity.site);
-        let (services, desk) = self.services(&identity, servers.clone())?;
+        let (services, desk) = self.services(identity, servers.clone())?;
+        let sessions = Arc::default();
         let connection = connection
             .with_desk(desk)
             .with_commands(commands.clone())
+            .counted_in(Arc::clone(&sessions))
             .with_teller(Arc::clone(&self.clock))
             .told_by(room, servers.clone());
-        let session = self.session(&identity, servers, commands);
+        let session = self.session(identity, servers, commands);
+        let renewal = self.renewal(identity, sessions);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
         parts.spawn(connection.run(end.clone()));
         parts.spawn(session.run(services.runs(), end.clone()));
         parts.spawn(services.run(end.clone()));
+        parts.spawn(renewal.run(end.clone()));
         let floor = Arc::clone(&self.clock).keep_floor_until(end.clone().cancelled_owned());
         parts.spawn(floor);
         life::tell_ready("serving");
         info!(sensors = self.config.sources.len(), "ready");
         let first = parts.join_next().await;
-        life::tell_stopping();
-        let asked = stop.is_cancelled();
+        if stop.is_cancelled() {
+            life::tell_stopping();
+        }
         end.cancel();
         drop(sensors);
         life::within_grace(GRACE, async { while parts.join_next().await.is_some() {} }).await;
-        match (first, asked) {
-            (Some(Err(error)), _) => Err(error).context("a part of the agent failed"),
-            (_, true) => Ok(()),
-            (_, false) => anyhow::bail!("a part of the agent ended by itself"),
+        match first {
+            Some(Err(error)) => Err(error).context("a part of the agent failed"),
+            _ => Ok(()),
+        }
+    }
+
+    fn renewal(&self, identity: &Identity, sessions: Arc<AtomicU32>) -> Renewal {
+        Renewal {
+            vault: self.vault.clone(),
+            state: self.state.clone(),
+            identity: identity.clone(),
+            wish: self.config.renewal,
+            sessions,
+            clock: Arc::clone(&self.clock),
+            connect_timeout: self.config.connection.connect_timeout,
         }
     }
 

@@ -9,10 +9,13 @@ use std::time::Duration;
 use holdfast_config::{ByteSize, Section, Settings};
 use holdfast_link::discovery::Interfaces;
 use holdfast_link::retry::Policy;
+use holdfast_protocol::renewal::Wish;
 use holdfast_protocol::topic::TopicName;
 
 /// The least length of a journal of commands.
 const LEAST_JOURNAL: u64 = 4 << 10;
+/// No certificate is renewed more often than this by its age.
+const SHORTEST_LIFE: Duration = Duration::from_secs(3600);
 /// The most sensors in one agent.
 const MAX_SOURCES: usize = 64;
 
@@ -25,6 +28,8 @@ pub struct Config {
     pub onboarding: Onboarding,
     /// The MQTT connection.
     pub connection: Connection,
+    /// When the certificate is renewed, beyond the rule.
+    pub renewal: Wish,
     /// The durable outbox.
     pub outbox: Outbox,
     /// What becomes of commands.
@@ -39,6 +44,7 @@ impl Settings for Config {
             discovery: section.section("discovery"),
             onboarding: section.section("onboarding"),
             connection: section.section("connection"),
+            renewal: section.section::<Renewal>("renewal").0,
             outbox: section.section("outbox"),
             commands: section.section("commands"),
             sources: section.sections("publish"),
@@ -150,6 +156,29 @@ impl Settings for Connection {
             retry: policy(section, Duration::from_millis(200), Duration::from_secs(5)),
             return_after: positive(section, "return_after", Duration::from_secs(60)),
         }
+    }
+}
+
+/// `[renewal]`: by two thirds of the certificate's life at the latest, and sooner if wished.
+#[derive(Debug, Clone, Copy)]
+struct Renewal(Wish);
+
+impl Settings for Renewal {
+    fn read(section: &mut Section<'_>) -> Self {
+        let sessions = section.get("sessions", 0);
+        let after: Duration = section.get_checked("after", Duration::ZERO, |after: &Duration| {
+            match !after.is_zero() && *after < SHORTEST_LIFE {
+                true => Err((
+                    "is shorter than an hour".to_owned(),
+                    "write \"1h\" or more, or leave it out".to_owned(),
+                )),
+                false => Ok(()),
+            }
+        });
+        Self(Wish {
+            sessions: (sessions > 0).then_some(sessions),
+            after: (!after.is_zero()).then_some(after),
+        })
     }
 }
 

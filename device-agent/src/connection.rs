@@ -10,6 +10,7 @@ mod line;
 mod server;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct Connection {
     clock: Arc<dyn Clock>,
     /// Hears the time that servers tell.
     teller: Option<Arc<SystemClock>>,
+    /// Counts sessions begun with the present certificate.
+    sessions: Arc<AtomicU32>,
     begun: Instant,
 }
 
@@ -126,6 +129,7 @@ impl Connection {
             told: None,
             clock,
             teller: None,
+            sessions: Arc::default(),
             begun: Instant::now(),
         })
     }
@@ -150,6 +154,13 @@ impl Connection {
     #[must_use]
     pub fn with_commands(mut self, commands: Commands) -> Self {
         self.commands = commands;
+        self
+    }
+
+    /// Counts its sessions in `sessions`.
+    #[must_use]
+    pub fn counted_in(mut self, sessions: Arc<AtomicU32>) -> Self {
+        self.sessions = sessions;
         self
     }
 
@@ -298,6 +309,7 @@ impl Connection {
         stop: &CancellationToken,
     ) {
         info!(%server, address = %granted.peer, resumed = granted.session_present, "connected");
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         self.hear_time(&granted);
         self.how(How::Serving {
             server: server.to_string(),

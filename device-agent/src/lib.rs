@@ -18,6 +18,7 @@ pub mod connection;
 pub mod network;
 pub mod onboard;
 pub mod outbox;
+pub mod renewal;
 pub mod service;
 pub mod source;
 pub mod status;

@@ -36,6 +36,7 @@ use crate::network::NetworkFile;
 use crate::status::{Board, Phase};
 use crate::vault::{Contents, Identity, Staged, Vault, VaultError};
 use places::Places;
+pub(crate) use talk::check_certificate;
 use talk::{Talk, TalkFault};
 
 /// The longest delay that a rendezvous directive may ask for.

@@ -32,6 +32,7 @@ use crate::vault::Identity;
 
 pub use file::{File, FileError, Keep};
 pub use net::{Net, Wire};
+pub(crate) use net::{client, endpoint};
 pub use session::Session;
 #[cfg(test)]
 pub(crate) use session::identity_for;

@@ -192,6 +192,16 @@ impl Vault {
         Ok(contents)
     }
 
+    /// Another identity of the same device holds from now on: its certificate was renewed.
+    ///
+    /// # Errors
+    /// I/O errors; nothing has changed then.
+    pub fn renew(&self, identity: Identity) -> Result<(), VaultError> {
+        let mut contents = self.load()?;
+        contents.identity = Some(identity);
+        self.write(&contents)
+    }
+
     fn write(&self, contents: &Contents) -> Result<(), VaultError> {
         #[cfg(test)]
         self.may_die(contents)?;
@@ -247,6 +257,24 @@ fn encode(contents: &Contents) -> Zeroizing<Vec<u8>> {
             None => _ = w.null(),
         }
     }))
+}
+
+/// An identity by itself, for the file of one that is being tried.
+pub(crate) fn write_identity(identity: &Identity) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(cbor::encode(|w| {
+        w.array(2).uint(FORMAT);
+        encode_identity(w, identity);
+    }))
+}
+
+/// Reads [`write_identity`] back.
+pub(crate) fn read_identity(bytes: &[u8]) -> Option<Identity> {
+    let mut r = Reader::new(bytes).ok()?;
+    r.array(2).ok()?;
+    let ours = r.uint().ok()? == FORMAT;
+    let identity = decode_identity(&mut r).ok()?;
+    r.end().ok()?;
+    ours.then_some(identity)
 }
 
 fn encode_identity(w: &mut Writer, identity: &Identity) {

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_broker::Broker;
 use holdfast_cps::Cps;
+use holdfast_cps::authority::WINDOW_WARNING;
 use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::{Answer, admin_router};
 use holdfast_link::time::{Clock as _, SystemClock};
@@ -86,6 +87,7 @@ async fn status(Of(served): Of<Served>) -> Answer {
         .identity
         .get()
         .and_then(|own| not_after(own.chain().first()?));
+    let window = served.cps.authority().window().map_err(Failure::failed)?;
     let site_ends = chain.first().and_then(|der| not_after(der));
     Ok(Json(json!({
         "server": config.server.to_string(),
@@ -104,7 +106,10 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "journal_rows": figures.journal_rows,
         "certificate_ends": own_ends,
         "site_certificate_ends": site_ends,
-        "offline_window_left_secs": site_ends.map(|ends| ends.saturating_sub(now.secs)),
+        "offline_window_left_secs": window,
+        "offline_window_warning": window.filter(|left| *left < WINDOW_WARNING).map(|_| {
+            "the site must see its cloud within this time: let it go online soon"
+        }),
         "revocations": served.cps.roster().revocations(),
         "keys": holdfast_cps::keys::seal::standing(),
         "time": now.secs,

@@ -6,6 +6,7 @@
 //! together. Nothing here opens a socket; of files, only those that `[[remote]]` names are looked at.
 
 mod bridge;
+mod certificates;
 mod loops;
 mod remote;
 
@@ -18,6 +19,8 @@ use holdfast_protocol::uplink;
 
 pub use bridge::{Direction, Rule, moved};
 pub use remote::{CLOUD, Identity, Login, Remote, Version};
+
+pub use self::certificates::Certificates;
 
 /// Everything `holdfast-gateway` can be told.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +47,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Bounds on what peers may make this process hold.
     pub limits: Limits,
+    /// Lives of certificates.
+    pub certificates: Certificates,
 }
 
 /// `[listen]`: one socket address each; port 0 takes any free port.
@@ -207,6 +212,7 @@ impl Settings for Config {
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
+            certificates: section.section("certificates"),
         };
         bridge::check(section, &config.bridge, &config.remotes);
         config

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_config::{HostPort, secret_file};
+use holdfast_cps::authority::{RenewalError, WINDOW_WARNING};
 use holdfast_cps::enrol::{self, Cloud, EnrolError, Enrolling, Token};
 use holdfast_cps::{Advertise, Cps, FdoAddress};
 use holdfast_link::discovery::{Interfaces, local_addresses};
+use holdfast_link::https;
 use holdfast_link::time::{FloorError, SystemClock, SystemTrust};
 use holdfast_link::tls::IdentitySlot;
 use holdfast_protocol::certificate;
@@ -207,6 +209,10 @@ pub struct Upkeep {
     pub config: Config,
     /// Bound by the listeners.
     pub ports: Ports,
+    /// The cloud's API, for a new authority.
+    pub cloud: https::Client,
+    /// Learns the bounds of a new authority.
+    pub clock: Arc<SystemClock>,
     /// The addresses of the moment, for all who tell them.
     pub lan: watch::Sender<Vec<IpAddr>>,
 }
@@ -227,6 +233,7 @@ impl Upkeep {
             let moved = self.follow_addresses();
             if moved || renewed.elapsed() >= RENEWAL_CHECK {
                 renewed = Instant::now();
+                self.renew_authority().await;
                 self.renew().await;
             }
         }
@@ -245,6 +252,33 @@ impl Upkeep {
         self.cps.set_advertise(advertise(&addresses, self.ports));
         self.lan.send_replace(addresses);
         true
+    }
+
+    /// The site's intermediate: monthly, while the cloud is there. Without it the present one goes on.
+    async fn renew_authority(&self) {
+        let authority = self.cps.authority();
+        if !authority.is_intermediate_due().unwrap_or(false) {
+            return;
+        }
+        match authority.refresh_intermediate(&self.cloud).await {
+            Ok(()) => {
+                let site = self.cps.config().role.site();
+                if let Ok(chain) = authority.chain(site) {
+                    bound_clock(&self.clock, &chain);
+                }
+            }
+            Err(RenewalError::Link(error)) => {
+                tracing::debug!(%error, "the site's authority is renewed when the cloud is back");
+            }
+            Err(error) => tracing::warn!(%error, "the site's authority was not renewed"),
+        }
+        let left = authority.window().ok().flatten();
+        if let Some(left) = left.filter(|left| *left < WINDOW_WARNING) {
+            tracing::warn!(
+                days = left / 86_400,
+                "the site can stay offline for this long only; let it reach its cloud"
+            );
+        }
     }
 
     async fn renew(&self) {

@@ -41,6 +41,9 @@ pub struct Seen {
 #[derive(Debug, Clone, Default)]
 struct Gauges {
     backlog: Gauge,
+    revocations: Gauge,
+    revocations_age: Gauge,
+    window: Gauge,
     dead_letters: Gauge,
     uplink: Gauge,
     remotes: Remotes,
@@ -119,6 +122,21 @@ impl Seen {
             "Messages that wait for the cloud",
             gauges.backlog.clone(),
         );
+        ours.register(
+            "revocations_number",
+            "Number of the list of revoked certificates",
+            gauges.revocations.clone(),
+        );
+        ours.register(
+            "revocations_age_seconds",
+            "Since the cloud was asked for news of that list; -1: not since the start",
+            gauges.revocations_age.clone(),
+        );
+        ours.register(
+            "offline_window_seconds",
+            "For so long the site may stay offline; below 90 days it should see its cloud soon",
+            gauges.window.clone(),
+        );
         let dead = gauges.dead_letters.clone();
         ours.register(
             "dead_letters",
@@ -150,6 +168,12 @@ pub fn router(seen: Seen) -> Router {
 
 async fn metrics(Of(seen): Of<Seen>) -> impl IntoResponse {
     seen.gauges.backlog.set(whole(seen.backlog.waiting()));
+    let list = seen.cps.roster().revocations();
+    seen.gauges.revocations.set(whole(list.number));
+    let age = list.heard_secs_ago.map_or(-1, whole);
+    seen.gauges.revocations_age.set(age);
+    let window = seen.cps.authority().window().ok().flatten();
+    seen.gauges.window.set(window.map_or(-1, whole));
     let dead = whole(seen.dead_letters.count());
     seen.gauges.dead_letters.set(dead);
     seen.gauges.remotes.set(&seen.remotes);

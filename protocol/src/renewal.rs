@@ -11,13 +11,16 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::certificate::validity;
 
+/// How long before the moment of its making a certificate of ours begins, for clocks that lag.
+pub const BACKDATE: Duration = Duration::from_secs(3600);
+
 /// The part of its life before two thirds over which renewals are spread.
 const SPREAD: u64 = 12;
 
 /// When (unix seconds) the certificate is to be renewed; nothing of what is no certificate.
 #[must_use]
 pub fn due_at(der: &[u8]) -> Option<u64> {
-    let (from, to) = validity(der)?;
+    let (from, to) = made_and_over(der)?;
     let life = to - from;
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     // Serial numbers of ours are random: their last bytes are a die that was cast once.
@@ -27,6 +30,12 @@ pub fn due_at(der: &[u8]) -> Option<u64> {
     let spread = life / SPREAD;
     let earlier = spread.saturating_mul(die) >> 32;
     Some(from + life / 3 * 2 - earlier)
+}
+
+/// When it was made and when it ends.
+fn made_and_over(der: &[u8]) -> Option<(u64, u64)> {
+    let (from, to) = validity(der)?;
+    Some((from.saturating_add(BACKDATE.as_secs()).min(to), to))
 }
 
 /// What an operator asks for beyond the rule.
@@ -43,13 +52,13 @@ impl Wish {
     /// What cannot be read is due: nothing else would ever replace it.
     #[must_use]
     pub fn is_due(&self, der: &[u8], now: u64, sessions: u32) -> bool {
-        let (Some(due), Some((from, _))) = (due_at(der), validity(der)) else {
+        let (Some(due), Some((made, _))) = (due_at(der), made_and_over(der)) else {
             return true;
         };
         let by_sessions = self.sessions.is_some_and(|most| sessions >= most);
         let by_age = self
             .after
-            .is_some_and(|after| now >= from.saturating_add(after.as_secs()));
+            .is_some_and(|after| now >= made.saturating_add(after.as_secs()));
         now >= due || by_sessions || by_age
     }
 }
@@ -104,7 +113,7 @@ mod tests {
             sessions: None,
             after: Some(Duration::from_secs(2 * DAY)),
         };
-        assert!(!age.is_due(&der, at(1), 9) && age.is_due(&der, at(2), 0));
+        assert!(!age.is_due(&der, at(2), 9) && age.is_due(&der, at(3), 0));
         assert!(rule.is_due(b"none", 0, 0));
     }
 }

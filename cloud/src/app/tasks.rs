@@ -94,7 +94,7 @@ impl App {
         let fdo = http::fdo_router(parties, limits.fdo_body, self.cps.metrics().clone());
         let metrics = metrics::router(&self.cps, &self.broker, self.intake.consumer());
         if self.config.roles.cps {
-            let optional = ClientAuth::Optional(self.anchors.clone());
+            let optional = ClientAuth::Late(self.anchors.clone(), self.cps.config().lives.grace);
             let api = tls::server_config(self.identity.clone(), optional, Arc::clone(&clock))?;
             let router = http::api_router(self.cps.clone()).merge(fdo.clone());
             let https = http::serve_tls(

@@ -13,7 +13,12 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::pem;
 use super::template::{Issuer, Subject, Template};
-use crate::keys::{KeyError, load, load_or_make, make_folder, read_file, write_secret};
+use crate::keys::{
+    KeyError, load, load_or_make, make_folder, read_file, rename_synced, write_secret,
+};
+
+/// Kind of the file of a fresh key until its chain is there.
+const NEXT: &str = "next.key";
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +51,17 @@ pub trait Signer: Send + Sync + Debug {
     /// No such key.
     fn request(&self, issuer: &Issuer) -> Result<Vec<u8>, SignerError>;
 
+    /// The same for a fresh key, which takes the place of the present one with the chain that
+    /// `install` brings for it. Asked again before that, it is the same fresh key.
+    ///
+    /// # Errors
+    /// The key cannot be made or read.
+    fn request_next(&self, issuer: &Issuer) -> Result<Vec<u8>, SignerError>;
+
     /// Keeps the issuer's certificate chain, DER, its own first and the root last.
     ///
     /// # Errors
-    /// The first certificate is not for this issuer's key, or the chain cannot be kept.
+    /// The first certificate is for neither key of this issuer, or the chain cannot be kept.
     fn install(&self, issuer: &Issuer, chain: &[Vec<u8>]) -> Result<(), SignerError>;
 
     /// The installed chain, its own certificate first and the root last; empty when none is.
@@ -90,10 +102,36 @@ impl FileSigner {
         self.folder.join(format!("ca-{}.{kind}", issuer.label()))
     }
 
+    /// The present key: the one that the chain is for. A cut between the two renames of `install`
+    /// leaves it under the name of the next one.
     fn key(&self, issuer: &Issuer) -> Result<IssuerKey, SignerError> {
-        let key = load(&self.file(issuer, "key"))?
-            .ok_or_else(|| SignerError::NoIssuer(issuer.label()))?;
-        Ok(IssuerKey::new(key))
+        let present = load(&self.file(issuer, "key"))?;
+        let chain = self.chain(issuer)?;
+        let wanted = chain.first().and_then(|der| super::spki_of(der));
+        let fits = |key: &SigningKey| match &wanted {
+            Some(spki) => key.public().to_spki_der() == *spki,
+            None => true,
+        };
+        if let Some(key) = present.filter(fits) {
+            return Ok(IssuerKey::new(key));
+        }
+        let next = load(&self.file(issuer, NEXT))?.filter(fits);
+        let next = next.ok_or_else(|| SignerError::NoIssuer(issuer.label()))?;
+        Ok(IssuerKey::new(next))
+    }
+
+    /// Gives the next key the name of the present one, if the chain is for it.
+    fn settle(&self, issuer: &Issuer) -> Result<(), SignerError> {
+        let next = self.file(issuer, NEXT);
+        let Some(key) = load(&next)? else {
+            return Ok(());
+        };
+        let spki = key.public().to_spki_der();
+        let chain = self.chain(issuer)?;
+        if chain.first().and_then(|der| super::spki_of(der)) == Some(spki) {
+            rename_synced(&next, &self.file(issuer, "key"))?;
+        }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
@@ -118,17 +156,28 @@ impl Signer for FileSigner {
         ))
     }
 
+    fn request_next(&self, issuer: &Issuer) -> Result<Vec<u8>, SignerError> {
+        let _one = self.lock();
+        self.settle(issuer)?;
+        let key = load_or_make(&self.file(issuer, NEXT))?;
+        Ok(holdfast_protocol::csr::request(&issuer.label(), &key))
+    }
+
     fn install(&self, issuer: &Issuer, chain: &[Vec<u8>]) -> Result<(), SignerError> {
         let _one = self.lock();
-        let ours = self.key(issuer)?.key.public().to_spki_der();
+        self.settle(issuer)?;
         let first = chain.first().and_then(|der| super::spki_of(der));
-        if first.is_none_or(|spki| spki != ours) {
+        let ours = [
+            load(&self.file(issuer, "key"))?,
+            load(&self.file(issuer, NEXT))?,
+        ];
+        let mut ours = ours.iter().flatten().map(|key| key.public().to_spki_der());
+        if !ours.any(|spki| Some(spki) == first) {
             return Err(SignerError::NotOurKey(issuer.label()));
         }
-        Ok(write_secret(
-            &self.file(issuer, "pem"),
-            pem::chain(chain).as_bytes(),
-        )?)
+        // The rename of the chain is the moment of the change: the key follows from it.
+        write_secret(&self.file(issuer, "pem"), pem::chain(chain).as_bytes())?;
+        self.settle(issuer)
     }
 
     fn chain(&self, issuer: &Issuer) -> Result<Vec<Vec<u8>>, SignerError> {

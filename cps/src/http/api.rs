@@ -34,6 +34,7 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/owner", get(owner))
         .route("/api/v1/vouchers", post(hand_in))
         .merge(super::lifecycle::api())
+        .merge(super::renew::api())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -210,7 +211,7 @@ async fn hand_in(State(cps): State<Cps>, body: Bytes) -> Result<Json<HandedIn>, 
 const LOCKED_OUT: &str = "locked out";
 
 /// The gateway at the other end, by its certificate.
-fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
+pub(super) fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Failure> {
     let refuse = |status, reason, text: String| {
         let from = peer.address.map(|address| address.ip().to_string());
         if let Some(unsaid) = cps.refusals().says(from.unwrap_or_default(), reason) {

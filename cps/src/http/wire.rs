@@ -124,3 +124,40 @@ pub(crate) struct HandedIn {
     /// Whether it was here before.
     pub(crate) known: bool,
 }
+
+/// `POST /api/v1/renew` and `POST /api/v1/renew/issuer`: a certificate over the key of this request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenewAsk {
+    /// PKCS#10 DER.
+    #[serde(with = "crate::tables::base64")]
+    pub(crate) csr: Vec<u8>,
+}
+
+/// Answer of `POST /api/v1/renew`; the agent reads it by its field names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenewGiven {
+    /// The new certificate.
+    pub(crate) certificate: Bytes,
+    /// Intermediates that go with it.
+    pub(crate) chain: Vec<Bytes>,
+    /// Root certificates to believe from now on.
+    pub(crate) anchors: Vec<Bytes>,
+    /// This server's time and how good it is.
+    pub(crate) time: String,
+}
+
+/// Answer of `POST /api/v1/renew/done`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Renewed {
+    /// Who confirmed.
+    pub(crate) subject: String,
+    /// By which certificate.
+    pub(crate) serial: String,
+}
+
+/// Answer of `POST /api/v1/renew/issuer`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenewIssuerGiven {
+    /// The new intermediate, the root last.
+    pub(crate) chain: Vec<Bytes>,
+}

@@ -155,7 +155,7 @@ impl Talk {
         if self.stored {
             return Ok(None);
         }
-        check(certificate, site, &self.key, now)?;
+        check_certificate(certificate, site, &self.key, now)?;
         Ok(Some(Identity {
             key: self.key.clone(),
             certificate: certificate.clone(),
@@ -255,7 +255,8 @@ fn read_bytes(value: &[u8]) -> Result<Vec<u8>, CborError> {
 
 /// A device that took any certificate would find out at its first connection, and could not go
 /// back then.
-fn check(
+/// Whether a certificate is the device's own, over this key, and leads to the anchors that came along.
+pub(crate) fn check_certificate(
     certificate: &[u8],
     site: &SiteConfig,
     key: &SigningKey,

@@ -165,7 +165,7 @@ impl Wire for Net {
     }
 }
 
-fn client(
+pub(crate) fn client(
     anchors: &Anchors,
     chain: Vec<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
@@ -180,7 +180,7 @@ fn client(
     .map_err(|error| error.to_string())
 }
 
-fn endpoint(
+pub(crate) fn endpoint(
     server: &ServerAddress,
     addresses: Vec<String>,
     tls: &Arc<rustls::ClientConfig>,

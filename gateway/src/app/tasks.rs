@@ -75,6 +75,8 @@ impl App {
             slot: self.identity.clone(),
             config: self.config.clone(),
             ports: self.listeners.ports(),
+            cloud: self.cloud.clone(),
+            clock: Arc::clone(&self.clock),
             lan: self.lan.clone(),
         };
         stages.spawn_quiet(
@@ -129,7 +131,7 @@ impl App {
                 .serve(listener, Door::Tls(Arc::new(mqtt)), stop)
                 .await
         });
-        let optional = ClientAuth::Optional(self.anchors.clone());
+        let optional = ClientAuth::Late(self.anchors.clone(), self.cps.config().lives.grace);
         let api = tls::server_config(self.identity.clone(), optional, clock)?;
         let router = http::api_router(self.cps.clone()).merge(fdo.clone());
         let serve = http::serve_tls(

@@ -7,7 +7,9 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast_protocol::certificate::validity;
 use holdfast_protocol::crypto::{self, HashAlg};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -267,7 +269,7 @@ fn build(
             Purpose::Server => KeyUsage::server_auth(),
             Purpose::Client => KeyUsage::client_auth(),
         };
-        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(secs));
         let built = end.verify_for_usage(algorithms().all, anchors, above, at, usage, None, None);
         match built {
             Ok(_) => return Ok(()),
@@ -399,6 +401,8 @@ pub(super) struct ClientVerifier {
     anchors: Anchors,
     clock: Arc<dyn Clock>,
     required: bool,
+    /// How long ago a leaf may have expired.
+    grace: Duration,
 }
 
 impl ClientVerifier {
@@ -407,6 +411,23 @@ impl ClientVerifier {
             anchors,
             clock,
             required,
+            grace: Duration::ZERO,
+        }
+    }
+
+    pub(super) const fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The time to judge this leaf by: the present, or its own last second if that is not long ago.
+    fn moment(&self, leaf: &CertificateDer<'_>) -> Time {
+        let now = self.clock.certain();
+        match validity(leaf) {
+            Some((_, end)) if end < now.secs && now.secs - end <= self.grace.as_secs() => {
+                Time::new(end, TimeQuality::Floor)
+            }
+            _ => now,
         }
     }
 }
@@ -426,7 +447,7 @@ impl ClientCertVerifier for ClientVerifier {
         above: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let now = self.clock.certain();
+        let now = self.moment(leaf);
         verify_chain(leaf, above, &self.anchors, Purpose::Client, None, now)?;
         Ok(ClientCertVerified::assertion())
     }

@@ -20,17 +20,31 @@ pub(crate) struct Turned {
     pub(crate) world: World,
     pub(crate) gateway: TurnedClock,
     pub(crate) device: TurnedClock,
+    pub(crate) cloud: TurnedClock,
 }
 
 /// The world, with cloud and gateway running; `None`, and said so, where no clock can be turned.
 pub(crate) async fn turned(what: &'static str, plan: &Plan, hands: Hands) -> Option<Turned> {
+    turned_with(what, plan, hands, |_| ()).await
+}
+
+/// The same, with a change to the configurations.
+pub(crate) async fn turned_with(
+    what: &'static str,
+    plan: &Plan,
+    hands: Hands,
+    change: impl FnOnce(&World),
+) -> Option<Turned> {
     if !can_be_turned() {
         skip(what, "libfaketime is not installed");
         return None;
     }
     let mut world = World::new(plan).await.unwrap();
+    change(&world);
     let clock = |name| TurnedClock::new(world.folder(), name, hands).unwrap();
-    let (gateway, device) = (clock("gateway"), clock("device"));
+    let (gateway, device, cloud) = (clock("gateway"), clock("device"), clock("cloud"));
+    // From the start: a counter that changed its zero in between would show centuries.
+    world.cloud.put_under(&cloud).unwrap();
     world.gateway.put_under(&gateway).unwrap();
     world.agent.put_under(&device).unwrap();
     world.start_cloud().await.unwrap();
@@ -40,6 +54,7 @@ pub(crate) async fn turned(what: &'static str, plan: &Plan, hands: Hands) -> Opt
         world,
         gateway,
         device,
+        cloud,
     })
 }
 

@@ -7,4 +7,5 @@
 
 mod jumps;
 mod kit;
+mod weeks;
 mod years;

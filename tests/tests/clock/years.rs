@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_tests::place::has_multicast;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::skip::skip;
-use holdfast_tests::world::{Hands, Plan, Server, TurnedClock};
+use holdfast_tests::world::{Hands, Plan, Server};
 use tokio::time::Instant;
 
 use super::kit::*;
@@ -142,10 +142,8 @@ async fn what_expired_at_the_floor_stays_expired_when_the_clock_is_thrown_back()
             "the control: still good"
         );
     }
-    let ahead = TurnedClock::new(turned.world.folder(), "cloud", Hands::Wall).unwrap();
-    ahead.turn("+400d").unwrap();
     turned.world.cloud.stop().await.unwrap();
-    turned.world.cloud.put_under(&ahead).unwrap();
+    turned.cloud.turn("+400d").unwrap();
     turned.world.start_cloud().await.unwrap();
     // The gateway's own certificate has expired with the rest: the cloud is asked by the one that the site's own
     // authority makes as soon as the time is known.

@@ -1,0 +1,181 @@
+//! The intermediates of sites: certified by the cloud's root, held by gateways, renewed while the cloud
+//! is in reach, each time with a fresh key. Called by enrolment and the API at the cloud, by the
+//! gateway's upkeep at the site. What an earlier intermediate issued stays good with its own chain.
+
+use holdfast_link::https;
+use holdfast_protocol::certificate::validity;
+use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::id::{ServerId, SiteId};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{Authority, AuthorityError, Issuer, SignerError, csr_key, issue_draft};
+use crate::enrol::Bytes;
+use crate::http::wire::{RenewAsk, RenewIssuerGiven};
+use crate::registry::Draft;
+
+/// Below this an operator is warned that the site must see its cloud soon.
+pub const WINDOW_WARNING: u64 = 90 * 86_400;
+
+/// Why the site's intermediate was not renewed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    /// The cloud was not reached.
+    #[error("the cloud was not reached: {0}")]
+    Link(#[from] https::Error),
+    /// The cloud said no.
+    #[error("the cloud refused a new intermediate (HTTP {status}): {why}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        why: String,
+    },
+    /// What came is not what was asked for.
+    #[error("the cloud's intermediate does not hold: {0}; the present one stays")]
+    Answer(String),
+    /// Our own keys.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl From<SignerError> for RenewalError {
+    fn from(error: SignerError) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
+impl Authority {
+    /// Certifies a gateway's own authority over the key of its request: the chain, and the entry
+    /// to be recorded before the chain goes out.
+    pub(crate) fn sign_intermediate(
+        &self,
+        site: &SiteId,
+        holder: &ServerId,
+        csr: &[u8],
+    ) -> Result<(Vec<Vec<u8>>, Draft), AuthorityError> {
+        let key = csr_key(csr)?;
+        let chain = self.sign_issuer(&Issuer::Site(site.clone()), holder, key.to_spki_der())?;
+        let subject = crate::enrol::authority_of(site, holder);
+        let draft = issue_draft(site, None, &chain[0], subject)?;
+        Ok((chain, draft))
+    }
+
+    /// At the cloud: certifies a gateway's authority anew, and records it.
+    ///
+    /// # Errors
+    /// A bad request, or our own keys and store.
+    pub(crate) async fn renew_intermediate(
+        &self,
+        site: &SiteId,
+        holder: &ServerId,
+        csr: &[u8],
+    ) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let (chain, draft) = self.sign_intermediate(site, holder, csr)?;
+        self.core.registry.append(vec![draft]).await?;
+        self.core.metrics.issued();
+        tracing::info!(%site, gateway = %holder, "intermediate renewed");
+        Ok(chain)
+    }
+
+    /// At a gateway: seconds for which the site's intermediate still holds; none at the cloud.
+    ///
+    /// # Errors
+    /// The chain cannot be read.
+    pub fn window(&self) -> Result<Option<u64>, AuthorityError> {
+        let Some(site) = self.core.config.role.site() else {
+            return Ok(None);
+        };
+        let chain = self.chain(Some(site))?;
+        let end = chain.first().and_then(|der| validity(der));
+        let now = self.core.clock.certain().secs;
+        Ok(end.map(|(_, end)| end.saturating_sub(now)))
+    }
+
+    /// At a gateway: whether the intermediate is old enough to be renewed while the cloud is there.
+    ///
+    /// # Errors
+    /// The chain cannot be read.
+    pub fn is_intermediate_due(&self) -> Result<bool, AuthorityError> {
+        let Some(site) = self.core.config.role.site() else {
+            return Ok(false);
+        };
+        let chain = self.chain(Some(site))?;
+        let Some((from, to)) = chain.first().and_then(|der| validity(der)) else {
+            return Ok(true);
+        };
+        let age = self.core.config.lives.issuer_renewal.as_secs();
+        // One that was made for a short life is renewed by a third of it.
+        let due = from + age.min((to - from) / 3).max(1);
+        Ok(self.core.clock.certain().secs >= due)
+    }
+
+    /// At a gateway: asks the cloud for a new intermediate over a fresh key. The present one stays
+    /// until the new one has been checked and is on the disk.
+    ///
+    /// # Errors
+    /// See [`RenewalError`]; nothing has changed then.
+    pub async fn refresh_intermediate(&self, cloud: &https::Client) -> Result<(), RenewalError> {
+        let Some(site) = self.core.config.role.site() else {
+            return Ok(());
+        };
+        let issuer = Issuer::Site(site.clone());
+        let signer = self.core.keys.signer();
+        let csr = signer.request_next(&issuer)?;
+        let body = serde_json::to_vec(&RenewAsk { csr }).expect("bytes are plain");
+        let answer = cloud
+            .post("/api/v1/renew/issuer", "application/json", body)
+            .await?;
+        if !answer.status.is_success() {
+            let why = serde_json::from_slice::<serde_json::Value>(&answer.body).ok();
+            let why = why.and_then(|it| it["error"].as_str().map(str::to_owned));
+            return Err(RenewalError::Refused {
+                status: answer.status.as_u16(),
+                why: why.unwrap_or_default(),
+            });
+        }
+        let given: RenewIssuerGiven = serde_json::from_slice(&answer.body)
+            .map_err(|error| RenewalError::Answer(error.to_string()))?;
+        let chain: Vec<Vec<u8>> = given.chain.into_iter().map(|Bytes(der)| der).collect();
+        self.check_intermediate(&chain)?;
+        signer.install(&issuer, &chain)?;
+        tracing::info!(%site, "the site's intermediate was renewed");
+        Ok(())
+    }
+
+    /// It must lead to what we believe in, and be what issues for this site.
+    fn check_intermediate(&self, chain: &[Vec<u8>]) -> Result<(), RenewalError> {
+        let bad = |why: &str| RenewalError::Answer(why.to_owned());
+        let root = chain.last().ok_or_else(|| bad("it is empty"))?;
+        if !self.anchors()?.contains(root) {
+            return Err(bad("it leads to another root"));
+        }
+        for pair in chain.windows(2) {
+            if !is_signed_by(&pair[0], &pair[1]) {
+                return Err(bad("a certificate is not signed by the one above it"));
+            }
+        }
+        let own = X509Certificate::from_der(&chain[0]).ok();
+        let basic = own
+            .as_ref()
+            .and_then(|(_, own)| own.basic_constraints().ok()?);
+        match basic.map(|basic| (basic.value.ca, basic.value.path_len_constraint)) {
+            Some((true, Some(0))) => Ok(()),
+            _ => Err(bad("it is no authority of path length 0")),
+        }
+    }
+}
+
+fn is_signed_by(der: &[u8], above: &[u8]) -> bool {
+    let (Ok((_, signed)), Ok((_, issuer))) = (
+        X509Certificate::from_der(der),
+        X509Certificate::from_der(above),
+    ) else {
+        return false;
+    };
+    let key = VerifyingKey::from_spki_der(issuer.public_key().raw);
+    signed.issuer() == issuer.subject()
+        && key.is_ok_and(|key| {
+            let (text, signature) = (signed.tbs_certificate.as_ref(), &signed.signature_value);
+            key.verify_asn1(text, &signature.data).is_ok()
+        })
+}

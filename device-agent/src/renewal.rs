@@ -1,0 +1,322 @@
+//! Renewal of the device's certificate, with a fresh key each time: before its end by the rule of
+//! `protocol::renewal` and the operator's wish, and after it within the server's grace.
+//!
+//! Run by `app` beside the connection; when it ends by itself there is a new identity in the vault and
+//! the other parts begin anew with it. What the server gave lies in a file of its own until the server
+//! has let the device in by it: killed at any step, the device holds a certificate that is accepted,
+//! since the old one is void only after the new one was used. It knows nothing of services.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use holdfast_config::secret_file;
+use holdfast_link::https;
+use holdfast_link::random::SystemRandom;
+use holdfast_link::retry::{Backoff, Policy};
+use holdfast_link::time::{Clock, Doubting, SystemClock};
+use holdfast_link::tls::{self, Anchors, Trust};
+use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::csr;
+use holdfast_protocol::renewal::Wish;
+use holdfast_protocol::site_module::{MAX_LIST, ServerAddress, ServerRole, SiteConfig};
+use holdfast_protocol::time::Time;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::onboard::check_certificate;
+use crate::service::{client, endpoint};
+use crate::vault::{self, Identity, Vault};
+
+/// From one look at the certificate to the next.
+const LOOK: Duration = Duration::from_secs(60);
+/// Pauses after a failure.
+const PAUSES: Policy = Policy {
+    first: Duration::from_secs(2),
+    longest: Duration::from_secs(300),
+};
+/// Longest answer, in bytes.
+const MAX_ANSWER: usize = 256 << 10;
+/// The file of a certificate that is being tried.
+const FILE: &str = "renewal";
+
+/// The room.
+#[derive(Debug)]
+pub struct Renewal {
+    /// Where the identity is.
+    pub vault: Vault,
+    /// The state folder, for the file of what is being tried.
+    pub state: PathBuf,
+    /// The present identity.
+    pub identity: Identity,
+    /// What the operator asks for beyond the rule.
+    pub wish: Wish,
+    /// Sessions begun with the present certificate.
+    pub sessions: Arc<AtomicU32>,
+    /// Judges, and hears the time from whoever answers.
+    pub clock: Arc<SystemClock>,
+    /// For one address.
+    pub connect_timeout: Duration,
+}
+
+/// What became of one attempt.
+#[derive(Debug)]
+enum Outcome {
+    /// The new identity is in the vault.
+    Renewed,
+    /// Another certificate is kept, to be tried.
+    Kept,
+    /// The server will have none of it.
+    Refused(String),
+    /// Nobody answered.
+    Unreachable(String),
+}
+
+impl Renewal {
+    /// Looks after the certificate until `stop`, or until there is another one.
+    pub async fn run(self, stop: CancellationToken) {
+        if stop.run_until_cancelled(self.look_after()).await.is_some() {
+            info!("the device's certificate was renewed");
+        }
+    }
+
+    async fn look_after(&self) {
+        let mut backoff = Backoff::new(PAUSES);
+        loop {
+            let outcome = match self.left_over() {
+                Some(new) => self.try_out(new).await,
+                None if self.is_due() => self.renew(&self.identity).await,
+                None => {
+                    tokio::time::sleep(LOOK).await;
+                    self.ask_time().await;
+                    continue;
+                }
+            };
+            match outcome {
+                Outcome::Renewed => return,
+                Outcome::Kept => continue,
+                Outcome::Refused(why) => warn!(why, "the device's certificate is not renewed"),
+                Outcome::Unreachable(why) => debug!(why, "nobody renews the certificate now"),
+            }
+            tokio::time::sleep(backoff.failed(&mut SystemRandom)).await;
+            self.ask_time().await;
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let (now, sessions) = (
+            self.clock.certain().secs,
+            self.sessions.load(Ordering::Relaxed),
+        );
+        self.wish.is_due(&self.identity.certificate, now, sessions)
+    }
+
+    /// What was being tried when the agent ended.
+    fn left_over(&self) -> Option<Identity> {
+        let bytes = std::fs::read(self.state.join(FILE)).ok()?;
+        let found = vault::read_identity(&bytes);
+        if found.is_none() {
+            warn!("what was kept of a renewal cannot be read; the certificate is renewed again");
+            self.forget();
+        }
+        found
+    }
+
+    fn forget(&self) {
+        if let Err(error) = std::fs::remove_file(self.state.join(FILE)) {
+            debug!(%error, "the file of a renewal stays for now");
+        }
+    }
+
+    /// While no server lets us in: the time may show that the certificate is over. Asked as a
+    /// stranger, by the name in the server's certificate.
+    async fn ask_time(&self) {
+        if self.clock.certain().is_authenticated() && !self.is_over() {
+            return;
+        }
+        let Ok(anchors) = Anchors::new(self.identity.site.anchors.iter().cloned()) else {
+            return;
+        };
+        let clock = Arc::new(Doubting(Arc::clone(&self.clock) as Arc<dyn Clock>));
+        let Ok(tls) = tls::client_config(Trust::Anchors(anchors), None, clock) else {
+            return;
+        };
+        for server in gateway_first(&self.identity.site) {
+            let client = self.client(&server, &tls);
+            let Ok(answer) = client.get("/api/v1/health").await else {
+                continue;
+            };
+            if let Some(told) = told(&answer.body) {
+                self.clock.hear(told);
+                return;
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let end = holdfast_protocol::certificate::validity(&self.identity.certificate);
+        end.is_none_or(|(_, end)| end < self.clock.certain().secs)
+    }
+
+    /// Another certificate for whom this identity names: the present one, or the one being tried.
+    async fn renew(&self, by: &Identity) -> Outcome {
+        let key = SigningKey::generate(&mut SystemRandom);
+        let csr = csr::request(self.identity.site.device.as_str(), &key);
+        let body = json!({ "csr": STANDARD.encode(csr) }).to_string();
+        let mut faults = Vec::new();
+        for server in gateway_first(&self.identity.site) {
+            let sent = self.post(by, &server, "/api/v1/renew", &body);
+            match sent.await {
+                Ok(answer) => match self.take(&answer, key.clone()) {
+                    Ok(()) => return Outcome::Kept,
+                    Err(why) => faults.push(format!("{}: {why}", server.server)),
+                },
+                Err(Outcome::Refused(why)) => faults.push(format!("{}: {why}", server.server)),
+                Err(other) => debug!(server = %server.server, ?other, "no renewal here"),
+            }
+        }
+        match faults.is_empty() {
+            true => Outcome::Unreachable("no server answers".to_owned()),
+            false => Outcome::Refused(faults.join("; ")),
+        }
+    }
+
+    /// Checks what came, and keeps it for the trial.
+    fn take(&self, answer: &[u8], key: SigningKey) -> Result<(), String> {
+        let answer: Value = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+        if let Some(told) = answer["time"].as_str().and_then(Time::from_words) {
+            self.clock.hear(told);
+        }
+        let mut site = self.identity.site.clone();
+        site.chain = ders(&answer["chain"])?;
+        // What is believed only grows here: an anchor goes when it is void.
+        for anchor in ders(&answer["anchors"])? {
+            if !site.anchors.contains(&anchor) && site.anchors.len() < MAX_LIST {
+                site.anchors.push(anchor);
+            }
+        }
+        let certificate = der(&answer["certificate"])?;
+        let now = self.clock.certain();
+        check_certificate(&certificate, &site, &key, now).map_err(|fault| fault.to_string())?;
+        let new = Identity {
+            key,
+            certificate,
+            site,
+        };
+        let kept = secret_file::write(&self.state.join(FILE), &vault::write_identity(&new));
+        kept.map_err(|error| format!("it cannot be kept: {error}"))
+    }
+
+    /// Comes in by the new certificate, which makes the old one void; then the new one holds.
+    async fn try_out(&self, new: Identity) -> Outcome {
+        if new.certificate == self.identity.certificate {
+            // Killed between the vault and the file.
+            self.forget();
+            return Outcome::Unreachable("it was renewed before".to_owned());
+        }
+        let mut refusal = None;
+        for server in gateway_first(&new.site) {
+            match self.post(&new, &server, "/api/v1/renew/done", "").await {
+                Ok(_) => {
+                    if let Err(error) = self.vault.renew(new) {
+                        return Outcome::Refused(error.to_string());
+                    }
+                    self.forget();
+                    return Outcome::Renewed;
+                }
+                Err(Outcome::Refused(why)) => refusal = Some(why),
+                Err(_) => {}
+            }
+        }
+        match refusal {
+            Some(why) => self.replace(&new, why).await,
+            None => Outcome::Unreachable("nobody tells whether the new one works".to_owned()),
+        }
+    }
+
+    /// The one being tried is refused: it may have expired while nobody answered, and the present one be
+    /// void already, since an answer was lost. So it is renewed in its turn, and dropped only if that
+    /// is refused as well.
+    async fn replace(&self, tried: &Identity, why: String) -> Outcome {
+        match self.renew(tried).await {
+            Outcome::Refused(still) => {
+                self.forget();
+                Outcome::Refused(format!("{why}; {still}"))
+            }
+            // Tried after a pause: whoever refuses what it has just given must not be asked at full speed.
+            _ => Outcome::Unreachable(why),
+        }
+    }
+
+    async fn post(
+        &self,
+        identity: &Identity,
+        server: &ServerAddress,
+        path: &str,
+        body: &str,
+    ) -> Result<Vec<u8>, Outcome> {
+        let refused = |why: String| Outcome::Refused(why);
+        let anchors = Anchors::new(identity.site.anchors.iter().cloned());
+        let anchors = anchors.map_err(|error| refused(error.to_string()))?;
+        let mut chain = vec![identity.certificate.clone()];
+        chain.extend(identity.site.chain.iter().cloned());
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let tls = client(&anchors, chain, identity.key.to_pkcs8_der(), &clock).map_err(refused)?;
+        let client = self.client(server, &tls);
+        let sent = client.post(path, "application/json", body.as_bytes().to_vec());
+        let answer = sent.await;
+        let answer = answer.map_err(|error| Outcome::Unreachable(error.to_string()))?;
+        match answer.status.as_u16() {
+            200 => Ok(answer.body.to_vec()),
+            // A server in trouble has said nothing about the certificate.
+            status @ (400 | 401 | 403) => {
+                let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
+                let said = said.and_then(|said| said["error"].as_str().map(str::to_owned));
+                Err(refused(format!(
+                    "{} (HTTP {status})",
+                    said.unwrap_or_default()
+                )))
+            }
+            status => Err(Outcome::Unreachable(format!("HTTP {status}"))),
+        }
+    }
+
+    fn client(&self, server: &ServerAddress, tls: &Arc<rustls::ClientConfig>) -> https::Client {
+        let limits = https::Limits {
+            per_address: self.connect_timeout,
+            body: MAX_ANSWER,
+            idle: 0,
+            ..https::Limits::default()
+        };
+        https::Client::new(endpoint(server, server.https.clone(), tls), limits)
+    }
+}
+
+fn told(body: &[u8]) -> Option<Time> {
+    let health: Value = serde_json::from_slice(body).ok()?;
+    let (secs, quality) = (health["time"].as_u64()?, health["time_quality"].as_str()?);
+    Time::from_words(&format!("{secs} {quality}"))
+}
+
+fn der(value: &Value) -> Result<Vec<u8>, String> {
+    let text = value.as_str().ok_or("the answer lacks a certificate")?;
+    STANDARD.decode(text).map_err(|error| error.to_string())
+}
+
+fn ders(value: &Value) -> Result<Vec<Vec<u8>>, String> {
+    let list = value.as_array().ok_or("the answer lacks a chain")?;
+    if list.len() > MAX_LIST {
+        return Err("the answer's chain is too long".to_owned());
+    }
+    list.iter().map(der).collect()
+}
+
+fn gateway_first(site: &SiteConfig) -> Vec<ServerAddress> {
+    let mut servers = site.servers.clone();
+    servers.sort_by_key(|server| server.role != ServerRole::Gateway);
+    servers
+}

@@ -1,0 +1,99 @@
+//! Row C5: five weeks of outage in steps of six hours, with lives of days: certificates are renewed at the site over and
+//! over, and nobody is locked out. Then the link returns.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use holdfast_tests::proxy::Mode;
+use holdfast_tests::world::{Hands, Plan};
+use tokio::time::{Instant, sleep};
+
+use super::kit::*;
+
+const DEVICES: usize = 4;
+const DAYS: u64 = 35;
+const STEP_HOURS: u64 = 6;
+/// Devices are renewed within two days, the gateway within a day and a half.
+const LIVES: &str = "[certificates]\ndevice = \"3days\"\nown = \"2days\"\ngrace = \"10days\"\n";
+/// Each step gives the parts so long.
+const STEP: Duration = Duration::from_millis(80);
+
+#[tokio::test]
+async fn five_weeks_of_outage_lock_nobody_out() {
+    let plan = Plan {
+        pace: Duration::from_millis(250),
+        ..Plan::apart()
+    };
+    let with_lives = |world: &holdfast_tests::world::World| {
+        for part in [&world.cloud, &world.gateway] {
+            let mut file = std::fs::OpenOptions::new()
+                .append(true)
+                .open(&part.config)
+                .unwrap();
+            file.write_all(LIVES.as_bytes()).unwrap();
+        }
+    };
+    let Some(mut turned) = turned_with("C5", &plan, Hands::All, with_lives).await else {
+        return;
+    };
+    let mut devices = turned.devices(DEVICES).await;
+    start(&mut devices).await;
+    all_work(&devices, PATIENCE).await;
+    turned.has_quality("authenticated").await;
+    let before = counts(&turned).await;
+    turned.world.uplink.set(Mode::Silent).unwrap();
+    for hours in (STEP_HOURS..=DAYS * 24).step_by(STEP_HOURS as usize) {
+        let now = format!("+{hours}h");
+        turned.gateway.turn(&now).unwrap();
+        turned.device.turn(&now).unwrap();
+        sleep(STEP).await;
+        if hours % (24 * 7) == 0 {
+            all_work(&devices, PATIENCE).await;
+        }
+    }
+    all_work(&devices, PATIENCE).await;
+    let after = counts(&turned).await;
+    // Every two days at the latest; a restart of the agent's parts is no new onboarding.
+    assert!(
+        after.0 >= before.0 + DEVICES * 10,
+        "devices: {before:?} {after:?}"
+    );
+    assert!(
+        after.1 >= before.1 + 15,
+        "the gateway: {before:?} {after:?}"
+    );
+
+    // The cloud was there all the time, on the other side.
+    turned.world.cloud.stop().await.unwrap();
+    turned.cloud.turn(&format!("+{}h", DAYS * 24)).unwrap();
+    turned.world.start_cloud().await.unwrap();
+    turned.world.uplink.set(Mode::Open).unwrap();
+    let end = Instant::now() + PATIENCE * 2;
+    loop {
+        let status = turned.world.gateway.status().await.unwrap();
+        let is_back = status["mode"] == "online" && status["time_quality"] == "authenticated";
+        if is_back && status["revocations"]["heard_secs_ago"].as_u64() < Some(60) {
+            break;
+        }
+        assert!(
+            Instant::now() < end,
+            "{status}\n{}",
+            turned.world.gateway.logged()
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+    all_work(&devices, PATIENCE).await;
+    stop(&mut devices).await;
+    turned.world.stop().await.unwrap();
+}
+
+/// Certificates issued so far: of devices, and of the gateway.
+async fn counts(turned: &Turned) -> (usize, usize) {
+    let all = certificates(&turned.world.gateway).await;
+    let of = |part: &str| {
+        all.iter()
+            .filter(|(subject, _)| subject.contains(part))
+            .count()
+    };
+    (of(".devices."), of(".gateways."))
+}
