@@ -45,6 +45,14 @@ impl Site {
         world.start_cloud().await.unwrap();
         world.enrol().await.unwrap();
         world.start_gateway().await.unwrap();
+        // A site that never heard which makers are believed proves no device.
+        let (makers, believed) = (["manufacturers", "list", "--json"], "the makers are known");
+        let any = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+        world
+            .gateway
+            .wait_json(&makers, believed, any)
+            .await
+            .unwrap();
         let (anna, anna_key) = world.installer("anna").await.unwrap();
         let root = world.folder().join("root.pem");
         std::fs::write(&root, world.gateway.ask(&["root"]).await.unwrap()).unwrap();
