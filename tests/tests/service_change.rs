@@ -15,8 +15,10 @@ use tokio::time::sleep;
 
 /// For a command to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Kills in the middle of a change.
+/// Kills of the agent in the middle of a change.
 const KILLS: u64 = 8;
+/// Kills of the gateway in the middle of a change.
+const GATEWAY_KILLS: u64 = 4;
 
 #[tokio::test]
 async fn a_device_changes_its_service_in_an_outage() {
@@ -232,8 +234,17 @@ impl Story {
             self.world.start_agent().await.unwrap();
             self.runs(&service).await;
         }
+        for n in 0..GATEWAY_KILLS {
+            let service = format!("served-{n}");
+            self.order(&service).await;
+            sleep(Duration::from_millis(n * 25)).await;
+            let gateway = self.world.gateway.process().unwrap();
+            gateway.kill_nine().await.unwrap();
+            self.world.start_gateway().await.unwrap();
+            self.runs(&service).await;
+        }
         let history = self.history().await;
-        assert_eq!(history.len() as u64, 4 + KILLS);
+        assert_eq!(history.len() as u64, 4 + KILLS + GATEWAY_KILLS);
         let open = history.iter().filter(|line| line["end"].is_null());
         assert_eq!(open.count(), 1, "one service runs");
     }
@@ -251,7 +262,7 @@ impl Story {
         };
         self.agent_says("the use has ended", ended).await;
         let closed = wait_for_history(&self.world, &self.device).await;
-        assert_eq!(closed.len() as u64, 4 + KILLS);
+        assert_eq!(closed.len() as u64, 4 + KILLS + GATEWAY_KILLS);
         let reported: Value = serde_json::from_slice(&self.retained("reported").await).unwrap();
         assert_eq!(
             (&reported["state"], &reported["in_use"]),
