@@ -1,12 +1,12 @@
 //! Files that only their owner may read and that are replaced as a whole or not at all.
 //!
 //! Used for keys, credentials, tokens and small state. A crash at any point leaves the old content
-//! or the new, never a mixture: write beside, sync, rename over, sync the folder.
+//! or the new, never a mixture; the steps are `holdfast-disk`'s.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 
 /// Makes `folder` (and its parents) readable by the owner alone; an existing one is narrowed.
 ///
@@ -25,7 +25,7 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system says; the old content, if any, then still stands.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    write_with_mode(path, content, 0o600)
+    holdfast_disk::write(path, content, 0o600)
 }
 
 /// As [`write`], for what others may read, such as certificates (mode 0644).
@@ -33,25 +33,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system says; the old content, if any, then still stands.
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
-    write_with_mode(path, content, 0o644)
-}
-
-fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let beside = beside(path);
-    // A leftover of an earlier crash may have another mode: never reuse it.
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    sync_folder(path)
+    holdfast_disk::write(path, content, 0o644)
 }
 
 /// Removes `path` durably; that it is already gone is no error.
@@ -59,23 +41,7 @@ fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// Whatever else the file system says.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => sync_folder(path),
-    }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    path.with_file_name(name)
+    holdfast_disk::remove(path)
 }
 
 #[cfg(test)]
@@ -111,8 +77,9 @@ mod tests {
     fn a_leftover_with_wide_rights_is_not_reused() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("key");
-        std::fs::write(beside(&path), b"old").expect("leftover");
-        std::fs::set_permissions(beside(&path), Permissions::from_mode(0o666)).expect("widen");
+        let beside = folder.path().join("key.new");
+        std::fs::write(&beside, b"old").expect("leftover");
+        std::fs::set_permissions(&beside, Permissions::from_mode(0o666)).expect("widen");
         write(&path, b"new").expect("write");
         assert_eq!(mode(&path), 0o600);
     }

@@ -7,8 +7,7 @@
 pub mod seal;
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -209,43 +208,18 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, KeyError> {
 
 /// Replaces a file atomically and durably, mode 0600: a power cut leaves the old or the new one.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
-    let fault = |cause| KeyError::File {
+    holdfast_disk::write(path, bytes, 0o600).map_err(|cause| KeyError::File {
         path: path.to_path_buf(),
         cause,
-    };
-    // Beside the file and named after it, so that a key and its chain never share one.
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    let write = || -> io::Result<()> {
-        // A left-over of a cut write may be there with other rights: never write into it.
-        match fs::remove_file(&fresh) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        fs::File::open(folder)?.sync_all()
-    };
-    write().map_err(fault)
+    })
 }
 
 /// Gives a key file another name, durably; what had that name is gone.
 pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), KeyError> {
-    let folder = to.parent().unwrap_or_else(|| Path::new("."));
-    fs::rename(from, to)
-        .and_then(|()| fs::File::open(folder)?.sync_all())
-        .map_err(|cause| KeyError::File {
-            path: to.to_path_buf(),
-            cause,
-        })
+    holdfast_disk::rename(from, to).map_err(|cause| KeyError::File {
+        path: to.to_path_buf(),
+        cause,
+    })
 }
 
 #[cfg(test)]

@@ -9,12 +9,18 @@ use serde_json::Value;
 const DOORS: &[(&str, &[&str])] = &[
     ("holdfast-protocol", &[]),
     ("holdfast-store", &[]),
-    ("holdfast-config", &[]),
+    ("holdfast-disk", &[]),
+    ("holdfast-config", &["holdfast-disk"]),
     ("holdfast-link", &["holdfast-protocol"]),
     ("holdfast-broker", &["holdfast-store"]),
     (
         "holdfast-cps",
-        &["holdfast-protocol", "holdfast-store", "holdfast-link"],
+        &[
+            "holdfast-protocol",
+            "holdfast-store",
+            "holdfast-disk",
+            "holdfast-link",
+        ],
     ),
     ("holdfast-gateway", SERVER_DOORS),
     ("holdfast-cloud", SERVER_DOORS),
@@ -25,11 +31,17 @@ const DOORS: &[(&str, &[&str])] = &[
             "holdfast-store",
             "holdfast-link",
             "holdfast-config",
+            "holdfast-disk",
         ],
     ),
     (
         "holdfast-installer",
-        &["holdfast-protocol", "holdfast-link", "holdfast-config"],
+        &[
+            "holdfast-protocol",
+            "holdfast-link",
+            "holdfast-config",
+            "holdfast-disk",
+        ],
     ),
 ];
 
@@ -37,6 +49,7 @@ const DOORS: &[(&str, &[&str])] = &[
 const SERVER_DOORS: &[&str] = &[
     "holdfast-protocol",
     "holdfast-store",
+    "holdfast-disk",
     "holdfast-link",
     "holdfast-broker",
     "holdfast-cps",
