@@ -20,16 +20,16 @@ use holdfast_cps::authority::is_private;
 use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role, Stores};
 use holdfast_link::time::{SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot};
+use holdfast_server::epoch;
+use holdfast_server::intake::{Intake, Ledger, Unstamped};
+use holdfast_server::rights::CertificateRights;
 use holdfast_store::{Damaged, Medium, Options, Store};
 
 pub use bind::Listeners;
 pub use error::BuildError;
 
 use crate::config::Config;
-use crate::epoch;
 use crate::factory::{Factory, FactoryParts, rendezvous_info};
-use crate::intake::{Intake, Unstamped};
-use crate::rights::CertificateRights;
 use crate::seller::Seller;
 use crate::stock::Stock;
 
@@ -83,7 +83,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         server: config.server.clone(),
         epoch,
     };
-    let intake = Intake::open(&broker, unstamped).await?;
+    let intake = Intake::open(&broker, Ledger::Last, unstamped).await?;
     let (stock, factory) = open_seller(&config, &reached, state, Arc::clone(&clock))?;
     let own = OWN_FACTORY.parse().expect("a name");
     let lists = cps.lists();

@@ -3,8 +3,6 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
-mod certificates;
-mod lists;
 mod services;
 
 use std::io::Write as _;
@@ -16,13 +14,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
 use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
-use holdfast_config::{life, secret_file, show};
-use holdfast_cps::http::ask::{self, AskError};
-use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
-use serde_json::{Value, json};
+use holdfast_config::{life, secret_file};
+use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
+use holdfast_server::ask::{Ask, public_key, read_file, text_of};
+use holdfast_server::cli::certificates::Certificates;
+use holdfast_server::cli::clients::Clients;
+use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
+use holdfast_server::cli::{AnySite, Devices, Telemetry};
+use serde_json::json;
 
-use self::certificates::Certificates;
-use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
 use crate::app;
 use crate::config::Config;
@@ -70,7 +70,7 @@ pub enum Command {
     Services(Services),
     /// Ordinary MQTT clients
     #[command(subcommand)]
-    Clients(Clients),
+    Clients(Clients<AnySite>),
     /// Certificates: list them, revoke them
     #[command(subcommand)]
     Certificates(Certificates),
@@ -82,7 +82,7 @@ pub enum Command {
     Refusals(Refusals),
     /// Installers whose vouchers are taken, site by site
     #[command(subcommand)]
-    Installers(Installers),
+    Installers(Installers<AnySite>),
     /// Manufacturers whose devices are believed
     #[command(subcommand)]
     Manufacturers(Manufacturers),
@@ -196,50 +196,6 @@ pub enum Vouchers {
     },
 }
 
-/// `devices ...`
-#[derive(Debug, Subcommand)]
-pub enum Devices {
-    /// List the onboarded devices
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `clients ...`
-#[derive(Debug, Subcommand)]
-pub enum Clients {
-    /// Admit an MQTT client and write its certificate and key
-    Issue {
-        /// Name of the client: lower-case letters, digits, hyphens
-        name: ClientName,
-        /// Site the client belongs to; without it the client belongs to the cloud
-        #[arg(long)]
-        site: Option<SiteId>,
-        /// Topic filter it may publish to (may be repeated)
-        #[arg(long, value_name = "FILTER")]
-        publish: Vec<String>,
-        /// Topic filter it may subscribe to (may be repeated)
-        #[arg(long, value_name = "FILTER")]
-        subscribe: Vec<String>,
-        /// Folder for ca.pem, cert.pem and key.pem
-        #[arg(long, value_name = "FOLDER")]
-        out: PathBuf,
-    },
-}
-
-/// `telemetry ...`
-#[derive(Debug, Subcommand)]
-pub enum Telemetry {
-    /// Print what a device sent, one JSON object a line, in order
-    Export {
-        /// Device, 32 hexadecimal digits
-        #[arg(long)]
-        device: DeviceId,
-    },
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a duration such as \"30m\" or \"2h\""))
@@ -265,26 +221,21 @@ impl Cli {
         if matches!(self.command, Command::Run) {
             return run(&self.common, &state).await;
         }
-        let ask = Ask {
-            socket: state.join("admin.sock"),
-        };
+        let ask = Ask::of(&state);
         let text = match self.command {
             Command::Run | Command::Extra(_) => String::new(),
             Command::Status { json } => ask.facts("/v1/status", json).await?,
-            Command::Sites(sites) => ask.sites(sites).await?,
-            Command::Gateways(gateways) => ask.gateways(gateways).await?,
-            Command::Vouchers(vouchers) => ask.vouchers(vouchers).await?,
-            Command::Devices(Devices::List { json }) => {
-                let columns = ["device", "site", "info", "onboarded", "server", "standing"];
-                ask.table("/v1/devices", &columns, json).await?
-            }
-            Command::Clients(issue) => ask.client(issue).await?,
+            Command::Sites(sites) => sites.execute(&ask).await?,
+            Command::Gateways(gateways) => gateways.execute(&ask).await?,
+            Command::Vouchers(vouchers) => vouchers.execute(&ask).await?,
+            Command::Devices(devices) => devices.execute(&ask).await?,
+            Command::Clients(clients) => clients.execute(&ask).await?,
             Command::Certificates(what) => what.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
-            Command::Refusals(refusals) => ask.refusals(refusals).await?,
-            Command::Installers(installers) => ask.installers(installers).await?,
-            Command::Manufacturers(makers) => ask.manufacturers(makers).await?,
-            Command::Telemetry(Telemetry::Export { device }) => return ask.export(device).await,
+            Command::Refusals(refusals) => refusals.execute(&ask).await?,
+            Command::Installers(installers) => installers.execute(&ask).await?,
+            Command::Manufacturers(makers) => makers.execute(&ask).await?,
+            Command::Telemetry(telemetry) => return telemetry.execute(&ask).await,
         };
         std::io::stdout()
             .write_all(text.as_bytes())
@@ -315,43 +266,12 @@ async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
     Ok(app.run(stop).await?)
 }
 
-/// Asks the running daemon.
-struct Ask {
-    socket: PathBuf,
-}
-
-impl Ask {
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        ask::get(&self.socket, path).await.map_err(classify)
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        ask::post(&self.socket, path, body).await.map_err(classify)
-    }
-
-    async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
-        let rows = self.get(path).await?;
-        Ok(if json {
-            pretty(&rows)
-        } else {
-            show::table(&rows, columns)
-        })
-    }
-
-    async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
-        let value = self.get(path).await?;
-        Ok(if json {
-            pretty(&value)
-        } else {
-            show::facts(&value)
-        })
-    }
-
-    async fn sites(&self, sites: Sites) -> anyhow::Result<String> {
-        match sites {
-            Sites::List { json } => self.table("/v1/sites", &["site"], json).await,
-            Sites::Add { site } => {
-                self.post("/v1/sites", &json!({ "site": site.as_str() }))
+impl Sites {
+    async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
+        match self {
+            Self::List { json } => ask.table("/v1/sites", &["site"], json).await,
+            Self::Add { site } => {
+                ask.post("/v1/sites", &json!({ "site": site.as_str() }))
                     .await?;
                 Ok(format!(
                     "site {site} is there; next: gateways token --site {site} --gateway NAME\n"
@@ -359,14 +279,16 @@ impl Ask {
             }
         }
     }
+}
 
-    async fn gateways(&self, gateways: Gateways) -> anyhow::Result<String> {
-        match gateways {
-            Gateways::List { json } => {
+impl Gateways {
+    async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
+        match self {
+            Self::List { json } => {
                 let columns = ["gateway", "site", "epoch", "enrolled"];
-                self.table("/v1/gateways", &columns, json).await
+                ask.table("/v1/gateways", &columns, json).await
             }
-            Gateways::Token {
+            Self::Token {
                 site,
                 gateway,
                 life,
@@ -374,10 +296,10 @@ impl Ask {
                 let wanted = json!({
                     "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
                 });
-                let answer = self.post("/v1/gateways/token", &wanted).await?;
+                let answer = ask.post("/v1/gateways/token", &wanted).await?;
                 text_of(&answer, "token").map(|token| token + "\n")
             }
-            Gateways::Replace {
+            Self::Replace {
                 site,
                 gateway,
                 life,
@@ -385,35 +307,37 @@ impl Ask {
                 let wanted = json!({
                     "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
                 });
-                let answer = self.post("/v1/gateways/replace", &wanted).await?;
+                let answer = ask.post("/v1/gateways/replace", &wanted).await?;
                 text_of(&answer, "token").map(|token| token + "\n")
             }
-            Gateways::Unlock { site, gateway } => {
+            Self::Unlock { site, gateway } => {
                 let wanted = json!({ "site": site.as_str(), "gateway": gateway.as_str() });
-                self.post("/v1/gateways/unlock", &wanted).await?;
+                ask.post("/v1/gateways/unlock", &wanted).await?;
                 Ok(format!(
                     "gateway {gateway} of site {site} is let in again\n"
                 ))
             }
         }
     }
+}
 
-    async fn vouchers(&self, vouchers: Vouchers) -> anyhow::Result<String> {
-        match vouchers {
-            Vouchers::List { json } => {
+impl Vouchers {
+    async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
+        match self {
+            Self::List { json } => {
                 let columns = ["guid", "serial", "info", "site", "state"];
-                self.table("/v1/vouchers", &columns, json).await
+                ask.table("/v1/vouchers", &columns, json).await
             }
-            Vouchers::Show { guid } => self.facts(&format!("/v1/vouchers/{guid}"), false).await,
-            Vouchers::Assign { guid, site } => {
+            Self::Show { guid } => ask.facts(&format!("/v1/vouchers/{guid}"), false).await,
+            Self::Assign { guid, site } => {
                 let wanted = json!({ "site": site.as_str() });
-                self.post(&format!("/v1/vouchers/{guid}/assign"), &wanted)
+                ask.post(&format!("/v1/vouchers/{guid}/assign"), &wanted)
                     .await?;
                 Ok(format!(
                     "device {guid} belongs to site {site}; it can be powered on\n"
                 ))
             }
-            Vouchers::Extend { guid, to, out } => {
+            Self::Extend { guid, to, out } => {
                 if let Some(taken) = out.as_deref().filter(|out| out.exists()) {
                     let taken = taken.display();
                     return Err(
@@ -422,7 +346,7 @@ impl Ask {
                 }
                 let wanted = json!({ "key": STANDARD.encode(public_key(&to)?) });
                 let path = format!("/v1/vouchers/{guid}/extend");
-                let pem = text_of(&self.post(&path, &wanted).await?, "pem")?;
+                let pem = text_of(&ask.post(&path, &wanted).await?, "pem")?;
                 let Some(out) = out else {
                     return Ok(pem);
                 };
@@ -430,94 +354,19 @@ impl Ask {
                     .with_context(|| format!("cannot write {}", out.display()))?;
                 Ok(format!("voucher {guid} is in {}\n", out.display()))
             }
-            Vouchers::Import { file } => {
+            Self::Import { file } => {
                 let bytes = read_file(&file)?;
                 let wanted = json!({ "file": STANDARD.encode(bytes) });
-                let answer = self.post("/v1/vouchers/import", &wanted).await?;
+                let answer = ask.post("/v1/vouchers/import", &wanted).await?;
                 let guid = text_of(&answer, "guid")?;
                 Ok(format!(
                     "voucher {guid} is kept; next: vouchers assign {guid} --site SITE\n"
                 ))
             }
-            Vouchers::Export { guid } => text_of(
-                &self.get(&format!("/v1/vouchers/{guid}/export")).await?,
+            Self::Export { guid } => text_of(
+                &ask.get(&format!("/v1/vouchers/{guid}/export")).await?,
                 "pem",
             ),
         }
     }
-
-    async fn client(
-        &self,
-        Clients::Issue {
-            name,
-            site,
-            publish,
-            subscribe,
-            out,
-        }: Clients,
-    ) -> anyhow::Result<String> {
-        let wanted = json!({
-            "name": name.as_str(), "site": site.as_ref().map(SiteId::as_str),
-            "publish": publish, "subscribe": subscribe,
-        });
-        let answer = self.post("/v1/clients", &wanted).await?;
-        let keep = |file: &str, field: &str, secret: bool| -> anyhow::Result<()> {
-            let (path, text) = (out.join(file), text_of(&answer, field)?);
-            let kept = match secret {
-                true => secret_file::write(&path, text.as_bytes()),
-                false => secret_file::write_public(&path, text.as_bytes()),
-            };
-            kept.with_context(|| format!("cannot write {}", path.display()))
-        };
-        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-        keep("key.pem", "key", true)?;
-        keep("cert.pem", "cert", false)?;
-        keep("ca.pem", "ca", false)?;
-        Ok(format!(
-            "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
-            out.display()
-        ))
-    }
-
-    async fn export(&self, device: DeviceId) -> anyhow::Result<()> {
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let done = ask::export(&self.socket, device.as_str(), &mut out).await;
-        done.map_err(classify)
-    }
-}
-
-/// The exit code follows from whose fault it is.
-fn classify(error: AskError) -> anyhow::Error {
-    match error {
-        AskError::NotRunning { .. } => Unavailable(error.to_string()).into(),
-        AskError::Refused(_) => Misuse(error.to_string()).into(),
-        AskError::Failed(_) | AskError::Broken(_) => error.into(),
-    }
-}
-
-fn text_of(answer: &Value, field: &str) -> anyhow::Result<String> {
-    let text = answer[field].as_str().map(str::to_owned);
-    text.with_context(|| {
-        format!("the answer holds no {field}; are program and daemon of one version?")
-    })
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
-}
-
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let read = std::fs::read(path);
-    read.map_err(|error| Misuse(format!("cannot read {}: {error}", path.display())).into())
-}
-
-/// SubjectPublicKeyInfo of a PEM file.
-fn public_key(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let text = String::from_utf8_lossy(&read_file(path)?).into_owned();
-    let body = text
-        .split_once("-----BEGIN PUBLIC KEY-----")
-        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
-        .map(|(body, _)| body.split_whitespace().collect::<String>());
-    let der = body.and_then(|body| STANDARD.decode(body).ok());
-    der.ok_or_else(|| Misuse(format!("{} holds no PEM block PUBLIC KEY", path.display())).into())
 }

@@ -22,6 +22,9 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, Doubting, SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
 use holdfast_link::{fdo, https};
+use holdfast_server::epoch;
+use holdfast_server::intake::{Intake, Ledger, Unstamped};
+use holdfast_server::rights::CertificateRights;
 use holdfast_store::{Damaged, Medium, Options, Store};
 
 pub use bind::Listeners;
@@ -30,10 +33,8 @@ pub use error::{BuildError, RunError};
 use crate::bridge::{Bridge, DeadLetters, Stamp};
 use crate::config::Config;
 use crate::discovery::{Announcer, Ports};
-use crate::intake::{Intake, Unstamped};
-use crate::rights::CertificateRights;
 use crate::uplink::{self, State, Watch};
-use crate::{bridge, epoch, identity, retired};
+use crate::{bridge, identity, retired};
 
 /// How long each stage of the parts may take to stop.
 const GRACE: Duration = Duration::from_secs(6);
@@ -103,7 +104,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         epoch,
     };
     let intake = match config.telemetry.keep {
-        true => Some(Intake::open(&broker, unstamped).await?),
+        true => Some(Intake::open(&broker, Ledger::Copy, unstamped).await?),
         false => None,
     };
     let ways = Ways::new(&config, &cloud, &identity, &anchors, &clock)?;

@@ -4,25 +4,23 @@
 //! Called by `main` alone.
 
 mod bridge;
-mod certificates;
-mod lists;
 mod services;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
-use holdfast_config::{HostPort, life, secret_file, show};
+use holdfast_config::{HostPort, life};
 use holdfast_cps::enrol::Token;
-use holdfast_cps::http::ask::{self, AskError};
-use holdfast_protocol::id::{ClientName, DeviceId};
-use serde_json::{Value, json};
+use holdfast_server::ask::{Ask, read_file, text_of};
+use holdfast_server::cli::certificates::Certificates;
+use holdfast_server::cli::clients::Clients;
+use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
+use holdfast_server::cli::{Devices, OwnSite, Telemetry};
 
 use self::bridge::Bridge;
-use self::certificates::Certificates;
-use self::lists::{Installers, Manufacturers, Refusals};
 use self::services::Services;
 use crate::app::{self, BuildError, RunError};
 use crate::config::Config;
@@ -68,13 +66,13 @@ pub enum Command {
     Devices(Devices),
     /// Ordinary MQTT clients of this site
     #[command(subcommand)]
-    Clients(Clients),
+    Clients(Clients<OwnSite>),
     /// What devices of this site sent lately
     #[command(subcommand)]
     Telemetry(Telemetry),
     /// Installers, and manufacturers, whose vouchers are taken when they are handed in here
     #[command(subcommand)]
-    Installers(Installers),
+    Installers(Installers<OwnSite>),
     /// Manufacturers whose devices are believed at this site
     #[command(subcommand)]
     Manufacturers(Manufacturers),
@@ -101,52 +99,6 @@ pub enum Command {
     Extra(Extra),
 }
 
-/// `devices ...`
-#[derive(Debug, Subcommand)]
-pub enum Devices {
-    /// List the onboarded devices
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `clients ...`
-#[derive(Debug, Subcommand)]
-pub enum Clients {
-    /// Admit an MQTT client and write its certificate and key
-    Issue {
-        /// Name of the client: lower-case letters, digits, hyphens
-        name: ClientName,
-        /// Topic filter it may publish to (may be repeated)
-        #[arg(long, value_name = "FILTER")]
-        publish: Vec<String>,
-        /// Topic filter it may subscribe to (may be repeated)
-        #[arg(long, value_name = "FILTER")]
-        subscribe: Vec<String>,
-        /// Folder for ca.pem, cert.pem and key.pem
-        #[arg(long, value_name = "FOLDER")]
-        out: PathBuf,
-    },
-}
-
-/// `telemetry ...`
-#[derive(Debug, Subcommand)]
-pub enum Telemetry {
-    /// Print what a device sent, one JSON object a line, in order
-    Export {
-        /// Device, 32 hexadecimal digits
-        #[arg(long)]
-        device: DeviceId,
-    },
-}
-
-/// Longest public key file read.
-const KEY_BYTES: u64 = 16 * 1024;
-/// Longest token read.
-const TOKEN_BYTES: u64 = 4096;
-
 impl Cli {
     /// Does what was asked.
     ///
@@ -164,9 +116,7 @@ impl Cli {
 
     async fn in_runtime(self) -> anyhow::Result<()> {
         let state = self.common.state_or_default(PROGRAM);
-        let ask = Ask {
-            socket: state.join("admin.sock"),
-        };
+        let ask = Ask::of(&state);
         let text = match self.command {
             Command::Extra(_) => String::new(),
             Command::Run => return run(&self.common, &state).await,
@@ -174,24 +124,17 @@ impl Cli {
                 enrol(&self.common, &state, &cloud, &token_file).await?
             }
             Command::Status { json } => ask.facts("/v1/status", json).await?,
-            Command::Devices(Devices::List { json }) => {
-                let columns = ["device", "site", "info", "onboarded", "server", "standing"];
-                ask.table("/v1/devices", &columns, json).await?
-            }
-            Command::Clients(issue) => ask.client(issue).await?,
-            Command::Telemetry(Telemetry::Export { device }) => {
-                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-                let done = ask::export(&ask.socket, device.as_str(), &mut out).await;
-                return done.map_err(classify);
-            }
-            Command::Installers(installers) => ask.installers(installers).await?,
-            Command::Manufacturers(makers) => ask.manufacturers(makers).await?,
-            Command::Refusals(refusals) => ask.refusals(refusals).await?,
+            Command::Devices(devices) => devices.execute(&ask).await?,
+            Command::Clients(clients) => clients.execute(&ask).await?,
+            Command::Telemetry(telemetry) => return telemetry.execute(&ask).await,
+            Command::Installers(installers) => installers.execute(&ask).await?,
+            Command::Manufacturers(makers) => makers.execute(&ask).await?,
+            Command::Refusals(refusals) => refusals.execute(&ask).await?,
             Command::Root { fingerprint } => {
                 let root = ask.get("/v1/root").await?;
                 match fingerprint {
-                    true => format!("{}\n", root["sha256"].as_str().unwrap_or_default()),
-                    false => root["pem"].as_str().unwrap_or_default().to_owned(),
+                    true => text_of(&root, "sha256")? + "\n",
+                    false => text_of(&root, "pem")?,
                 }
             }
             Command::Certificates(what) => what.execute(&ask).await?,
@@ -256,107 +199,8 @@ async fn enrol(
 }
 
 fn read_token(file: &Path) -> anyhow::Result<Token> {
-    let mut text = String::new();
-    let read = match file.to_str() {
-        Some("-") => std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text),
-        _ => {
-            std::fs::File::open(file).and_then(|it| it.take(TOKEN_BYTES).read_to_string(&mut text))
-        }
-    };
-    read.map_err(|error| Misuse(format!("cannot read the token {}: {error}", file.display())))?;
+    let text = String::from_utf8_lossy(&read_file(file)?).into_owned();
     Ok(text
         .parse()
         .map_err(|bad: holdfast_cps::enrol::BadToken| Misuse(bad.to_string()))?)
-}
-
-/// Asks the running daemon.
-struct Ask {
-    socket: PathBuf,
-}
-
-impl Ask {
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        ask::get(&self.socket, path).await.map_err(classify)
-    }
-
-    async fn post(&self, path: &str, wanted: &Value) -> anyhow::Result<Value> {
-        ask::post(&self.socket, path, wanted)
-            .await
-            .map_err(classify)
-    }
-
-    async fn table(&self, path: &str, columns: &[&str], json: bool) -> anyhow::Result<String> {
-        let rows = self.get(path).await?;
-        Ok(if json {
-            format!("{rows:#}\n")
-        } else {
-            show::table(&rows, columns)
-        })
-    }
-
-    async fn facts(&self, path: &str, json: bool) -> anyhow::Result<String> {
-        let value = self.get(path).await?;
-        Ok(if json {
-            format!("{value:#}\n")
-        } else {
-            show::facts(&value)
-        })
-    }
-
-    async fn client(
-        &self,
-        Clients::Issue {
-            name,
-            publish,
-            subscribe,
-            out,
-        }: Clients,
-    ) -> anyhow::Result<String> {
-        let wanted = json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
-        let answer = ask::post(&self.socket, "/v1/clients", &wanted)
-            .await
-            .map_err(classify)?;
-        let keep = |file: &str, field: &str, secret: bool| -> anyhow::Result<()> {
-            let path = out.join(file);
-            let text = answer[field]
-                .as_str()
-                .with_context(|| format!("the answer has no {field}"))?;
-            let kept = match secret {
-                true => secret_file::write(&path, text.as_bytes()),
-                false => secret_file::write_public(&path, text.as_bytes()),
-            };
-            kept.with_context(|| format!("cannot write {}", path.display()))
-        };
-        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-        keep("key.pem", "key", true)?;
-        keep("cert.pem", "cert", false)?;
-        keep("ca.pem", "ca", false)?;
-        Ok(format!(
-            "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
-            out.display()
-        ))
-    }
-}
-
-/// The base64 inside a PEM file `PUBLIC KEY`.
-fn public_key(file: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|it| it.take(KEY_BYTES).read_to_string(&mut text))
-        .map_err(|error| Misuse(format!("cannot read {}: {error}", file.display())))?;
-    let body = text
-        .split_once("-----BEGIN PUBLIC KEY-----")
-        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
-    let missing = || Misuse(format!("{} holds no PEM block PUBLIC KEY", file.display()));
-    let (body, _) = body.ok_or_else(missing)?;
-    Ok(body.split_whitespace().collect())
-}
-
-/// The exit code follows from whose fault it is.
-fn classify(error: AskError) -> anyhow::Error {
-    match error {
-        AskError::NotRunning { .. } => Unavailable(error.to_string()).into(),
-        AskError::Refused(_) => Misuse(error.to_string()).into(),
-        AskError::Failed(_) | AskError::Broken(_) => error.into(),
-    }
 }

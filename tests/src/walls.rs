@@ -22,6 +22,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "holdfast-link",
         ],
     ),
+    ("holdfast-server", LIBRARIES),
     ("holdfast-gateway", SERVER_DOORS),
     ("holdfast-cloud", SERVER_DOORS),
     (
@@ -45,7 +46,17 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What the two server binaries may import: every library, no binary.
+/// What the servers' common crate may import: every library, no binary.
+const LIBRARIES: &[&str] = &[
+    "holdfast-protocol",
+    "holdfast-store",
+    "holdfast-link",
+    "holdfast-broker",
+    "holdfast-cps",
+    "holdfast-config",
+];
+
+/// What the two server binaries may import: those and the common crate, which nobody else may.
 const SERVER_DOORS: &[&str] = &[
     "holdfast-protocol",
     "holdfast-store",
@@ -54,6 +65,7 @@ const SERVER_DOORS: &[&str] = &[
     "holdfast-broker",
     "holdfast-cps",
     "holdfast-config",
+    "holdfast-server",
 ];
 
 /// Crates that nothing of ours may bring in: a second TLS or crypto provider.
@@ -192,13 +204,15 @@ mod tests {
     use super::breaches;
     use serde_json::{Value, json};
 
-    /// A tiny workspace of three of our crates, with the given edges from the named crate.
+    /// A tiny workspace of some of our crates, with the given edges from the named crate.
     fn metadata(from: &str, to: &[(&str, Option<&str>)]) -> Value {
         let all = [
             "holdfast-protocol",
             "holdfast-store",
             "holdfast-gateway",
             "holdfast-cloud",
+            "holdfast-server",
+            "holdfast-agent",
             "tokio",
             "openssl",
         ];
@@ -242,6 +256,12 @@ mod tests {
             1,
             "a dev-dependency is an edge too"
         );
+        let not_a_server = metadata("holdfast-agent", &[("holdfast-server", None)]);
+        assert_eq!(breaches(&not_a_server).len(), 1);
+        let back = metadata("holdfast-server", &[("holdfast-gateway", None)]);
+        assert_eq!(breaches(&back).len(), 1);
+        let a_server = metadata("holdfast-cloud", &[("holdfast-server", None)]);
+        assert!(breaches(&a_server).is_empty());
     }
 
     #[test]

@@ -18,11 +18,12 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock};
 use holdfast_link::tls::{self, ClientAuth, IdentitySlot};
 use holdfast_link::{fdo, https};
+use holdfast_server::{alternates, rights};
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE};
 use crate::config::Config;
-use crate::{admin, alternates, metrics, rights};
+use crate::{admin, metrics};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;

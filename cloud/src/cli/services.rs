@@ -5,79 +5,40 @@
 
 use clap::Subcommand;
 use holdfast_config::show;
-use holdfast_protocol::id::{Application, DeviceId, ServiceId};
-use serde_json::{Value, json};
-
-use super::{Ask, pretty};
+use holdfast_protocol::id::DeviceId;
+use holdfast_server::ask::{Ask, pretty};
+use holdfast_server::cli::services::{History, Order};
+use serde_json::Value;
 
 /// `services ...`
 #[derive(Debug, Subcommand)]
 pub enum Services {
     /// Order a device to a service; the same one again renews its key and certificate
-    Change {
-        /// Device, 32 hexadecimal digits
-        device: DeviceId,
-        /// Service that it shall work for: lower-case letters, digits, hyphens
-        #[arg(long)]
-        service: ServiceId,
-        /// Server that provides the service: a server of the site, or where another one is
-        #[arg(long, value_name = "ID or NAME@HOST:PORT")]
-        server: Option<String>,
-        /// Application program that goes with the service
-        #[arg(long)]
-        application: Option<Application>,
-    },
+    Change(Order),
     /// Show which services a device worked for, from when to when and by which certificates
-    History {
-        /// Device, 32 hexadecimal digits
-        device: DeviceId,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    History(History),
 }
-
-const COLUMNS: [&str; 8] = [
-    "service",
-    "server",
-    "application",
-    "start",
-    "start_quality",
-    "end",
-    "end_quality",
-    "serials",
-];
 
 impl Services {
     pub(super) async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
         match self {
-            Self::Change {
-                device,
-                service,
-                server,
-                application,
-            } => {
-                let wanted = json!({
-                    "device": device.as_str(),
-                    "service": service.as_str(),
-                    "server": server,
-                    "application": application.as_ref().map(Application::as_str),
-                });
-                ask.post("/v1/services/change", &wanted).await?;
-                let far = ask.get(&format!("/v1/services/{device}/gateways")).await?;
+            Self::Change(order) => {
+                order.place(ask).await?;
+                let far = gateways(ask, &order.device).await?;
+                let (device, service) = (order.device, order.service);
                 Ok(format!(
                     "ordered: {device} shall work for {service}; {}; next: services history {device}\n",
                     how_far(&far)
                 ))
             }
-            Self::History { device, json } => {
-                let mut view = ask.get(&format!("/v1/services/{device}")).await?;
-                let far = ask.get(&format!("/v1/services/{device}/gateways")).await?;
-                if json {
+            Self::History(asked) => {
+                let mut view = asked.fetch(ask).await?;
+                let far = gateways(ask, &asked.device).await?;
+                if asked.json {
                     view["gateways"] = far["gateways"].clone();
                     return Ok(pretty(&view));
                 }
-                let history = show::table(&view["history"], &COLUMNS);
+                let history = show::table(&view["history"], &History::COLUMNS);
                 Ok(match view["desired"].as_str() {
                     Some(wanted) if view["running"] != wanted => {
                         format!("{history}{wanted} is ordered; {}\n", how_far(&far))
@@ -87,6 +48,10 @@ impl Services {
             }
         }
     }
+}
+
+async fn gateways(ask: &Ask, device: &DeviceId) -> anyhow::Result<Value> {
+    ask.get(&format!("/v1/services/{device}/gateways")).await
 }
 
 /// A gateway that asked so lately, in seconds, will have an order soon: it asks every five.
@@ -126,6 +91,8 @@ fn how_far(far: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -1,67 +1,41 @@
-//! `[certificates]`: how long what this server certifies lives. Read by the configuration, handed to the
-//! authority when it is opened.
+//! `[certificates]` of the cloud: what both servers have, and the life of a site's authority.
 
 use std::time::Duration;
 
 use holdfast_config::{Section, Settings};
-use holdfast_cps::Lives;
-
-/// No life is shorter: clocks and renewals need their time.
-const SHORTEST: Duration = Duration::from_secs(3600);
+use holdfast_server::config::{Lives, life};
 
 /// `[certificates]`: lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificates {
-    /// Of devices, their services and ordinary clients.
-    pub device: Duration,
-    /// Of this server and, at first, of gateways.
-    pub own: Duration,
-    /// How long after its end one may still be renewed by its holder.
-    pub grace: Duration,
+    /// Those that gateways have as well; `own` is, at first, that of gateways too.
+    pub lives: Lives,
     /// Of a site's authority: for so long may the site be offline.
     pub site: Duration,
 }
 
 impl Default for Certificates {
     fn default() -> Self {
-        let lives = Lives::default();
         Self {
-            device: lives.leaf,
-            own: lives.server,
-            grace: lives.grace,
-            site: lives.issuer,
+            lives: Lives::default(),
+            site: holdfast_cps::Lives::default().issuer,
         }
     }
 }
 
 impl Certificates {
     /// Puts them in the place of the defaults.
-    pub fn fill(&self, lives: &mut Lives) {
-        lives.leaf = self.device;
-        lives.server = self.own;
-        lives.grace = self.grace;
+    pub fn fill(&self, lives: &mut holdfast_cps::Lives) {
+        self.lives.fill(lives);
         lives.issuer = self.site;
     }
 }
 
 impl Settings for Certificates {
     fn read(section: &mut Section<'_>) -> Self {
-        let default = Self::default();
         Self {
-            device: life(section, "device", default.device),
-            own: life(section, "own", default.own),
-            grace: life(section, "grace", default.grace),
-            site: life(section, "site", default.site),
+            lives: Lives::read(section),
+            site: life(section, "site", Self::default().site),
         }
     }
-}
-
-fn life(section: &mut Section<'_>, key: &'static str, default: Duration) -> Duration {
-    section.get_checked(key, default, |value| match *value < SHORTEST {
-        true => Err((
-            "is shorter than an hour".to_owned(),
-            "write \"1h\" or more".to_owned(),
-        )),
-        false => Ok(()),
-    })
 }

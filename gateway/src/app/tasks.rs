@@ -19,13 +19,14 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, SystemClock};
 use holdfast_link::tls::{self, ClientAuth};
 use holdfast_link::{fdo, https};
+use holdfast_server::{alternates, rights};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE, RunError};
 use crate::identity::Upkeep;
 use crate::uplink::State;
-use crate::{admin, alternates, metrics, notices, retired, rights};
+use crate::{admin, metrics, notices, retired};
 
 const DOORS: usize = 0;
 const MOVERS: usize = 1;

@@ -1,10 +1,8 @@
 //! `holdfast-gateway bridge ...`: how the remotes stand, and what waits for rules that are gone.
 
 use clap::Subcommand;
-use holdfast_cps::http::ask;
+use holdfast_server::ask::Ask;
 use serde_json::json;
-
-use super::{Ask, classify};
 
 /// `bridge ...`
 #[derive(Debug, Subcommand)]
@@ -38,8 +36,7 @@ impl Bridge {
             Self::List { json } => ask.table("/v1/bridge", &COLUMNS, json).await,
             Self::Forget { rule } => {
                 let wanted = json!({ "rule": rule });
-                let done = ask::post(&ask.socket, "/v1/bridge/forget", &wanted).await;
-                let answer = done.map_err(classify)?;
+                let answer = ask.post("/v1/bridge/forget", &wanted).await?;
                 let dropped = answer["dropped"].as_u64().unwrap_or_default();
                 Ok(format!(
                     "rule {rule} is forgotten; {dropped} messages were dropped\n"

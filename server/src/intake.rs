@@ -4,7 +4,7 @@
 //! has committed it. It never looks into a payload.
 
 use holdfast_broker::{
-    Broker, Consumer, ConsumerError, ConsumerOptions, Filter, Message, Row, RowId,
+    Broker, Consumer, ConsumerError, ConsumerOptions, Filter, Message, Row, RowId, WhenFull,
 };
 use holdfast_cps::telemetry;
 use holdfast_cps::telemetry::intake::Inbox;
@@ -15,6 +15,8 @@ use holdfast_protocol::topic::Topic;
 const CONSUMER: &str = "telemetry";
 /// What it takes: what devices say, by either tree.
 const FILTERS: [&str; 2] = ["hf/v1/+/+/up/#", "svc/v1/+/+/+/telemetry"];
+/// Messages that may wait for a ledger that has a copy elsewhere.
+const MAX_ROWS: u64 = 200_000;
 /// The names of the stamp that senders put on their messages.
 const EPOCH: &str = "hf-epoch";
 const SEQ: &str = "hf-seq";
@@ -26,6 +28,33 @@ pub struct Intake {
     unstamped: Unstamped,
     /// The last row given.
     place: RowId,
+}
+
+/// What this server's ledger is to the installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ledger {
+    /// The cloud's: what it does not take waits, up to the journal's own bound.
+    Last,
+    /// A site's, beside the cloud's: when it fails, the oldest messages pass it by, so that it does
+    /// not fill the journal that feeds the cloud.
+    Copy,
+}
+
+impl Ledger {
+    fn options(self) -> ConsumerOptions {
+        match self {
+            Self::Last => ConsumerOptions {
+                max_rows: u64::MAX,
+                max_bytes: u64::MAX,
+                ..ConsumerOptions::default()
+            },
+            Self::Copy => ConsumerOptions {
+                max_rows: MAX_ROWS,
+                when_full: WhenFull::DropOldest,
+                ..ConsumerOptions::default()
+            },
+        }
+    }
 }
 
 /// How messages without a sender's stamp are known: by this server's own count.
@@ -42,16 +71,15 @@ impl Intake {
     ///
     /// # Errors
     /// The journal failed.
-    pub async fn open(broker: &Broker, unstamped: Unstamped) -> Result<Self, ConsumerError> {
+    pub async fn open(
+        broker: &Broker,
+        ledger: Ledger,
+        unstamped: Unstamped,
+    ) -> Result<Self, ConsumerError> {
         let filters = FILTERS
             .map(|text| Filter::new(text).expect("filters of ours"))
             .to_vec();
-        let options = ConsumerOptions {
-            max_rows: u64::MAX,
-            max_bytes: u64::MAX,
-            ..ConsumerOptions::default()
-        };
-        let consumer = broker.consumer(CONSUMER, filters, options).await?;
+        let consumer = broker.consumer(CONSUMER, filters, ledger.options()).await?;
         Ok(Self {
             consumer,
             unstamped,

@@ -1,7 +1,7 @@
 //! How often the journal began anew: the epoch of this server's own stamps.
 //!
 //! Row ids of a journal grow for ever, but a journal that was damaged or removed begins at 1 again;
-//! a stamp must then be known as a new one. Used by [`crate::app`] around opening the broker. The
+//! a stamp must then be known as a new one. Used by each server's `app` around opening the broker. The
 //! count lives in a small doubly written file beside the journal, not in it.
 
 use std::path::{Path, PathBuf};

@@ -1,17 +1,16 @@
-//! `holdfast-cloud certificates ...`: who holds which certificate, and whose is void.
+//! `certificates ...`: who holds which certificate, and whose is void.
 
 use clap::{Args, Subcommand};
 use holdfast_config::show;
-use holdfast_cps::http::ask;
 use holdfast_protocol::id::{DeviceId, ServerId};
 use serde_json::{Value, json};
 
-use super::{Ask, classify};
+use crate::ask::Ask;
 
 /// `certificates ...`
 #[derive(Debug, Subcommand)]
 pub enum Certificates {
-    /// List the certificates that were issued, here and at gateways
+    /// List the certificates that were issued, here and elsewhere in this installation
     List {
         /// As JSON
         #[arg(long)]
@@ -56,7 +55,11 @@ const COLUMNS: [&str; 6] = [
 ];
 
 impl Certificates {
-    pub(super) async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What the operator must know.
+    pub async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
         match self {
             Self::List { json } => {
                 let rows = ask.get("/v1/certificates").await?;
@@ -66,7 +69,7 @@ impl Certificates {
                 })
             }
             Self::Revoke(whose) => {
-                let done = post(ask, "/v1/certificates/revoke", &whose.wanted()).await?;
+                let done = ask.post("/v1/certificates/revoke", &whose.wanted()).await?;
                 let serials = done["revoked"].as_array().into_iter().flatten();
                 let serials: Vec<&str> = serials.filter_map(Value::as_str).collect();
                 Ok(match serials.is_empty() {
@@ -85,7 +88,7 @@ impl Certificates {
                 })
             }
             Self::RestoreRevocations => {
-                let view = post(ask, "/v1/revocations/restore", &json!({})).await?;
+                let view = ask.post("/v1/revocations/restore", &json!({})).await?;
                 Ok(format!("list number {} holds\n", view["list"]["number"]))
             }
         }
@@ -107,8 +110,4 @@ impl Whose {
             "gateway": self.gateway.as_ref().map(ServerId::as_str),
         })
     }
-}
-
-async fn post(ask: &Ask, path: &str, body: &Value) -> anyhow::Result<Value> {
-    ask::post(&ask.socket, path, body).await.map_err(classify)
 }

@@ -1,6 +1,6 @@
 //! Tells devices of the other CPS server: publishes the signed notices, retained.
 //!
-//! Run by [`crate::app`]. What a notice says, and when it is due, is `cps::alternates`'s; nothing is
+//! Run by each server's `app`. What a notice says, and when it is due, is `cps::alternates`'s; nothing is
 //! decided here. A burst of changes in the registry is looked at once.
 
 use std::time::Duration;

@@ -1,0 +1,6 @@
+//! Sections of the configuration file that gateway and cloud both read. Each of the two has a `Config`
+//! of its own that is composed of these and of what it alone has.
+
+mod lives;
+
+pub use lives::{Lives, life};

@@ -1,0 +1,19 @@
+//! What gateway and cloud are both made of. Each of the two binaries wires these rooms up in its own
+//! way; nothing else but tests may import this crate (docs/decisions/0007-a-common-crate.md).
+//!
+//! - [`rights`]: answers the broker by certificate, from the one compiler in `holdfast-protocol`.
+//! - [`intake`]: the broker's journal as the ledger's inbox; [`epoch`]: the count behind its stamps.
+//! - [`alternates`]: tells devices of the other server.
+//! - [`config`]: sections of the configuration that both read.
+//! - [`ask`] and [`cli`]: the command line's way to the running daemon, and the verbs both have.
+//!
+//! It has no `main`, opens no store, and never asks which of the two it is in: where they differ,
+//! the caller hands in the difference.
+
+pub mod alternates;
+pub mod ask;
+pub mod cli;
+pub mod config;
+pub mod epoch;
+pub mod intake;
+pub mod rights;
