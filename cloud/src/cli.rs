@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
+mod gateways;
 mod services;
 
 use std::io::Write as _;
@@ -15,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
 use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
 use holdfast_config::{life, secret_file};
-use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
+use holdfast_protocol::id::{DeviceId, SiteId};
 use holdfast_server::ask::{Ask, public_key, read_file, text_of};
 use holdfast_server::cli::certificates::Certificates;
 use holdfast_server::cli::clients::Clients;
@@ -23,6 +24,7 @@ use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::{AnySite, Devices, Telemetry};
 use serde_json::json;
 
+use self::gateways::Gateways;
 use self::services::Services;
 use crate::app;
 use crate::config::Config;
@@ -100,50 +102,6 @@ pub enum Sites {
         site: SiteId,
     },
     /// List the sites
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `gateways ...`
-#[derive(Debug, Subcommand)]
-pub enum Gateways {
-    /// Print a one-time token by which one gateway may enrol
-    Token {
-        /// Site the gateway will serve
-        #[arg(long)]
-        site: SiteId,
-        /// Name of the gateway
-        #[arg(long)]
-        gateway: ServerId,
-        /// How long the token may be used
-        #[arg(long, default_value = "1h", value_parser = duration)]
-        life: Duration,
-    },
-    /// A gateway's machine is lost: lock it out and print a token for the one in its place
-    Replace {
-        /// Site of the gateway
-        #[arg(long)]
-        site: SiteId,
-        /// Name of the gateway, which the new machine will carry on
-        #[arg(long)]
-        gateway: ServerId,
-        /// How long the token may be used
-        #[arg(long, default_value = "1h", value_parser = duration)]
-        life: Duration,
-    },
-    /// Let a gateway in again that was to be replaced, before anything took its place
-    Unlock {
-        /// Site of the gateway
-        #[arg(long)]
-        site: SiteId,
-        /// Name of the gateway
-        #[arg(long)]
-        gateway: ServerId,
-    },
-    /// List the enrolled gateways
     List {
         /// As JSON
         #[arg(long)]
@@ -275,46 +233,6 @@ impl Sites {
                     .await?;
                 Ok(format!(
                     "site {site} is there; next: gateways token --site {site} --gateway NAME\n"
-                ))
-            }
-        }
-    }
-}
-
-impl Gateways {
-    async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
-        match self {
-            Self::List { json } => {
-                let columns = ["gateway", "site", "epoch", "enrolled"];
-                ask.table("/v1/gateways", &columns, json).await
-            }
-            Self::Token {
-                site,
-                gateway,
-                life,
-            } => {
-                let wanted = json!({
-                    "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
-                });
-                let answer = ask.post("/v1/gateways/token", &wanted).await?;
-                text_of(&answer, "token").map(|token| token + "\n")
-            }
-            Self::Replace {
-                site,
-                gateway,
-                life,
-            } => {
-                let wanted = json!({
-                    "site": site.as_str(), "gateway": gateway.as_str(), "life_secs": life.as_secs(),
-                });
-                let answer = ask.post("/v1/gateways/replace", &wanted).await?;
-                text_of(&answer, "token").map(|token| token + "\n")
-            }
-            Self::Unlock { site, gateway } => {
-                let wanted = json!({ "site": site.as_str(), "gateway": gateway.as_str() });
-                ask.post("/v1/gateways/unlock", &wanted).await?;
-                Ok(format!(
-                    "gateway {gateway} of site {site} is let in again\n"
                 ))
             }
         }

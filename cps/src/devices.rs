@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Core;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Role;
-use crate::tables::PeerRow;
+use crate::tables::{LockCause, PeerRow};
 
 /// One device, for listings.
 #[derive(Clone, Debug, Serialize)]
@@ -146,7 +146,9 @@ impl Devices {
         }
         for row in peers {
             let (server, cloud) = (row.server.clone(), row.site.is_cloud());
-            if !cloud && row.site != *site {
+            // Nobody is sent to a gateway that was revoked.
+            let revoked = self.core.roster.lock_of(&server) == Some(LockCause::Revoke);
+            if !cloud && (row.site != *site || revoked) {
                 continue;
             }
             let (role, party) = match cloud {

@@ -1,33 +1,33 @@
-//! Enrolment of a gateway with its cloud by a one-time token: the cloud's side here, the gateway's
-//! in [`client`], the replacement of a lost one in [`replace`]. Called by the CLI (tokens) and the
-//! HTTPS API. A token is bound to a site and a gateway, has a life, is stored as a hash only, and
-//! works once: for one machine, told by its keys. That machine may ask again while the token lives,
-//! in case the answer got lost, and hears the same; another one is refused and alarmed.
+//! Enrolment of a gateway with its cloud by a token: the cloud's side here, the gateway's in
+//! [`client`], the tokens in [`tokens`], replacing, revoking and letting in again in [`replace`].
+//! Called by the CLI and the HTTPS API. A token is bound to a site and a gateway, has a life and a
+//! number of uses (one, if not said otherwise), and is stored as a hash only. Each use is for one
+//! machine, told by its keys. That machine may ask again while the token lives, in case the answer
+//! got lost, and hears the same; another one beyond the uses is refused and alarmed.
 
 mod client;
 mod enter;
 mod replace;
 mod token;
+mod tokens;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use holdfast_link::random::SystemRandom;
 use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_store::{StoreError, WriteError};
-use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 pub use client::{Cloud, EnrolError, Enrolling, enrol};
 pub(crate) use replace::authority_of;
 pub use token::{BadToken, Token};
+pub use tokens::{MOST_USES, Shown, Terms};
 
 use crate::Core;
 use crate::authority::{Authority, AuthorityError, CsrError};
 use crate::registry::{Draft, RegistryError};
-use crate::tables::{GatewayRow, LockRow, TokenRow};
+use crate::tables::GatewayRow;
 use crate::vouchers::{VoucherRefusal, extend_to};
 
 /// How much of a name that nobody has checked is logged.
@@ -121,6 +121,15 @@ pub enum Refusal {
     /// It was used.
     #[error("the token was used already; make a new one with 'gateways token'")]
     UsedToken,
+    /// An operator took it back.
+    #[error("the token was taken back; make a new one with 'gateways token'")]
+    VoidToken,
+    /// No such token in the listing.
+    #[error("no token {0} here; 'gateways tokens list' shows them")]
+    NoToken(String),
+    /// Out of bounds.
+    #[error("a token has from 1 to {MOST_USES} uses, not {0}")]
+    Uses(u32),
     /// Its life is over.
     #[error("the token has expired; make a new one with 'gateways token'")]
     ExpiredToken,
@@ -149,6 +158,11 @@ pub enum Refusal {
         "gateway {0} was replaced by enrolment {1} and the old one's certificates are revoked for good; to use the old machine, enrol it anew with a token and an empty state folder"
     )]
     Replaced(ServerId, u32),
+    /// Too late to unlock.
+    #[error(
+        "gateway {0} was revoked, and that is for good; to use the machine again, enrol it anew with a token and an empty state folder"
+    )]
+    Revoked(ServerId),
     /// This server is no cloud.
     #[error("gateways enrol with the cloud, not with another gateway; check the address")]
     NotHere,
@@ -183,6 +197,9 @@ impl Refusal {
             Self::UnknownToken => "unknown token",
             Self::UsedToken => "used token",
             Self::StolenToken(_) => "used token, other keys",
+            Self::VoidToken => "void token",
+            Self::NoToken(_) => "no token",
+            Self::Uses(_) => "uses",
             Self::ExpiredToken => "expired token",
             Self::OtherGateway(_) => "other gateway",
             Self::Csr(_) => "csr",
@@ -191,6 +208,7 @@ impl Refusal {
             Self::NoGateway(..) => "no gateway",
             Self::NotLocked(_) => "not locked",
             Self::Replaced(..) => "replaced",
+            Self::Revoked(_) => "revoked",
             Self::NotHere => "not here",
             Self::Authority(_) => "authority",
             Self::Registry(_) => "own store",
@@ -208,64 +226,6 @@ pub struct Enrolment {
 impl Enrolment {
     pub(crate) fn new(core: Core, authority: Authority) -> Self {
         Self { core, authority }
-    }
-
-    /// Makes a token for one gateway of one site. It is shown once and stored as a hash.
-    ///
-    /// # Errors
-    /// No such site, a name that another server bears, or our own store.
-    pub async fn token(
-        &self,
-        site: &SiteId,
-        gateway: &ServerId,
-        life: Duration,
-    ) -> Result<Zeroizing<String>, Refusal> {
-        self.token_with(site, gateway, life, None).await
-    }
-
-    /// The same, and locks an enrolment out in the same commit.
-    async fn token_with(
-        &self,
-        site: &SiteId,
-        gateway: &ServerId,
-        life: Duration,
-        lock: Option<LockRow>,
-    ) -> Result<Zeroizing<String>, Refusal> {
-        let mut secret = Zeroizing::new([0; 32]);
-        SystemRandom.fill_bytes(&mut *secret);
-        let root = self.authority.anchors()?.remove(0);
-        let name = self.authority.own_party().dns(&self.core.config.domain);
-        let token = Token::new(site.clone(), gateway.clone(), secret.clone(), &root, name);
-        let row = TokenRow {
-            site: site.clone(),
-            gateway: gateway.clone(),
-            expires: self.core.clock.now().secs.saturating_add(life.as_secs()),
-            used: None,
-            enrolled: None,
-        };
-        let key = hashed(&*secret);
-        if *gateway == self.core.config.server {
-            return Err(Refusal::NameTaken(gateway.clone(), "the cloud".into()));
-        }
-        let done = self.core.registry.write(move |it| {
-            if it.tables.site(&row.site)?.is_none() {
-                return Err(WriteError::Job(Refusal::NoSite(row.site.clone())));
-            }
-            if let Some(known) = it.tables.gateway(&row.gateway)?
-                && known.site != row.site
-            {
-                let bearer = format!("a gateway of site {}", known.site);
-                let taken = Refusal::NameTaken(row.gateway.clone(), bearer);
-                return Err(WriteError::Job(taken));
-            }
-            if let Some(lock) = &lock {
-                it.tables.put_lock(lock)?;
-                it.rights_changed();
-            }
-            Ok(it.tables.put_token(&key, &row)?)
-        });
-        done.await.map_err(flat)?;
-        Ok(token.to_text())
     }
 
     /// Enrols a gateway: checks the token, certifies its authority and itself, and records both,

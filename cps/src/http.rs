@@ -8,6 +8,7 @@ pub mod ask;
 mod budget;
 mod certificates;
 mod fdo;
+mod gateways;
 mod lifecycle;
 mod lists;
 mod renew;

@@ -5,7 +5,7 @@
 //! [`rendezvous`] and [`relay`] (TO0/TO1 server), [`to0`] (client), [`registrar`] (TO2 owner),
 //! [`sync`] (signed entries between the two servers), [`refusals`] (what sync did not believe),
 //! [`lists`] (installers, manufacturers), [`telemetry`] (the ledger), [`clients`]
-//! (ordinary MQTT clients), [`enrol`] (gateways), [`http`]. Truth is a log of signed change entries;
+//! (ordinary MQTT clients), [`enrol`] (gateways), `turns` (which machine is a gateway), [`http`]. Truth is a log of signed change entries;
 //! every table of the registry is a fold over it.
 //!
 //! It knows nothing of MQTT connections, opens no listener, and imports no other daemon's code.
@@ -37,6 +37,7 @@ pub mod sync;
 mod tables;
 pub mod telemetry;
 pub mod to0;
+mod turns;
 pub mod vouchers;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -50,8 +51,8 @@ pub use keys::{KeyError, Keys};
 pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockRow, PeerRow, RefusalRow,
-    RefusedRow, SiteRow, VoucherRow, prepare,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockCause, LockRow, PeerRow,
+    RefusalRow, RefusedRow, SiteRow, VoucherRow, prepare,
 };
 
 use authority::{Authority, AuthorityError};
@@ -166,6 +167,10 @@ impl Cps {
     ) -> Result<Self, OpenError> {
         let metrics = Metrics::default();
         let cloud = enrol::Cloud::load(&config, &keys)?;
+        let own = match &cloud {
+            Some(cloud) => Some(turns::Own::open(keys.folder(), cloud.epoch)?),
+            None => None,
+        };
         let revocations = revocations::Revocations::open(keys.folder())?;
         let roster = Roster::new(&config, Arc::clone(&clock), revocations);
         let author = Signing {
@@ -200,10 +205,15 @@ impl Cps {
         if core.cloud.is_none() {
             authority.establish_root()?;
         }
-        Ok(Self::assemble(core, authority, ledger))
+        Ok(Self::assemble(core, authority, ledger, own))
     }
 
-    fn assemble(core: Core, authority: Authority, ledger: telemetry::Ledger) -> Self {
+    fn assemble(
+        core: Core,
+        authority: Authority,
+        ledger: telemetry::Ledger,
+        own: Option<turns::Own>,
+    ) -> Self {
         let rendezvous = Arc::new(rendezvous::Rendezvous::new(core.clone()));
         let devices = devices::Devices::new(core.clone(), authority.clone());
         let vouchers = vouchers::Vouchers::new(core.clone());
@@ -211,7 +221,7 @@ impl Cps {
         let refusals = refusals::Refusals::new(core.clone());
         Self {
             handover: handover::Handover::new(core.clone(), vouchers.clone(), lists.clone()),
-            sync: sync::Sync::new(core.clone(), refusals.clone()),
+            sync: sync::Sync::new(core.clone(), refusals.clone(), own),
             lists,
             refusals,
             vouchers,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::config::{CpsConfig, Role};
 use crate::revocations::{ListView, Revocations};
-use crate::tables::{CertificateRow, ClientRow, GatewayRow, LockRow};
+use crate::tables::{CertificateRow, ClientRow, GatewayRow, LockCause, LockRow};
 
 /// Why a peer is nobody here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,14 @@ pub enum Refusal {
         "{0} is locked out, to be replaced; if that was a mistake, 'gateways unlock' at the cloud lets it in again"
     )]
     Locked(String),
+    /// A gateway of which there are two, or that was set back to a copy.
+    #[error("{}", crate::turns::sentence(.0, .1))]
+    Copied(String, String),
+    /// A gateway that was revoked.
+    #[error(
+        "{0} was revoked: it is no gateway any more; to use the machine again enrol it anew with a token and an empty state folder"
+    )]
+    GatewayRevoked(String),
     /// It belongs to another site.
     #[error("{0} has no business at this server; it belongs to another site")]
     ForeignSite(Party),
@@ -66,7 +74,21 @@ impl Refusal {
             Self::ListLost => "revocations lost",
             Self::Replaced(_) => "replaced",
             Self::Locked(_) => "locked",
+            Self::Copied(..) => "copied",
+            Self::GatewayRevoked(_) => "gateway revoked",
             Self::ForeignSite(_) => "foreign site",
+        }
+    }
+
+    /// The name of a gateway whose enrolment is over or locked; of others none.
+    #[must_use]
+    pub fn gateway_out(&self) -> Option<&str> {
+        match self {
+            Self::Replaced(name)
+            | Self::Locked(name)
+            | Self::Copied(name, _)
+            | Self::GatewayRevoked(name) => Some(name),
+            _ => None,
         }
     }
 }
@@ -92,8 +114,8 @@ pub(crate) struct Content {
     lost: bool,
     /// Serials in the log: what a revoked authority issued counts only if it is among them.
     issued: BTreeSet<String>,
-    /// Gateways that wait for their replacement.
-    locked: BTreeSet<ServerId>,
+    /// Gateways that are locked out, and why.
+    locked: BTreeMap<ServerId, LockCause>,
     clients: BTreeMap<(SiteId, String), Arc<Patterns>>,
     gateways: BTreeMap<ServerId, GatewayRow>,
 }
@@ -211,6 +233,11 @@ impl Roster {
         if !revoked && known {
             return Ok(());
         }
+        if let Party::Gateway { server, .. } = &leaf.party
+            && self.lock_of(server) == Some(LockCause::Revoke)
+        {
+            return Err(Refusal::GatewayRevoked(leaf.dns.clone()));
+        }
         let replaced = match &leaf.party {
             // Whatever a later enrolment left void, it has replaced.
             Party::Gateway { server, .. } => self.gateway(server).is_some_and(|row| row.epoch > 1),
@@ -226,10 +253,18 @@ impl Roster {
         let Party::Gateway { server, .. } = party else {
             return Ok(());
         };
-        match self.read(|content| content.locked.contains(server)) {
-            true => Err(Refusal::Locked(name.to_owned())),
-            false => Ok(()),
+        match self.lock_of(server) {
+            None => Ok(()),
+            Some(LockCause::Replace) => Err(Refusal::Locked(name.to_owned())),
+            Some(LockCause::Revoke) => Err(Refusal::GatewayRevoked(name.to_owned())),
+            Some(LockCause::Copy(why)) => Err(Refusal::Copied(name.to_owned(), why)),
         }
+    }
+
+    /// Why a gateway's present enrolment is locked out, if it is.
+    #[must_use]
+    pub fn lock_of(&self, gateway: &ServerId) -> Option<LockCause> {
+        self.read(|content| content.locked.get(gateway).cloned())
     }
 
     /// What an operator granted to an ordinary client; nobody else has patterns.
@@ -333,7 +368,9 @@ impl Content {
             let present = content.gateways.get(&lock.gateway);
             // A higher enrolment is in: the lock has done its work.
             if present.is_some_and(|row| row.epoch <= lock.epoch) {
-                content.locked.insert(lock.gateway.clone());
+                content
+                    .locked
+                    .insert(lock.gateway.clone(), lock.cause.clone());
             }
         }
         content

@@ -26,6 +26,7 @@ use crate::config::Role;
 use crate::refusals::{Refusals, Refused};
 use crate::registry::Writing;
 use crate::tables::{PeerRow, RefusedRow};
+use crate::turns::{self, Own, Turn, Unserved};
 
 use holes::Holes;
 
@@ -64,6 +65,8 @@ pub struct Sync {
     replaced: watch::Sender<Option<Replaced>>,
     /// At the cloud: when each gateway asked last, and what it had.
     heard: Arc<Mutex<BTreeMap<ServerId, Heard>>>,
+    /// At a gateway: its counter.
+    own: Option<Own>,
 }
 
 /// A gateway as the cloud heard of it last, since the cloud's start.
@@ -76,14 +79,25 @@ pub struct Heard {
 }
 
 impl Sync {
-    pub(crate) fn new(core: Core, refusals: Refusals) -> Self {
+    pub(crate) fn new(core: Core, refusals: Refusals, own: Option<Own>) -> Self {
         Self {
             core,
             refusals,
             locked_out: Arc::default(),
             replaced: watch::Sender::new(None),
             heard: Arc::default(),
+            own,
         }
+    }
+
+    /// At the cloud: whether the gateway is the machine that it was, by the turn that it shows; see
+    /// [`crate::turns`].
+    pub(crate) async fn take_turn(
+        &self,
+        of: (&ServerId, &SiteId),
+        shown: (Option<Turn>, Option<u64>),
+    ) -> Result<(), Unserved> {
+        turns::take(&self.core, &self.refusals, of, shown).await
     }
 
     /// At a gateway: whether another machine took its place, by the cloud's signed word.

@@ -18,8 +18,8 @@ use redb::{TableDefinition, WriteTransaction};
 
 pub(crate) use rows::{AlternateRow, Enrolled, NoticeRow, RendezvousRow, TokenRow};
 pub use rows::{
-    CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockRow, PeerRow, RefusalRow,
-    RefusedRow, SiteRow, VoucherRow,
+    CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockCause, LockRow, PeerRow,
+    RefusalRow, RefusedRow, SiteRow, VoucherRow,
 };
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
@@ -78,6 +78,8 @@ const REFUSALS_OF: TableDefinition<'_, (&str, &str), u64> =
 const HOLES: TableDefinition<'_, EntryKey, ()> = TableDefinition::new("local.holes");
 /// gateway -> the enrolment that is locked out. *Local.*
 const LOCKS: Json = TableDefinition::new("local.locks");
+/// gateway/epoch -> the turn that it took last; see `turns`. *Local.*
+const TURNS: Json = TableDefinition::new("local.turns");
 /// device -> the notice that it is sent. *Local.*
 const NOTICES: Json = TableDefinition::new("local.notices");
 /// device -> the notice of the other server that it is sent. *Local.*
@@ -142,6 +144,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
         PEERS,
         KEYS,
         LOCKS,
+        TURNS,
         CERTIFICATES,
         GATEWAYS,
         CLIENTS,

@@ -4,6 +4,7 @@
 mod alternates;
 mod api;
 mod authority;
+mod copies;
 mod enrolment;
 mod flood;
 mod halfway;

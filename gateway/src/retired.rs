@@ -1,4 +1,4 @@
-//! A gateway whose machine was replaced: it serves nobody any more, and says so.
+//! A gateway whose machine was replaced, or that was revoked: it serves nobody any more, and says so.
 //!
 //! The cloud's signed statement ([`holdfast_cps::sync::Replaced`]) is kept before anything follows
 //! from it, in a small doubly written file, and verified again at each start: this machine stays out
@@ -76,6 +76,14 @@ pub fn sentence(replaced: &Replaced) -> String {
     let at = at.map_or_else(String::new, |at| {
         format!(" on {}", humantime::format_rfc3339_seconds(at))
     });
+    if replaced.revoked {
+        return format!(
+            "this gateway, {} of site {}, was revoked{at} and serves nobody any more; its devices go on at \
+             the cloud; to use this machine again, get a token at the cloud (holdfast-cloud gateways \
+             token) and enrol it anew with an empty state folder",
+            replaced.gateway, replaced.site
+        );
+    }
     format!(
         "this gateway, {} of site {}, was replaced by enrolment {}{at} and serves nobody any more; to \
          bring this machine back, get a token at the cloud (holdfast-cloud gateways token, or gateways \
@@ -139,7 +147,7 @@ fn status(replaced: &Replaced, text: &str) -> Router {
     let told = json!({
         "server": replaced.gateway.to_string(),
         "site": replaced.site.to_string(),
-        "mode": "replaced",
+        "mode": if replaced.revoked { "revoked" } else { "replaced" },
         "reason": text,
         "since": replaced.at,
         "locked_out": text,

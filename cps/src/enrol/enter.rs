@@ -143,7 +143,10 @@ impl Entering {
             ..self.given.clone()
         };
         let answer = serde_json::to_vec(&given).expect("plain strings and numbers");
+        let mut former = row.former.clone();
+        former.extend(row.enrolled.as_ref().map(|last| last.keys.clone()));
         let row = TokenRow {
+            former,
             used: Some(self.now),
             enrolled: Some(Enrolled {
                 keys: self.keys.clone(),
@@ -178,6 +181,9 @@ fn check(
     now: u64,
 ) -> Result<Checked, Refusal> {
     let token = token.ok_or(Refusal::UnknownToken)?;
+    if token.void {
+        return Err(Refusal::VoidToken);
+    }
     if token.expires <= now {
         return Err(match token.used {
             Some(_) => Refusal::UsedToken,
@@ -187,11 +193,17 @@ fn check(
     if token.gateway.as_str() != gateway {
         return Err(Refusal::OtherGateway(token.gateway));
     }
+    if token.former.iter().any(|former| former == keys) {
+        // A later use took the place of this machine.
+        return Err(Refusal::UsedToken);
+    }
+    let left = token.times() < token.uses;
     match (token.used, &token.enrolled) {
         (None, _) => Ok(Checked::Fresh(token)),
         (Some(_), Some(enrolled)) if enrolled.keys == keys => {
             Ok(Checked::Again(enrolled.answer.clone()))
         }
+        (Some(_), Some(_)) if left => Ok(Checked::Fresh(token)),
         (Some(_), Some(_)) => Err(Refusal::StolenToken(token.gateway)),
         (Some(_), None) => Err(Refusal::UsedToken),
     }

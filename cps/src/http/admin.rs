@@ -2,8 +2,6 @@
 //! command lines of both daemons through [`super::ask`]; the binaries merge routes of their own
 //! into it. JSON in and out; errors are one sentence and what to do.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
@@ -13,7 +11,7 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_protocol::crypto::{HashAlg, hash};
-use holdfast_protocol::id::{ClientName, DeviceId, ServerId, SiteId};
+use holdfast_protocol::id::{ClientName, DeviceId, SiteId};
 use holdfast_protocol::topic::Filter;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,8 +19,6 @@ use serde_json::{Value, json};
 use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::AuthorityError;
-use crate::enrol::Refusal;
-use crate::tables::GatewayRow;
 use crate::telemetry as ledger;
 use crate::vouchers::VoucherRefusal;
 
@@ -38,10 +34,6 @@ pub fn admin_router(cps: Cps) -> Router {
     Router::new()
         .route("/v1/registry", get(status))
         .route("/v1/sites", get(sites).post(add_site))
-        .route("/v1/gateways", get(gateways))
-        .route("/v1/gateways/token", post(token))
-        .route("/v1/gateways/replace", post(replace))
-        .route("/v1/gateways/unlock", post(unlock))
         .route("/v1/registry/vouchers", get(vouchers))
         .route("/v1/registry/vouchers/import", post(import))
         .route("/v1/registry/vouchers/assign", post(assign))
@@ -54,6 +46,7 @@ pub fn admin_router(cps: Cps) -> Router {
         .merge(super::lifecycle::admin())
         .merge(super::lists::admin())
         .merge(super::certificates::admin())
+        .merge(super::gateways::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }
@@ -111,64 +104,6 @@ async fn add_site(State(cps): State<Cps>, body: Bytes) -> Answer {
     }
     cps.add_site(&site).await.map_err(own)?;
     Ok(Json(json!({ "site": site.as_str() })))
-}
-
-async fn gateways(State(cps): State<Cps>) -> Answer {
-    let rows = cps.enrolment().gateways().map_err(own)?;
-    let shown = |row: &GatewayRow| {
-        json!({
-            "gateway": row.server.as_str(),
-            "site": row.site.as_str(),
-            "epoch": row.epoch,
-            "enrolled": row.at,
-        })
-    };
-    Ok(Json(rows.iter().map(shown).collect()))
-}
-
-#[derive(Deserialize)]
-struct MakeToken {
-    site: String,
-    gateway: String,
-    life_secs: u64,
-}
-
-async fn token(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: MakeToken = read(&body)?;
-    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
-    let life = Duration::from_secs(asked.life_secs);
-    let token = cps.enrolment().token(&site, &gateway, life).await;
-    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
-}
-
-async fn replace(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: MakeToken = read(&body)?;
-    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
-    let life = Duration::from_secs(asked.life_secs);
-    let token = cps.enrolment().replace(&site, &gateway, life).await;
-    Ok(Json(json!({ "token": *token.map_err(not_enrolled)? })))
-}
-
-#[derive(Deserialize)]
-struct Unlock {
-    site: String,
-    gateway: String,
-}
-
-async fn unlock(State(cps): State<Cps>, body: Bytes) -> Answer {
-    let asked: Unlock = read(&body)?;
-    let (site, gateway): (SiteId, ServerId) = (parse(&asked.site)?, parse(&asked.gateway)?);
-    let done = cps.enrolment().unlock(&site, &gateway).await;
-    done.map_err(not_enrolled)?;
-    Ok(Json(json!({ "unlocked": asked.gateway })))
-}
-
-fn not_enrolled(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::Authority(error) => own(error),
-        Refusal::Registry(error) => own(error),
-        other => bad(other),
-    }
 }
 
 async fn vouchers(State(cps): State<Cps>) -> Answer {

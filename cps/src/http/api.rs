@@ -21,6 +21,7 @@ use crate::enrol::{Asked, Refusal};
 use crate::handover::HandoverRefusal;
 use crate::roster::Refusal as NotAdmitted;
 use crate::tables::PeerRow;
+use crate::turns::{Turn, Unserved};
 use crate::vouchers::{Accepted, VoucherRefusal};
 
 /// The API of one server.
@@ -112,6 +113,8 @@ async fn pull(
     let asked: Pull = read(&body)?;
     let cursor = Cursor::from_cbor(&asked.cursor)
         .map_err(|fault| Failure(StatusCode::BAD_REQUEST, format!("bad cursor: {fault}")))?;
+    let reach = cursor_of(&cps, &server, &cursor);
+    turn(&cps, (&server, &site), (asked.turn, Some(reach))).await?;
     hear(&cps, &server, &site, asked.about).await?;
     let wanted = asked.wanted.into_iter().map(TryInto::try_into);
     let wanted: Vec<EntryId> = wanted
@@ -142,6 +145,7 @@ async fn push(
         }
     };
     let told: Push = read(&body)?;
+    turn(&cps, (&server, &site), (told.turn, None)).await?;
     hear(&cps, &server, &site, told.about).await?;
     let entries: Vec<Vec<u8>> = told.entries.into_iter().map(|one| one.0).collect();
     let report = cps
@@ -156,6 +160,26 @@ async fn push(
         report,
         wanted: wanted.into_iter().map(Into::into).collect(),
     }))
+}
+
+/// How far a gateway's own log reaches, by its cursor.
+fn cursor_of(cps: &Cps, server: &ServerId, cursor: &Cursor) -> u64 {
+    let epoch = cps.roster().gateway(server).map_or(0, |row| row.epoch);
+    cursor.after(server, epoch)
+}
+
+/// Whether the gateway is the machine that it was.
+async fn turn(
+    cps: &Cps,
+    of: (&ServerId, &SiteId),
+    shown: (Option<Turn>, Option<u64>),
+) -> Result<(), Failure> {
+    let taken = cps.sync().take_turn(of, shown).await;
+    taken.map_err(|unserved| match unserved {
+        Unserved::Late => Failure(StatusCode::CONFLICT, unserved.to_string()),
+        Unserved::Locked(why) => Failure(StatusCode::FORBIDDEN, why),
+        Unserved::Store(error) => own(error),
+    })
 }
 
 async fn health(State(cps): State<Cps>) -> Json<serde_json::Value> {
@@ -224,9 +248,9 @@ pub(super) fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Fail
         .roster()
         .identify(&peer.certificates)
         .map_err(|refusal| {
-            let status = match refusal {
-                NotAdmitted::Replaced(_) | NotAdmitted::Locked(_) => StatusCode::FORBIDDEN,
-                _ => StatusCode::UNAUTHORIZED,
+            let status = match refusal.gateway_out() {
+                Some(_) => StatusCode::FORBIDDEN,
+                None => StatusCode::UNAUTHORIZED,
             };
             refuse(status, refusal.reason(), refusal.to_string())
         })?;
@@ -241,11 +265,10 @@ pub(super) fn gateway(cps: &Cps, peer: &Peer) -> Result<(ServerId, SiteId), Fail
 
 /// What a machine delivers that is locked out is not even read; that it came is shown.
 async fn note_locked_out(cps: &Cps, peer: &Peer) {
-    let refusal = match cps.roster().identify(&peer.certificates) {
-        Err(refusal @ (NotAdmitted::Replaced(_) | NotAdmitted::Locked(_))) => refusal,
-        _ => return,
+    let Err(refusal) = cps.roster().identify(&peer.certificates) else {
+        return;
     };
-    let (NotAdmitted::Replaced(name) | NotAdmitted::Locked(name)) = &refusal else {
+    let Some(name) = refusal.gateway_out() else {
         return;
     };
     let party = Party::parse(name, &cps.config().domain);
@@ -258,10 +281,10 @@ async fn note_locked_out(cps: &Cps, peer: &Peer) {
     }
 }
 
-/// A gateway whose machine was replaced is told so by a signed statement, beside the refusal.
+/// A gateway whose machine was replaced, or that was revoked, is told so by a signed statement, beside the refusal.
 fn told_replaced(cps: &Cps, peer: &Peer, failure: Failure) -> Result<Response, Failure> {
     let name = match cps.roster().identify(&peer.certificates) {
-        Err(NotAdmitted::Replaced(name)) => name,
+        Err(NotAdmitted::Replaced(name) | NotAdmitted::GatewayRevoked(name)) => name,
         _ => return Err(failure),
     };
     let party = Party::parse(&name, &cps.config().domain);

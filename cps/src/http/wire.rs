@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::enrol::Bytes;
 use crate::sync::Report;
 use crate::tables::PeerRow;
+use crate::turns::Turn;
 
 /// The number of an entry.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub(crate) struct Pull {
     pub(crate) wanted: Vec<Number>,
     /// Where the asker is reached.
     pub(crate) about: PeerRow,
+    /// Which turn the asker has.
+    #[serde(default)]
+    pub(crate) turn: Option<Turn>,
 }
 
 /// Its answer.
@@ -76,6 +80,9 @@ pub(crate) struct Push {
     pub(crate) entries: Vec<Bytes>,
     /// Where the sender is reached.
     pub(crate) about: PeerRow,
+    /// Which turn the sender has.
+    #[serde(default)]
+    pub(crate) turn: Option<Turn>,
 }
 
 /// Its answer.

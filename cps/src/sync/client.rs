@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Report, Sync};
 use crate::http::wire::{Denied, Number, Pull, Pulled, Push, Pushed};
+use crate::turns::Turn;
 
 /// How often the cloud is asked when nothing changed here.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -167,6 +168,16 @@ impl Client {
         Ok(Exchange { pulled, pushed })
     }
 
+    fn turn(&self) -> Option<Turn> {
+        self.sync.own.as_ref()?.show()
+    }
+
+    fn answered(&self, shown: Option<&Turn>) {
+        if let (Some(own), Some(shown)) = (&self.sync.own, shown) {
+            own.answered(shown);
+        }
+    }
+
     async fn pull(&self, site: &SiteId) -> Result<Report, SyncError> {
         let cloud = self
             .sync
@@ -188,8 +199,10 @@ impl Client {
                 max,
                 wanted: wanted.drain(..).map(Into::into).collect(),
                 about: self.sync.about_us(),
+                turn: self.turn(),
             };
             let answer: Pulled = self.post("/api/v1/sync/pull", &ask).await?;
+            self.answered(ask.turn.as_ref());
             self.sync.heard_of(answer.about).await?;
             let entries: Vec<Vec<u8>> = answer.entries.into_iter().map(|one| one.0).collect();
             if entries.is_empty() {
@@ -226,8 +239,10 @@ impl Client {
             let tell = Push {
                 entries,
                 about: self.sync.about_us(),
+                turn: self.turn(),
             };
             let answer: Pushed = self.post("/api/v1/sync/push", &tell).await?;
+            self.answered(tell.turn.as_ref());
             let cursor = Cursor::from_cbor(&answer.cursor).map_err(|_| SyncError::Answer)?;
             let wanted = entry_ids(answer.wanted)?;
             if theirs.is_none() && !wanted.is_empty() && is_due(&self.sent) {

@@ -1,4 +1,4 @@
-//! What a gateway whose machine was replaced is told, and believes: a statement signed by its
+//! What a gateway whose machine was replaced, or that was revoked, is told, and believes: a statement signed by its
 //! cloud's record key, which it knows since its enrolment.
 //!
 //! Made by the HTTPS API in place of an answer, verified by [`super::Client`]; what follows from it
@@ -14,20 +14,24 @@ use crate::enrol::Cloud;
 
 /// First element of the payload, so that no other signed text can pass for a statement.
 const KIND: &str = "holdfast/replaced/1";
+/// The same of a gateway that was revoked.
+const REVOKED: &str = "holdfast/revoked/1";
 /// Longest id as text.
 const MAX_ID: usize = 80;
 /// Longest statement.
 const MAX_BYTES: usize = 1024;
 
-/// Another machine has this gateway's name and place.
+/// Another machine has this gateway's name and place, or it was revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
     /// The site.
     pub site: SiteId,
     /// The gateway's name.
     pub gateway: ServerId,
-    /// The number of the enrolment that holds.
+    /// The number of the enrolment that holds; of a revoked gateway the one that is void.
     pub epoch: u32,
+    /// Nothing took its place: it was revoked.
+    pub revoked: bool,
     /// When it was made, unix seconds of the cloud.
     pub at: u64,
     /// The signed statement, to be kept.
@@ -38,23 +42,46 @@ impl Replaced {
     pub(crate) fn sign(
         site: &SiteId,
         gateway: &ServerId,
+        when: (u32, u64),
+        key: &SigningKey,
+    ) -> Vec<u8> {
+        Self::sign_as(KIND, (site, gateway), when, key)
+    }
+
+    pub(crate) fn sign_revoked(
+        site: &SiteId,
+        gateway: &ServerId,
+        when: (u32, u64),
+        key: &SigningKey,
+    ) -> Vec<u8> {
+        Self::sign_as(REVOKED, (site, gateway), when, key)
+    }
+
+    fn sign_as(
+        kind: &str,
+        (site, gateway): (&SiteId, &ServerId),
         (epoch, at): (u32, u64),
         key: &SigningKey,
     ) -> Vec<u8> {
         let payload = cbor::encode(|w| {
-            w.array(5).text(KIND).text(site.as_str());
+            w.array(5).text(kind).text(site.as_str());
             w.text(gateway.as_str()).uint(epoch.into()).uint(at);
         });
         Sign1::sign(&payload, key).as_bytes().to_vec()
     }
 
     /// Verifies a statement by the cloud of the enrolment `own`: it must be about this gateway and
-    /// a later enrolment of it. `None`: it is not, whatever it is.
+    /// a later enrolment of it, or say that this one or a later one was revoked. `None`: it is not,
+    /// whatever it is.
     #[must_use]
     pub fn verify(statement: &[u8], own: &Cloud) -> Option<Self> {
         let read = Self::read(statement, &own.record_key)?;
         let is_ours = read.site == own.site() && read.gateway == own.gateway();
-        (is_ours && read.epoch > own.epoch).then_some(read)
+        let later = match read.revoked {
+            true => read.epoch >= own.epoch,
+            false => read.epoch > own.epoch,
+        };
+        (is_ours && later).then_some(read)
     }
 
     fn read(statement: &[u8], key: &VerifyingKey) -> Option<Self> {
@@ -65,9 +92,11 @@ impl Replaced {
         signed.verify(key).ok()?;
         let mut r = Reader::new(signed.payload()).ok()?;
         r.array(5).ok()?;
-        if r.text(MAX_ID).ok()? != KIND {
-            return None;
-        }
+        let revoked = match r.text(MAX_ID).ok()? {
+            KIND => false,
+            REVOKED => true,
+            _ => return None,
+        };
         let site = r.text(MAX_ID).ok()?.parse().ok()?;
         let gateway = r.text(MAX_ID).ok()?.parse().ok()?;
         let (epoch, at) = (r.small().ok()?, r.uint().ok()?);
@@ -76,6 +105,7 @@ impl Replaced {
             site,
             gateway,
             epoch,
+            revoked,
             at,
             statement: statement.to_vec(),
         })
@@ -96,7 +126,11 @@ mod tests {
         let good = Replaced::sign(&site, &gateway, (2, 7), &key);
         let read = Replaced::read(&good, &key.public()).unwrap();
         assert_eq!((read.epoch, read.at, &read.statement), (2, 7, &good));
+        assert!(!read.revoked);
         assert_eq!(Replaced::read(&good, &other.public()), None);
+        let revoked = Replaced::sign_revoked(&site, &gateway, (1, 7), &key);
+        let revoked = Replaced::read(&revoked, &key.public()).unwrap();
+        assert!(revoked.revoked && revoked.epoch == 1);
         for at in 0..good.len() {
             let mut wrong = good.clone();
             wrong[at] ^= 1;

@@ -7,6 +7,7 @@ use holdfast_protocol::record::{Cursor, EntryId, Listings, Serial, SignedEntry};
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
 
 use super::*;
+use crate::turns::TurnRow;
 
 impl<S: Source> Tables<S> {
     // --- the log ---
@@ -301,6 +302,20 @@ impl<S: Source> Tables<S> {
             holes.push(EntryId { origin, epoch, seq });
         }
         Ok(holes)
+    }
+
+    pub(crate) fn turn(&self, gateway: &ServerId, epoch: u32) -> Answer<Option<TurnRow>> {
+        self.by_name(TURNS, &enrolment_key(gateway, epoch))
+    }
+
+    /// All tokens, each with the hash of its secret.
+    pub(crate) fn tokens(&self) -> Answer<Vec<([u8; 32], TokenRow)>> {
+        let table = self.0.open(TOKENS)?;
+        let rows = table.iter()?.map(|found| {
+            let (hash, row) = found?;
+            Ok((*hash.value(), json(row.value())?))
+        });
+        rows.collect()
     }
 
     pub(crate) fn lock(&self, gateway: &ServerId) -> Answer<Option<LockRow>> {

@@ -60,6 +60,19 @@ pub struct KeyRow {
     pub striking_round: u32,
 }
 
+/// Why a gateway is locked out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockCause {
+    /// It waits for another machine in its place.
+    #[default]
+    Replace,
+    /// It was revoked.
+    Revoke,
+    /// Two machines spoke as it, or it was set back to a copy: how that was seen.
+    Copy(String),
+}
+
 /// A gateway whose present enrolment is locked out until another takes its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockRow {
@@ -70,6 +83,9 @@ pub struct LockRow {
     pub epoch: u32,
     /// Since when, unix seconds.
     pub at: u64,
+    /// Why.
+    #[serde(default)]
+    pub cause: LockCause,
 }
 
 /// A certificate that one of the two servers issued.
@@ -170,7 +186,7 @@ pub(crate) struct NoticeRow {
     pub(crate) notice: Vec<u8>,
 }
 
-/// A one-time enrolment token; its secret is stored as a hash only.
+/// An enrolment token; its secret is stored as a hash only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TokenRow {
     /// The site it opens.
@@ -181,11 +197,32 @@ pub(crate) struct TokenRow {
     pub(crate) gateway: ServerId,
     /// Unix seconds.
     pub(crate) expires: u64,
-    /// When it was used, unix seconds.
+    /// When it was used last, unix seconds.
     pub(crate) used: Option<u64>,
-    /// By whom, and what was answered.
+    /// By whom last, and what was answered.
     #[serde(default)]
     pub(crate) enrolled: Option<Enrolled>,
+    /// How often it may be used.
+    #[serde(default = "once")]
+    pub(crate) uses: u32,
+    /// Those who used it before the last, by their keys.
+    #[serde(default)]
+    pub(crate) former: Vec<String>,
+    /// An operator took it back.
+    #[serde(default)]
+    pub(crate) void: bool,
+}
+
+fn once() -> u32 {
+    1
+}
+
+impl TokenRow {
+    /// How often it was used.
+    pub(crate) fn times(&self) -> u32 {
+        let former = u32::try_from(self.former.len()).unwrap_or(u32::MAX);
+        former.saturating_add(u32::from(self.used.is_some()))
+    }
 }
 
 /// An enrolment as it was answered: who lost the answer gets the same again.

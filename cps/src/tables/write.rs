@@ -6,6 +6,7 @@ use holdfast_protocol::time::Time;
 use redb::{ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
 
 use super::*;
+use crate::turns::TurnRow;
 
 impl Tables<&WriteTransaction> {
     // --- the log, for `registry` alone ---
@@ -221,6 +222,15 @@ impl Tables<&WriteTransaction> {
 
     pub(crate) fn remove_lock(&self, gateway: &ServerId) -> Answer<()> {
         self.0.open_table(LOCKS)?.remove(gateway.as_str())?;
+        Ok(())
+    }
+
+    pub(crate) fn put_turn(&self, gateway: &ServerId, epoch: u32, row: &TurnRow) -> Answer<()> {
+        self.put_json(TURNS, &enrolment_key(gateway, epoch), row)
+    }
+
+    pub(crate) fn remove_token(&self, hash: &[u8; 32]) -> Answer<()> {
+        self.0.open_table(TOKENS)?.remove(hash)?;
         Ok(())
     }
 

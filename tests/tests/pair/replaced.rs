@@ -93,6 +93,36 @@ async fn a_replaced_gateway_stops_for_good_and_says_what_to_do() {
     cloud.stop().await;
 }
 
+/// Revoked at the cloud: its session there is cut within five seconds, and it stops by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_gateway_is_cut_off_within_seconds_and_stops() {
+    let pair = Pair::new().await;
+    let cloud = pair.start_cloud().await;
+    let token = pair.token(&cloud, LIFE).await;
+    pair.enrol("gw", &token).await.expect("enrols");
+    let app = build(pair.gateway.clone(), &pair.state("gw")).await;
+    let app = app.expect("builds");
+    let running = tokio::spawn(app.run(CancellationToken::new()));
+    let sessions = || cloud.broker.metrics().connections;
+    until("the bridge at the cloud", || sessions() > 0).await;
+
+    let (site, gateway) = (SITE.parse().expect("site"), "gw1".parse().expect("name"));
+    let revoked = cloud.cps.enrolment().revoke(&site, &gateway).await;
+    assert!(revoked.expect("revoked") >= 2);
+    let at = std::time::Instant::now();
+    until("the cut", || sessions() == 0).await;
+    assert!(at.elapsed() < Duration::from_secs(5), "{:?}", at.elapsed());
+    let ended = within("it to stop", running).await.expect("no panic");
+    let Err(RunError::Replaced(told)) = ended else {
+        panic!("{ended:?}");
+    };
+    assert!(told.revoked, "{told:?}");
+    assert!(retired::sentence(&told).contains("was revoked on 20"));
+    let again = build(pair.gateway.clone(), &pair.state("gw")).await;
+    assert!(matches!(again, Err(BuildError::Replaced(_))));
+    cloud.stop().await;
+}
+
 async fn what_it_says(pair: &Pair, kept: &holdfast_cps::sync::Replaced) {
     let (door, stop) = (local_socket().expect("a port"), CancellationToken::new());
     let (state, token, why) = (pair.state("gw"), stop.clone(), kept.clone());
