@@ -21,6 +21,7 @@ use holdfast_server::ask::{Ask, public_key, read_file, text_of};
 use holdfast_server::cli::certificates::Certificates;
 use holdfast_server::cli::clients::Clients;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
+use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{AnySite, Devices, Telemetry};
 use serde_json::json;
 
@@ -76,6 +77,8 @@ pub enum Command {
     /// Certificates: list them, revoke them
     #[command(subcommand)]
     Certificates(Certificates),
+    /// What is on record, in its order, and when that was as far as it is known
+    Records(Records),
     /// What devices sent
     #[command(subcommand)]
     Telemetry(Telemetry),
@@ -189,6 +192,7 @@ impl Cli {
             Command::Devices(devices) => devices.execute(&ask).await?,
             Command::Clients(clients) => clients.execute(&ask).await?,
             Command::Certificates(what) => what.execute(&ask).await?,
+            Command::Records(records) => records.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
             Command::Refusals(refusals) => refusals.execute(&ask).await?,
             Command::Installers(installers) => installers.execute(&ask).await?,

@@ -1,7 +1,8 @@
 //! How answers look on a terminal: aligned tables and facts. Every text of a peer is escaped.
 //!
 //! Called by the command lines of the daemons. Of what a field means it knows only what its name
-//! says: `since`, `time` and `..._ends` are moments (unix seconds), `..._secs` is a span.
+//! says: `since`, `time` and `..._ends` are moments (unix seconds), `..._secs` is a span, and an object with
+//! `at` and `quality` is a moment on record.
 
 use std::time::{Duration, SystemTime};
 
@@ -70,17 +71,32 @@ fn fact((name, value): (&String, &Value)) -> (String, String) {
         return (words(name), span(secs));
     }
     if name == "since" || name == "time" || name.ends_with("_ends") {
-        let moment = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs));
-        // Beyond year 9999 there is no such text.
-        let text = moment
-            .filter(|_| secs < 253_402_300_800)
-            .map(humantime::format_rfc3339_seconds);
-        return (
-            words(name),
-            text.map_or_else(|| secs.to_string(), |text| text.to_string()),
-        );
+        return (words(name), moment(secs));
     }
     (words(name), cell(value))
+}
+
+fn moment(secs: u64) -> String {
+    let moment = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs));
+    // Beyond year 9999 there is no such text.
+    let text = moment
+        .filter(|_| secs < 253_402_300_800)
+        .map(humantime::format_rfc3339_seconds);
+    text.map_or_else(|| secs.to_string(), |text| text.to_string())
+}
+
+/// A moment on record, and in brackets what is not certain of it.
+fn told(fields: &serde_json::Map<String, Value>) -> String {
+    let time = |name: &str| fields.get(name).and_then(Value::as_u64).map(moment);
+    let at = time("at").unwrap_or_else(|| "-".to_owned());
+    let quality = fields["quality"].as_str().unwrap_or_default();
+    match (time("not_before"), time("not_after")) {
+        _ if quality == "authenticated" => at,
+        (None, None) => format!("{at} ({quality})"),
+        (Some(from), None) => format!("{at} ({quality}; after {from})"),
+        (None, Some(to)) => format!("{at} ({quality}; before {to})"),
+        (Some(from), Some(to)) => format!("{at} ({quality}; between {from} and {to})"),
+    }
 }
 
 fn span(secs: u64) -> String {
@@ -95,6 +111,9 @@ fn cell(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(fields) if fields.contains_key("at") && fields.contains_key("quality") => {
+            told(fields)
+        }
         Value::Object(fields) => {
             let fields = fields
                 .iter()
@@ -150,5 +169,20 @@ mod tests {
                         uptime                 1m 7s\n\
                         since text             x\n";
         assert_eq!(facts(&value), expected);
+    }
+    #[test]
+    fn a_moment_on_record_says_how_far_it_is_known() {
+        let row = |when: Value| table(&json!([{ "when": when }]), &["when"]);
+        let sure = row(json!({ "at": 1_795_314_230u64, "quality": "authenticated" }));
+        assert_eq!(sure, "WHEN\n2026-11-22T02:23:50Z\n");
+        let later = row(json!({ "at": 1_795_314_230u64, "quality": "learnt later" }));
+        assert_eq!(later, "WHEN\n2026-11-22T02:23:50Z (learnt later)\n");
+        let between = json!({
+            "at": 0, "quality": "none", "not_before": 1_795_314_230u64,
+            "not_after": 1_795_314_231u64,
+        });
+        let expected = "WHEN\n1970-01-01T00:00:00Z (none; between 2026-11-22T02:23:50Z and \
+                        2026-11-22T02:23:51Z)\n";
+        assert_eq!(row(between), expected);
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Core;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Role;
-use crate::tables::{LockCause, PeerRow};
+use crate::tables::{LockCause, PeerRow, When};
 
 /// One device, for listings.
 #[derive(Clone, Debug, Serialize)]
@@ -32,8 +32,8 @@ pub struct DeviceView {
     pub standing: Option<&'static str>,
     /// Two servers claim it; its next onboarding settles that.
     pub contested: bool,
-    /// When it was onboarded last, unix seconds.
-    pub since: Option<u64>,
+    /// When it was onboarded last, as far as it is known by now.
+    pub since: Option<When>,
     /// Servers that it was told of.
     pub told: Vec<String>,
     /// Serial numbers of its certificates that are not revoked.
@@ -82,19 +82,22 @@ impl Devices {
         let Some(record) = self.core.registry.device(device)? else {
             return Ok(None);
         };
-        let guid = record.guid();
-        let (rows, entries) = self.core.registry.read(|view| {
+        let (guid, owner) = (record.guid(), record.owner());
+        let (rows, entries, since) = self.core.registry.read(|view| {
             let mut rows = Vec::new();
             for guid in record.guids() {
                 rows.extend(view.voucher(guid)?);
             }
-            Ok((rows, view.device_entries(device)?))
+            let entries = view.device_entries(device)?;
+            let claim = owner.as_ref().map(|it| &it.claim.order.id);
+            let claim = entries.iter().find(|one| Some(&one.entry().id) == claim);
+            let since = claim.map(|one| view.when(one.entry())).transpose()?;
+            Ok((rows, entries, since))
         })?;
         let voucher = rows
             .first()
             .and_then(|row| holdfast_protocol::voucher::Voucher::parse(&row.voucher).ok());
         let site = entries.first().map(|entry| entry.entry().site.to_string());
-        let owner = record.owner();
         let valid = record.certificates().filter(|(_, revoked)| !revoked);
         Ok(Some(DeviceView {
             device: device.to_string(),
@@ -109,7 +112,7 @@ impl Devices {
                 .map(|it| it.claim.order.id.origin.to_string()),
             standing: owner.as_ref().map(|it| it.standing.words()),
             contested: owner.as_ref().is_some_and(|it| it.contested),
-            since: owner.as_ref().map(|it| it.claim.at.secs),
+            since,
             told: record.told().iter().map(ToString::to_string).collect(),
             certificates: valid.map(|(one, _)| one.serial.to_string()).collect(),
         }))

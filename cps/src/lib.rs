@@ -4,8 +4,9 @@
 //! its roster and ledger from their brokers. Its rooms: [`authority`] (certificates), [`vouchers`],
 //! [`rendezvous`] and [`relay`] (TO0/TO1 server), [`to0`] (client), [`registrar`] (TO2 owner),
 //! [`sync`] (signed entries between the two servers), [`refusals`] (what sync did not believe),
-//! [`lists`] (installers, manufacturers), [`telemetry`] (the ledger), [`clients`]
-//! (ordinary MQTT clients), [`enrol`] (gateways), `turns` (which machine is a gateway), [`http`]. Truth is a log of signed change entries;
+//! [`lists`] (installers, manufacturers), [`telemetry`] (the ledger), [`times`] (real time for what
+//! was recorded without), [`clients`] (ordinary MQTT clients), [`enrol`] (gateways), `turns` (which
+//! machine is a gateway), [`http`]. Truth is a log of signed change entries;
 //! every table of the registry is a fold over it.
 //!
 //! It knows nothing of MQTT connections, opens no listener, and imports no other daemon's code.
@@ -36,6 +37,7 @@ pub mod roster;
 pub mod sync;
 mod tables;
 pub mod telemetry;
+pub mod times;
 pub mod to0;
 mod turns;
 pub mod vouchers;
@@ -52,7 +54,7 @@ pub use metrics::Metrics;
 pub use registry::RegistryError;
 pub use tables::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockCause, LockRow, PeerRow,
-    RefusalRow, RefusedRow, SiteRow, VoucherRow, prepare,
+    RefusalRow, RefusedRow, SiteRow, VoucherRow, When, prepare,
 };
 
 use authority::{Authority, AuthorityError};
@@ -146,6 +148,7 @@ pub struct Cps {
     to0: to0::To0,
     sync: sync::Sync,
     ledger: telemetry::Ledger,
+    times: times::Times,
     clients: clients::Clients,
     devices: devices::Devices,
     enrolment: enrol::Enrolment,
@@ -237,6 +240,7 @@ impl Cps {
             lifecycle: lifecycle::Lifecycle::new(core.clone(), authority.clone(), devices.clone()),
             renewal: renewal::Renewal::new(core.clone(), authority.clone()),
             alternates: alternates::Alternates::new(core.clone(), devices.clone()),
+            times: times::Times::new(core.clone(), ledger.clone()),
             rendezvous,
             devices,
             authority,
@@ -346,6 +350,12 @@ impl Cps {
     #[must_use]
     pub fn ledger(&self) -> &telemetry::Ledger {
         &self.ledger
+    }
+
+    /// Real time for what was recorded without, and what is on record.
+    #[must_use]
+    pub fn times(&self) -> &times::Times {
+        &self.times
     }
 
     /// Ordinary MQTT clients.

@@ -217,8 +217,14 @@ impl Lifecycle {
     /// # Errors
     /// The registry.
     pub fn services(&self, device: DeviceId) -> Result<Option<ServicesView>, StoreError> {
-        let record = self.core.registry.device(device)?;
-        Ok(record.map(|record| ServicesView::of(&record)))
+        self.core.registry.read(|view| {
+            let record = record_of(view, device)?;
+            let site = view.site_of(device)?;
+            let known = record.zip(site);
+            known
+                .map(|(record, site)| ServicesView::of(view, &site, &record))
+                .transpose()
+        })
     }
 
     /// Tells of new orders.

@@ -19,15 +19,15 @@ use serde::Serialize;
 use crate::Core;
 use crate::handover::fingerprint;
 use crate::registry::{Draft, RegistryError, Writing};
-use crate::tables::{KeyRow, Roll, Source, Tables, key_hash};
+use crate::tables::{KeyRow, Roll, Source, Tables, When, key_hash};
 
 /// Most keys listed for one site at once; far above the installers of one.
 pub const MOST_KEYS: usize = 1_000;
 
 /// What the command lines show of installers.
-pub const COLUMNS: [&str; 5] = ["name", "key", "site", "by", "listed"];
+pub const COLUMNS: [&str; 5] = ["name", "key", "site", "by", "since"];
 /// What the command lines show of manufacturers.
-pub const MAKER_COLUMNS: [&str; 6] = ["name", "key", "state", "by", "listed", "devices"];
+pub const MAKER_COLUMNS: [&str; 6] = ["name", "key", "state", "by", "since", "devices"];
 
 /// Why a key was not listed, or not struck off.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,10 @@ pub struct Listed {
     pub site: Option<String>,
     /// The server at which it was listed.
     pub by: Option<String>,
-    /// When, unix seconds.
+    /// When, unix seconds; as well as it is known by now.
     pub listed: u64,
+    /// The same, and how good that is; none where nobody listed it.
+    pub since: Option<When>,
     /// `listed`; of manufacturers also `heard of` (a gateway believes it, the cloud does not) and
     /// `unknown` (devices name it, nobody listed it).
     pub state: &'static str,
@@ -153,8 +155,8 @@ impl Lists {
         let read = self.core.registry.read(|view| {
             let mut all = Vec::new();
             for site in &sites {
-                let rows = view.keys(site, Roll::INSTALLERS)?.into_iter();
-                all.extend(rows.filter_map(|row| shown(&row, Some(site), "listed")));
+                let rows = view.keys(site, Roll::INSTALLERS)?;
+                all.extend(shown(view, rows.iter(), site, "listed")?);
             }
             Ok(all)
         });
@@ -169,14 +171,12 @@ impl Lists {
         let (own, sites) = (self.own_log(), self.all_logs()?);
         let read = self.core.registry.read(|view| {
             let believed = view.keys(&own, Roll::MANUFACTURERS)?;
-            let mut all: Vec<Listed> = believed
-                .iter()
-                .filter_map(|row| shown(row, None, "listed"))
-                .collect();
+            let mut all = shown(view, believed.iter(), &own, "listed")?;
+            all.iter_mut().for_each(|one| one.site = None);
             for site in &sites {
-                let heard = view.keys(site, Roll::HEARD_MANUFACTURERS)?.into_iter();
-                let heard = heard.filter(|row| !is_in(&believed, row));
-                all.extend(heard.filter_map(|row| shown(&row, Some(site), "heard of")));
+                let heard = view.keys(site, Roll::HEARD_MANUFACTURERS)?;
+                let heard = heard.iter().filter(|row| !is_in(&believed, row));
+                all.extend(shown(view, heard, site, "heard of")?);
             }
             all.extend(unknown_makers(view, &believed)?);
             Ok(all)
@@ -379,18 +379,31 @@ fn is_in(rows: &[KeyRow], one: &KeyRow) -> bool {
         .any(|row| row.name.is_some() && row.key == one.key)
 }
 
-fn shown(row: &KeyRow, site: Option<&SiteId>, state: &'static str) -> Option<Listed> {
-    Some(Listed {
-        name: Some(row.name.as_ref()?.to_string()),
-        key: fingerprint(&row.key),
-        site: site
-            .filter(|site| !site.is_cloud())
-            .map(ToString::to_string),
-        by: row.by.as_ref().map(ToString::to_string),
-        listed: row.at,
-        state,
-        devices: None,
-    })
+/// Those of the rows of a site's log that are listed.
+fn shown<'a, S: Source>(
+    view: Tables<S>,
+    rows: impl Iterator<Item = &'a KeyRow>,
+    site: &SiteId,
+    state: &'static str,
+) -> Result<Vec<Listed>, StoreError> {
+    let mut all = Vec::new();
+    for row in rows {
+        let Some(name) = &row.name else {
+            continue;
+        };
+        let since = view.when_told(site, row.told.as_ref())?;
+        all.push(Listed {
+            name: Some(name.to_string()),
+            key: fingerprint(&row.key),
+            site: (!site.is_cloud()).then(|| site.to_string()),
+            by: row.by.as_ref().map(ToString::to_string),
+            listed: since.as_ref().map_or(row.at, |when| when.at),
+            since,
+            state,
+            devices: None,
+        });
+    }
+    Ok(all)
 }
 
 /// Manufacturers of onboarded devices whose record nobody believes in.
@@ -415,6 +428,7 @@ fn unknown_makers<S: Source>(
         site: None,
         by: None,
         listed: 0,
+        since: None,
         state: "unknown",
         devices: Some(devices),
     });

@@ -3,6 +3,7 @@
 //! what follows from it are one commit. Nothing is ever taken out of the log.
 
 mod standing;
+mod times;
 mod writing;
 
 use std::sync::Arc;

@@ -265,6 +265,7 @@ mod tests {
             not_before: 1,
             not_after,
             revoked,
+            told: None,
         }
     }
 

@@ -8,6 +8,7 @@
 mod read;
 mod rows;
 mod source;
+mod times;
 mod write;
 
 use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
@@ -23,8 +24,11 @@ pub use rows::{
 };
 pub(crate) use rows::{base64, key};
 pub(crate) use source::Source;
+pub(crate) use times::Untimed;
+pub use times::When;
 
 type EntryKey = (&'static str, &'static str, u32, u64);
+type SpanKey = (&'static str, &'static str, u32, u64, u32);
 type Json = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// (site, origin, epoch, seq) -> signed entry. The truth.
@@ -56,6 +60,10 @@ const MAKERS: TableDefinition<'_, &[u8; 16], &str> = TableDefinition::new("maker
 /// GUID whose device an operator gave his word for. *Fold.*
 const VOUCHED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("vouched");
 
+/// (site, origin, epoch, the entry that says so, number within it) -> first, last, shift: by how much the
+/// times of a log's earlier entries are off. *Fold.*
+const LEARNT: TableDefinition<'_, SpanKey, (u64, u64, i64)> = TableDefinition::new("learnt");
+
 /// Entries that are authentic but not believed: they count as received and change nothing.
 const REFUSED: TableDefinition<'_, EntryKey, &[u8]> = TableDefinition::new("refused");
 /// *Local.*
@@ -84,9 +92,15 @@ const TURNS: Json = TableDefinition::new("local.turns");
 const NOTICES: Json = TableDefinition::new("local.notices");
 /// device -> the notice of the other server that it is sent. *Local.*
 const ALTERNATES: Json = TableDefinition::new("local.alternates");
+/// This server's entries on untrusted time -> run of the machine and milliseconds of it. *Local.*
+const UNTIMED: TableDefinition<'_, EntryKey, (u64, u64)> = TableDefinition::new("local.untimed");
 /// *Local.*
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("local.meta");
 
+/// Most spans of one log that count: a log that says more than that of its times is none.
+const SPANS: usize = 4_096;
+/// How many neighbours of an entry are looked at for one whose time is known.
+const NEIGHBOURS: usize = 4_096;
 /// Longest listing of entries that are kept but not believed.
 const REFUSED_SHOWN: usize = 1_000;
 
@@ -168,6 +182,8 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(REFUSALS)?;
     tx.open_table(REFUSALS_OF)?;
     tx.open_table(HOLES)?;
+    tx.open_table(LEARNT)?;
+    tx.open_table(UNTIMED)?;
     Ok(())
 }
 

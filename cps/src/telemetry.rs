@@ -6,16 +6,20 @@
 //! retention bound removed leaves the highest removed (epoch, seq) of its topic behind.
 
 pub mod intake;
+mod times;
 
 use std::io::{self, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use holdfast_link::time::{Clock, Reading, TimeQuality};
 use holdfast_store::{Store, StoreError, WriteError, Written};
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use crate::metrics::Metrics;
+use crate::tables::When;
+use times::Segments;
 
 type Stamped<'a> = (&'a str, &'a str, u64, u64);
 /// Messages kept of a topic, and the highest (epoch, seq) that retention removed.
@@ -39,6 +43,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(MESSAGES)?;
     tx.open_table(TOPICS)?;
     tx.open_table(ARRIVALS)?;
+    times::prepare(tx)?;
     Ok(())
 }
 
@@ -73,8 +78,8 @@ pub struct Row {
     pub message: Message,
     /// Its number in the order of arrival, over all sources.
     pub arrival: u64,
-    /// When it arrived, unix seconds.
-    pub received: u64,
+    /// When it arrived, as far as it is known by now.
+    pub received: When,
 }
 
 /// Which messages a query wants.
@@ -113,20 +118,20 @@ impl Ledger {
     ///
     /// # Errors
     /// The store failed; the message counts as not recorded, and may be given again.
-    pub async fn record(&self, message: Message, now: u64) -> Result<Recorded, StoreError> {
+    pub async fn record(&self, message: Message, now: Reading) -> Result<Recorded, StoreError> {
         let done = self.record_all(vec![message], now).await?;
         Ok(done.first().copied().unwrap_or(Recorded::Repeat))
     }
 
     /// Records up to [`BATCH`] messages in one commit, in the order given; the answers stand in
-    /// the same order. `now` is unix seconds.
+    /// the same order.
     ///
     /// # Errors
     /// The store failed; all may be given again.
     pub async fn record_all(
         &self,
         messages: Vec<Message>,
-        now: u64,
+        now: Reading,
     ) -> Result<Vec<Recorded>, StoreError> {
         let mut all = Vec::with_capacity(messages.len());
         let mut rest = messages;
@@ -153,6 +158,7 @@ impl Ledger {
     pub fn query(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         self.store.read(|tx| {
             let table = tx.open_table(MESSAGES)?;
+            let segments = Segments::of(tx)?;
             let (topic, epoch, seq) = match (&query.after, &query.topic) {
                 (Some((topic, epoch, seq)), _) => (&**topic, *epoch, *seq),
                 (None, Some(topic)) => (&**topic, 0, 0),
@@ -174,14 +180,15 @@ impl Ledger {
                 {
                     continue;
                 }
-                rows.push(row(key.value(), value.value()));
+                rows.push(row(key.value(), value.value(), &segments));
             }
             Ok(rows)
         })
     }
 
     /// Writes a source's messages as JSON lines (`topic`, `epoch`, `seq`, `arrival`, `received`,
-    /// `payload` as text, or `payload_base64` where it is no text); the count.
+    /// `payload` as text, or `payload_base64` where it is no text; `received_when` where the time
+    /// was not known at once); the count.
     ///
     /// # Errors
     /// The store or the writer failed.
@@ -212,6 +219,14 @@ impl Ledger {
         }
     }
 
+    /// Gives what arrived on untrusted time its real time, if the clock knows it now.
+    ///
+    /// # Errors
+    /// The store failed; it can be learnt again.
+    pub async fn learn_times(&self, clock: &dyn Clock) -> Result<(), StoreError> {
+        times::learn(&self.store, clock).await
+    }
+
     /// Messages kept in all.
     ///
     /// # Errors
@@ -233,12 +248,13 @@ fn insert(
     tx: &WriteTransaction,
     batch: &[Message],
     keep: u64,
-    now: u64,
+    now: Reading,
 ) -> Written<(Vec<Recorded>, u64)> {
     let mut messages = tx.open_table(MESSAGES)?;
     let mut topics = tx.open_table(TOPICS)?;
     let mut arrivals = tx.open_table(ARRIVALS)?;
     let mut arrival = arrivals.get(())?.map_or(0, |last| last.value());
+    times::note(tx, arrival + 1, &now)?;
     let (mut done, mut pruned) = (Vec::with_capacity(batch.len()), 0);
     for one in batch {
         let topic = (&*one.source, &*one.topic);
@@ -250,7 +266,7 @@ fn insert(
             continue;
         }
         arrival += 1;
-        messages.insert(key, (arrival, now, &*one.payload))?;
+        messages.insert(key, (arrival, now.time.secs, &*one.payload))?;
         count += 1;
         while count > keep {
             let first = (topic.0, topic.1, 0, 0);
@@ -270,7 +286,11 @@ fn insert(
     Ok((done, pruned))
 }
 
-fn row(key: Stamped<'_>, (arrival, received, payload): (u64, u64, &[u8])) -> Row {
+fn row(
+    key: Stamped<'_>,
+    (arrival, received, payload): (u64, u64, &[u8]),
+    segments: &Segments,
+) -> Row {
     let (source, topic, epoch, seq) = key;
     let payload = Bytes::copy_from_slice(payload);
     let message = Message {
@@ -283,7 +303,7 @@ fn row(key: Stamped<'_>, (arrival, received, payload): (u64, u64, &[u8])) -> Row
     Row {
         message,
         arrival,
-        received,
+        received: segments.when(arrival, received),
     }
 }
 
@@ -292,8 +312,11 @@ pub(crate) fn json(row: &Row) -> serde_json::Value {
     let message = &row.message;
     let mut value = serde_json::json!({
         "source": message.source, "topic": message.topic, "epoch": message.epoch,
-        "seq": message.seq, "arrival": row.arrival, "received": row.received,
+        "seq": message.seq, "arrival": row.arrival, "received": row.received.at,
     });
+    if row.received.quality != TimeQuality::Authenticated.to_string() {
+        value["received_when"] = serde_json::json!(row.received);
+    }
     match std::str::from_utf8(&message.payload) {
         Ok(text) => value["payload"] = text.into(),
         Err(_) => value["payload_base64"] = STANDARD.encode(&message.payload).into(),

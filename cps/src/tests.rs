@@ -19,3 +19,4 @@ mod registry;
 mod rendezvous;
 mod replace;
 mod sync;
+mod times;

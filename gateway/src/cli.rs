@@ -18,6 +18,7 @@ use holdfast_server::ask::{Ask, read_file, text_of};
 use holdfast_server::cli::certificates::Certificates;
 use holdfast_server::cli::clients::Clients;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
+use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{Devices, OwnSite, Telemetry};
 
 use self::bridge::Bridge;
@@ -79,6 +80,8 @@ pub enum Command {
     /// Entries of the cloud that were not believed
     #[command(subcommand)]
     Refusals(Refusals),
+    /// What is on record, in its order, and when that was as far as it is known
+    Records(Records),
     /// Print the certificate that everybody of this installation believes in (PEM)
     Root {
         /// Its SHA-256 instead, for `holdfast-installer trust`
@@ -138,6 +141,7 @@ impl Cli {
                 }
             }
             Command::Certificates(what) => what.execute(&ask).await?,
+            Command::Records(records) => records.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
             Command::Bridge(bridge) => bridge.execute(&ask).await?,
         };

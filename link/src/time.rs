@@ -9,6 +9,8 @@
 
 mod floor;
 mod machine;
+mod moment;
+mod stand_in;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +20,12 @@ pub use floor::FloorError;
 use floor::{FloorFile, Kept};
 pub use holdfast_protocol::time::{Time, TimeQuality};
 use machine::{Kernel, Machine};
+pub use moment::{Moment, Reading, Traced};
+use rand_core::Rng as _;
+pub use stand_in::{Doubting, ManualClock};
 use tokio::sync::Notify;
+
+use crate::random::SystemRandom;
 
 /// The seam through which every part asks for the time.
 pub trait Clock: Send + Sync + std::fmt::Debug {
@@ -29,6 +36,20 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// question of validity. It lags behind by the time that the machine was off; it never leads.
     fn certain(&self) -> Time {
         self.now()
+    }
+
+    /// What goes into a record: the guess, and the moment by the machine's own counter.
+    fn read(&self) -> Reading {
+        Reading {
+            time: self.now(),
+            least: self.certain().secs,
+            moment: Moment::UNKNOWN,
+        }
+    }
+
+    /// The real time of a moment that was read before.
+    fn trace(&self, _moment: Moment) -> Traced {
+        Traced::Never
     }
 }
 
@@ -61,6 +82,8 @@ pub enum SystemTrust {
 pub struct SystemClock {
     trust: SystemTrust,
     machine: Box<dyn Machine>,
+    /// The boot, or, where nobody tells which it is, this run of the program.
+    run: u64,
     state: Mutex<State>,
     file: Option<Mutex<FloorFile>>,
     /// Something was learnt that is worth a write.
@@ -154,9 +177,14 @@ impl SystemClock {
             None => (None, None),
         };
         let state = Mutex::new(State::starting(kept, &*machine));
+        let run = match machine.boot() {
+            0 => SystemRandom.next_u64().max(1),
+            boot => boot,
+        };
         Ok(Self {
             trust,
             machine,
+            run,
             state,
             file,
             learnt: Notify::new(),
@@ -310,6 +338,17 @@ impl SystemClock {
             .then(|| Time::new(wall.max(certain), TimeQuality::Authenticated))
     }
 
+    /// The guess and the bound, by one look at the counter.
+    fn look(&self) -> (Time, Time, Duration) {
+        let (state, uptime) = (*self.lock(), self.machine.uptime());
+        let certain = state.certain(uptime);
+        if let Some(time) = self.vouched(certain) {
+            return (time, time, uptime);
+        }
+        let time = |secs: Duration| Time::new(secs.as_secs(), state.quality());
+        (time(certain + state.ahead), time(certain), uptime)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -317,66 +356,27 @@ impl SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {
-        let state = *self.lock();
-        let certain = state.certain(self.machine.uptime());
-        self.vouched(certain)
-            .unwrap_or_else(|| Time::new((certain + state.ahead).as_secs(), state.quality()))
+        self.look().0
     }
 
     fn certain(&self) -> Time {
-        let state = *self.lock();
-        let certain = state.certain(self.machine.uptime());
-        self.vouched(certain)
-            .unwrap_or_else(|| Time::new(certain.as_secs(), state.quality()))
-    }
-}
-
-/// A clock that doubts itself: to ask a server for the time by. A machine whose counter stood still (a
-/// virtual one that was paused) believes a time that is over, and would refuse as "not valid yet" the
-/// very server that could tell it.
-#[derive(Debug)]
-pub struct Doubting(pub Arc<dyn Clock>);
-
-impl Clock for Doubting {
-    fn now(&self) -> Time {
-        let now = self.0.now();
-        Time::new(now.secs, now.quality.min(TimeQuality::Floor))
+        self.look().1
     }
 
-    fn certain(&self) -> Time {
-        let certain = self.0.certain();
-        Time::new(certain.secs, certain.quality.min(TimeQuality::Floor))
-    }
-}
-
-/// A clock that stands still until it is set: for tests and simulations.
-#[derive(Debug)]
-pub struct ManualClock(Mutex<Time>);
-
-impl ManualClock {
-    /// A clock that shows `secs` since 1970, authenticated.
-    #[must_use]
-    pub const fn at(secs: u64) -> Self {
-        Self(Mutex::new(Time {
-            secs,
-            quality: TimeQuality::Authenticated,
-        }))
+    fn read(&self) -> Reading {
+        let (time, least, uptime) = self.look();
+        let run = self.run;
+        Reading {
+            time,
+            least: least.secs,
+            moment: Moment { run, uptime },
+        }
     }
 
-    /// Sets time and quality, backwards too.
-    pub fn set(&self, time: Time) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = time;
-    }
-
-    /// Moves the time on, by whole seconds.
-    pub fn advance(&self, by: Duration) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).secs += by.as_secs();
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Time {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trace(&self, moment: Moment) -> Traced {
+        let (_, certain, uptime) = self.look();
+        let run = self.run;
+        moment.traced(certain, Moment { run, uptime })
     }
 }
 

@@ -40,7 +40,9 @@
 //! 6. **Listed keys** ([`Listings`]: installers, manufacturers). A key is listed if the highest round
 //!    of its listings is above the highest round that a strike ended. Striking beats every listing
 //!    that it, or that did not, know of; only who knows of the strike can list the key again.
-//! 7. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
+//! 7. **Times.** An entry bears what its author's clock showed, and how good that was. What a later entry of
+//!    the same log says of it counts ([`Change::TimeLearnt`]); the order is never changed by it.
+//! 8. **Kinds of change from the future** are kept and forwarded byte for byte, and change nothing.
 
 mod author;
 mod change;
@@ -48,6 +50,7 @@ mod cursor;
 mod entry;
 mod evidence;
 mod fold;
+mod learnt;
 mod listing;
 mod services;
 
@@ -57,6 +60,7 @@ pub use cursor::{Admission, Cursor, MAX_ORIGINS, Span};
 pub use entry::{Entry, EntryId, MAX_ENTRY, Order, RecordFault, SignedEntry};
 pub use evidence::{EvidenceFault, Expected, Standing, verify_evidence};
 pub use fold::{Certificate, Claim, ClientGrant, DeviceRecord, Enrolment, Ownership, SiteRecord};
+pub use learnt::{LearntSpan, MAX_SPANS, real_time, spans_of};
 pub use listing::{KeyState, ListedAs, Listing, Listings};
 pub use services::{Activation, Assignment, Period, ServiceOrder, Services};
 

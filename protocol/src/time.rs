@@ -83,6 +83,15 @@ impl Time {
         }
     }
 
+    /// The time itself, once it is known by how much this one is off.
+    #[must_use]
+    pub fn learnt(self, shift: i64) -> Self {
+        Self::new(
+            self.secs.saturating_add_signed(shift),
+            TimeQuality::Authenticated,
+        )
+    }
+
     /// The effective time: never before the durable `floor` (seconds). A clock behind the floor
     /// is replaced by it, and is then worth `Floor`; a better quality is kept only by a clock that
     /// is not behind.

@@ -4,6 +4,7 @@
 pub mod certificates;
 pub mod clients;
 pub mod lists;
+pub mod records;
 pub mod services;
 
 use std::fmt;

@@ -161,7 +161,6 @@ from_engine!(
     TableError,
     TransactionError,
     CommitError,
-    CursorError,
     DatabaseError,
     SavepointError,
     SetDurabilityError

@@ -113,10 +113,10 @@ impl Story {
         let history = self.history().await;
         let lines: Vec<_> = history
             .iter()
-            .map(|line| (line["service"].as_str().unwrap(), line["end"].is_u64()))
+            .map(|line| (line["service"].as_str().unwrap(), line["until"].is_object()))
             .collect();
         assert_eq!(lines, [("civil", true), ("weather", false)]);
-        assert_eq!(history[0]["end"], history[1]["start"]);
+        assert_eq!(history[0]["until"], history[1]["from"]);
         // What runs is told on the topic, retained.
         let reported = self.retained("reported").await;
         let report: Value = serde_json::from_slice(&reported).unwrap();
@@ -245,7 +245,7 @@ impl Story {
         }
         let history = self.history().await;
         assert_eq!(history.len() as u64, 4 + KILLS + GATEWAY_KILLS);
-        let open = history.iter().filter(|line| line["end"].is_null());
+        let open = history.iter().filter(|line| line["until"].is_null());
         assert_eq!(open.count(), 1, "one service runs");
     }
 
@@ -291,7 +291,7 @@ async fn wait_for_history(world: &World, device: &str) -> Vec<Value> {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
         let history = world.history(device).await.unwrap();
-        if history.iter().all(|line| line["end"].is_u64()) {
+        if history.iter().all(|line| line["until"].is_object()) {
             return history;
         }
         assert!(tokio::time::Instant::now() < end, "still open: {history:?}");

@@ -8,12 +8,10 @@
 mod accept;
 mod answer;
 mod disk;
-mod fresh;
 mod load;
 mod op;
 mod record;
 mod schema;
-mod settle;
 mod tables;
 #[cfg(test)]
 mod tests;

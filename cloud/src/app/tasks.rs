@@ -71,6 +71,8 @@ impl App {
         stages.spawn_quiet(KEEPERS, "certificate renewal", renewal.run(token.clone()));
         let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
         stages.spawn_quiet(KEEPERS, "rights", watch);
+        let times = self.cps.times().clone().keep(token.clone());
+        stages.spawn_quiet(KEEPERS, "times of records", times);
         let cps = self.cps.clone();
         stages.spawn_quiet(KEEPERS, "watchdog", async move {
             let alive = || async {

@@ -20,6 +20,7 @@ use super::api::{Failure, own, read};
 use crate::Cps;
 use crate::authority::AuthorityError;
 use crate::telemetry as ledger;
+use crate::times;
 use crate::vouchers::VoucherRefusal;
 
 /// What a verb gives.
@@ -40,6 +41,7 @@ pub fn admin_router(cps: Cps) -> Router {
         .route("/v1/registry/vouchers/{guid}", get(export))
         .route("/v1/devices", get(devices))
         .route("/v1/clients", get(clients).post(issue))
+        .route("/v1/records", post(records))
         .route("/v1/refusals", get(refusals))
         .route("/v1/root", get(root))
         .route("/v1/telemetry", post(telemetry))
@@ -104,6 +106,23 @@ async fn add_site(State(cps): State<Cps>, body: Bytes) -> Answer {
     }
     cps.add_site(&site).await.map_err(own)?;
     Ok(Json(json!({ "site": site.as_str() })))
+}
+
+#[derive(Deserialize)]
+struct Records {
+    site: Option<String>,
+    device: Option<String>,
+    max: Option<usize>,
+}
+
+/// What is on record, in its order: the timeline.
+async fn records(State(cps): State<Cps>, body: Bytes) -> Answer {
+    let asked: Records = read(&body)?;
+    let site = asked.site.as_deref().map(parse::<SiteId>).transpose()?;
+    let device = asked.device.as_deref().map(parse::<DeviceId>).transpose()?;
+    let max = asked.max.unwrap_or(times::MOST);
+    let rows = cps.times().records(site.as_ref(), device, max);
+    Ok(Json(json!(rows.map_err(own)?)))
 }
 
 async fn vouchers(State(cps): State<Cps>) -> Answer {

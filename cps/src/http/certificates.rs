@@ -23,7 +23,7 @@ pub(super) fn admin() -> Router<Cps> {
 }
 
 async fn certificates(State(cps): State<Cps>) -> Answer {
-    Ok(Json(json!(cps.authority().list(None).map_err(own)?)))
+    Ok(Json(json!(cps.times().certificates().map_err(own)?)))
 }
 
 /// One of the four says what is to be revoked.
@@ -69,8 +69,8 @@ async fn revoke(State(cps): State<Cps>, body: Bytes) -> Answer {
 }
 
 async fn revocations(State(cps): State<Cps>) -> Answer {
-    let mut rows = cps.authority().list(None).map_err(own)?;
-    rows.retain(|row| row.revoked);
+    let mut rows = cps.times().certificates().map_err(own)?;
+    rows.retain(|row| row.certificate.revoked);
     let view = cps.roster().revocations();
     Ok(Json(json!({ "list": view, "certificates": rows })))
 }

@@ -38,17 +38,18 @@ async fn gateways(State(cps): State<Cps>) -> Answer {
             Some(LockCause::Revoke) => ("revoked", String::new()),
             Some(LockCause::Copy(why)) => ("locked: a copy was seen", why),
         };
-        json!({
+        Ok(json!({
             "gateway": row.server.as_str(),
             "site": row.site.as_str(),
             "epoch": row.epoch,
-            "enrolled": row.at,
+            "enrolled": cps.times().enrolled(row).map_err(own)?,
             "state": state,
             "why": why,
             "heard": cps.sync().heard(&row.server).map(|heard| heard.at),
-        })
+        }))
     };
-    Ok(Json(rows.iter().map(shown).collect()))
+    let rows: Result<Value, Failure> = rows.iter().map(shown).collect();
+    Ok(Json(rows?))
 }
 
 #[derive(Deserialize)]

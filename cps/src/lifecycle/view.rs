@@ -1,7 +1,11 @@
 //! A device's services as listings show them: plain values for JSON. Made by `lifecycle`.
 
-use holdfast_protocol::record::{Assignment, DeviceRecord, Period};
+use holdfast_protocol::id::SiteId;
+use holdfast_protocol::record::{Assignment, DeviceRecord, EntryId, Period};
+use holdfast_store::StoreError;
 use serde::Serialize;
+
+use crate::tables::{Source, Tables, When};
 
 /// What is ordered, what runs, and the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,44 +31,49 @@ pub struct PeriodView {
     pub server: Option<String>,
     /// The application program, if one was named.
     pub application: Option<String>,
-    /// Unix seconds.
-    pub start: u64,
-    /// What the server's clock was worth then.
-    pub start_quality: String,
-    /// Unix seconds; still runs if none.
-    pub end: Option<u64>,
-    /// What the server's clock was worth then.
-    pub end_quality: Option<String>,
+    /// When it began, as far as it is known by now.
+    pub from: When,
+    /// When it ended; still runs if none.
+    pub until: Option<When>,
     /// Serial numbers of its certificates, hex, oldest first.
     pub serials: Vec<String>,
 }
 
 impl ServicesView {
-    pub(super) fn of(record: &DeviceRecord) -> Self {
+    pub(super) fn of<S: Source>(
+        view: Tables<S>,
+        site: &SiteId,
+        record: &DeviceRecord,
+    ) -> Result<Self, StoreError> {
+        let history = record.services().history();
+        let history = history.iter().map(|one| PeriodView::of(view, site, one));
         let services = record.services();
         let name = |one: &Assignment| one.service.to_string();
-        Self {
+        Ok(Self {
             device: record.device().to_string(),
             desired: services.desired().map(|order| name(&order.assignment)),
             running: services.running().map(|(one, _)| name(one)),
             activated: services.activation().is_some(),
-            history: services.history().iter().map(PeriodView::of).collect(),
-        }
+            history: history.collect::<Result<_, _>>()?,
+        })
     }
 }
 
 impl PeriodView {
-    fn of(period: &Period) -> Self {
+    fn of<S: Source>(view: Tables<S>, site: &SiteId, period: &Period) -> Result<Self, StoreError> {
         let one = &period.assignment;
-        Self {
+        let when = |id: &EntryId, shown| -> Result<When, StoreError> {
+            let when = view.when_of(site, id)?;
+            Ok(when.unwrap_or_else(|| When::shown(shown)))
+        };
+        let end = period.end.zip(period.ended.as_ref());
+        Ok(Self {
             service: one.service.to_string(),
             server: one.server.as_ref().map(|server| server.server.to_string()),
             application: one.application.as_ref().map(ToString::to_string),
-            start: period.start.secs,
-            start_quality: period.start.quality.to_string(),
-            end: period.end.map(|end| end.secs),
-            end_quality: period.end.map(|end| end.quality.to_string()),
+            from: when(&period.started, period.start)?,
+            until: end.map(|(at, id)| when(id, at)).transpose()?,
             serials: period.serials.iter().map(ToString::to_string).collect(),
-        }
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use holdfast_protocol::id::Guid;
 use holdfast_protocol::record::{
-    Author, Change, DeviceRecord, Entry, ListedAs, Listing, Onboarded, SignedEntry,
+    Author, Change, DeviceRecord, Entry, EntryId, ListedAs, Listing, Onboarded, SignedEntry,
 };
 use holdfast_protocol::time::Time;
 use holdfast_protocol::voucher::Voucher;
@@ -21,7 +21,7 @@ use crate::tables::{
 /// One commit in the making: the tables, and the pen.
 pub(crate) struct Writing<'t> {
     pub(crate) tables: Tables<&'t WriteTransaction>,
-    author: &'t Signing,
+    pub(super) author: &'t Signing,
     news: News,
 }
 
@@ -91,12 +91,16 @@ impl<'t> Writing<'t> {
         own.iter()
             .chain(&highest)
             .for_each(|entry| author.observe(entry.entry()));
+        let read = self.author.clock.read();
         let signed = author
-            .write(self.author.clock.now(), device, change, &self.author.key)
+            .write(read.time, device, change, &self.author.key)
             .map_err(|fault| WriteError::Job(fault.into()))?;
         // What could not be read again must never get into the log.
         SignedEntry::parse(signed.as_bytes()).map_err(|fault| WriteError::Job(fault.into()))?;
         self.news.appended = true;
+        if !read.time.is_authenticated() {
+            self.tables.put_untimed(signed.entry(), read.moment)?;
+        }
         Ok(self.take(&signed)?)
     }
 
@@ -167,6 +171,7 @@ impl<'t> Writing<'t> {
                 true => self.tables.put_vouched(*guid),
                 false => Ok(()),
             },
+            Change::TimeLearnt { spans } => self.tables.put_learnt(it, spans),
             Change::AlternateTold { .. }
             | Change::ServiceActivated { .. }
             | Change::ServiceStarted { .. }
@@ -196,6 +201,7 @@ impl<'t> Writing<'t> {
             name: state.name().cloned(),
             by: state.order().map(|order| order.id.origin.clone()),
             at: at.map_or(0, |entry| entry.entry().at.secs),
+            told: state.order().map(|order| place(&order.id)),
             listing_round: state.listing_round(),
             striking_round: state.striking_round(),
         };
@@ -283,6 +289,7 @@ impl<'t> Writing<'t> {
                 not_before: *not_before,
                 not_after: *not_after,
                 revoked,
+                told: Some(place(&entry.id)),
             },
             (_, Some(row)) => CertificateRow {
                 revoked: true,
@@ -298,6 +305,7 @@ impl<'t> Writing<'t> {
                 not_before: 0,
                 not_after: 0,
                 revoked: true,
+                told: None,
             },
         };
         self.tables.put_certificate(&row)
@@ -320,6 +328,7 @@ impl<'t> Writing<'t> {
             record_key: record_key.clone(),
             owner_key: owner_key.clone(),
             at: entry.at.secs,
+            told: Some(place(&entry.id)),
         })
     }
 
@@ -350,6 +359,10 @@ impl<'t> Writing<'t> {
             order,
         })
     }
+}
+
+fn place(id: &EntryId) -> (String, u32, u64) {
+    (id.origin.to_string(), id.epoch, id.seq)
 }
 
 /// GUIDs under which the device may still come. A claim that another one starts from was seen to

@@ -52,8 +52,11 @@ pub struct KeyRow {
     /// The server at which it was listed; none if it was struck off.
     #[serde(with = "maybe_text")]
     pub by: Option<ServerId>,
-    /// When it was listed, unix seconds.
+    /// When it was listed, unix seconds, as the clock showed.
     pub at: u64,
+    /// The entry that says so, for what became known of its time since: its origin, epoch and number.
+    #[serde(default)]
+    pub told: Option<(String, u32, u64)>,
     /// The round in which a new listing stands, if there is one left.
     pub listing_round: Option<u32>,
     /// The round up to which a strike reaches.
@@ -110,6 +113,9 @@ pub struct CertificateRow {
     pub not_after: u64,
     /// Void for good.
     pub revoked: bool,
+    /// The entry that records its issue: origin, epoch and number.
+    #[serde(default)]
+    pub told: Option<(String, u32, u64)>,
 }
 
 /// A gateway of a site, in its highest enrolment.
@@ -129,8 +135,11 @@ pub struct GatewayRow {
     /// Vouchers for it are extended to this.
     #[serde(with = "key")]
     pub owner_key: VerifyingKey,
-    /// When, unix seconds.
+    /// When, unix seconds, as the clock showed.
     pub at: u64,
+    /// The entry that says so, for what became known of its time since: its origin, epoch and number.
+    #[serde(default)]
+    pub told: Option<(String, u32, u64)>,
 }
 
 /// An ordinary MQTT client and its patterns.

@@ -86,7 +86,7 @@ async fn step<I: Inbox>(
     if rows.is_empty() {
         return Ok(());
     }
-    ledger.record_all(messages, clock.now().secs).await?;
+    ledger.record_all(messages, clock.read()).await?;
     inbox.done(&rows).await.map_err(Fault::Inbox)
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdfast_link::time::{ManualClock, Time};
 use holdfast_store::{Medium, Options};
 use proptest::prelude::*;
 
@@ -13,6 +14,10 @@ fn ledger(keep: u64) -> (tempfile::TempDir, Ledger) {
     let medium = Medium::File(folder.path().join("ledger.redb"));
     let store = Store::open(medium, Options::default(), prepare).unwrap();
     (folder, Ledger::new(store, keep, Metrics::default()))
+}
+
+fn at(secs: u64) -> Reading {
+    ManualClock::at(secs).read()
 }
 
 fn message(source: &str, topic: &str, epoch: u64, seq: u64) -> Message {
@@ -71,7 +76,7 @@ proptest! {
             let messages = chunk.iter().map(|(s, t, e, q)| {
                 message(&format!("s{s}"), &format!("t{t}"), *e, *q)
             }).collect();
-            let got = runtime.block_on(ledger.record_all(messages, 1)).unwrap();
+            let got = runtime.block_on(ledger.record_all(messages, at(1))).unwrap();
             let want: Vec<_> = chunk.iter().map(|(s, t, e, q)| {
                 models.entry((*s, *t)).or_default().record((*e, *q), keep)
             }).collect();
@@ -95,9 +100,9 @@ proptest! {
 async fn pages_follow_each_other_without_gap_or_repeat_and_a_topic_can_be_asked_alone() {
     let (_folder, ledger) = ledger(1_000);
     let all: Vec<_> = (0..25).map(|seq| message("a", "x", 1, seq)).collect();
-    ledger.record_all(all, 5).await.unwrap();
-    ledger.record(message("a", "y", 1, 0), 6).await.unwrap();
-    ledger.record(message("b", "x", 1, 0), 6).await.unwrap();
+    ledger.record_all(all, at(5)).await.unwrap();
+    ledger.record(message("a", "y", 1, 0), at(6)).await.unwrap();
+    ledger.record(message("b", "x", 1, 0), at(6)).await.unwrap();
     let (mut after, mut seen) = (None, Vec::new());
     loop {
         let query = Query {
@@ -137,14 +142,90 @@ async fn what_was_recorded_is_there_after_reopening() {
     };
     let first = open();
     assert_eq!(
-        first.record(message("a", "x", 1, 1), 1).await.unwrap(),
+        first.record(message("a", "x", 1, 1), at(1)).await.unwrap(),
         Recorded::New
     );
     drop(first);
     let again = open();
     assert_eq!(
-        again.record(message("a", "x", 1, 1), 2).await.unwrap(),
+        again.record(message("a", "x", 1, 1), at(2)).await.unwrap(),
         Recorded::Repeat
     );
     assert_eq!(everything(&again, "a").len(), 1);
+}
+
+/// A gateway that wakes up without the time, is switched off, wakes up again, and learns it.
+#[tokio::test]
+async fn messages_from_before_the_time_was_known_get_theirs_afterwards() {
+    let (_folder, ledger) = ledger(100);
+    let clock = ManualClock::at(1_000);
+    let arrive = async |seq| {
+        let done = ledger.record(message("a", "x", 1, seq), clock.read()).await;
+        assert_eq!(done.unwrap(), Recorded::New);
+    };
+    let pass = |secs| clock.advance(std::time::Duration::from_secs(secs));
+    arrive(0).await;
+    // The first run never hears the time.
+    clock.reboot();
+    clock.set(Time::new(10, TimeQuality::Floor));
+    arrive(1).await;
+    // The second does, after its guess was corrected once.
+    clock.reboot();
+    clock.set(Time::new(20, TimeQuality::Floor));
+    arrive(2).await;
+    pass(5);
+    arrive(3).await;
+    clock.set(Time::new(500, TimeQuality::Floor));
+    arrive(4).await;
+    pass(40);
+    ledger.learn_times(&clock).await.unwrap();
+    let seen = || -> Vec<_> {
+        let rows = everything(&ledger, "a").into_iter();
+        rows.map(|row| (row.received.at, row.received.quality))
+            .collect()
+    };
+    let word = |secs: u64, quality: &str| (secs, quality.to_owned());
+    assert_eq!(seen()[2], word(20, "floor"), "the control: nobody knows");
+    clock.set(Time::new(9_000, TimeQuality::Authenticated));
+    arrive(5).await;
+    ledger.learn_times(&clock).await.unwrap();
+    let expected = [
+        word(1_000, "authenticated"),
+        word(10, "floor"),
+        word(8_955, "learnt later"),
+        word(8_960, "learnt later"),
+        word(8_960, "learnt later"),
+        word(9_000, "authenticated"),
+    ];
+    assert_eq!(seen(), expected);
+    let unknown = everything(&ledger, "a").remove(1).received;
+    assert_eq!(
+        (unknown.not_before, unknown.not_after),
+        (Some(10), Some(8_955))
+    );
+    let mut text = Vec::new();
+    ledger.export("a", &mut text).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    assert_eq!(lines[0].get("received_when"), None);
+    assert_eq!(lines[1]["received_when"]["not_after"], 8_955);
+    assert_eq!(lines[2]["received"], 8_955);
+}
+
+/// A gateway whose clock is never known, started again and again.
+#[tokio::test]
+async fn marks_are_joined_but_never_lost() {
+    let (_folder, ledger) = ledger(u64::MAX);
+    let clock = ManualClock::at(1_000);
+    for run in 0..1_100 {
+        clock.reboot();
+        clock.set(Time::new(50 + 10 * run, TimeQuality::Floor));
+        let one = message("a", "x", 1, run);
+        ledger.record(one, clock.read()).await.unwrap();
+    }
+    let rows = everything(&ledger, "a");
+    assert!(rows.iter().all(|row| row.received.quality == "floor"));
+    assert_eq!(rows[0].received.at, 50);
 }

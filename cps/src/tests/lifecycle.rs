@@ -136,7 +136,7 @@ fn key() -> SigningKey {
 fn services(view: &ServicesView) -> Vec<(&str, bool)> {
     let lines = view.history.iter();
     lines
-        .map(|line| (line.service.as_str(), line.end.is_some()))
+        .map(|line| (line.service.as_str(), line.until.is_some()))
         .collect()
 }
 
@@ -169,7 +169,7 @@ async fn a_device_is_moved_from_service_to_service() {
     assert!(!gateway.cps.roster().is_revoked(&next.serial));
     let view = home.history(&gateway);
     assert_eq!(services(&view), [("civil", true), ("weather", false)]);
-    assert_eq!(view.history[0].end, Some(view.history[1].start));
+    assert_eq!(view.history[0].until, Some(view.history[1].from.clone()));
     assert_eq!(view.history[0].serials, [leaf.serial.to_string()]);
     // A change that failed at the device: back to the service before; its key was voided, so to none.
     order(&gateway, home.id, "soil").await;
@@ -412,7 +412,7 @@ async fn an_end_of_use_is_told_reported_and_recorded() {
         outcome: Outcome::Ended,
     };
     assert!(
-        home.history(&gateway).history[0].end.is_none(),
+        home.history(&gateway).history[0].until.is_none(),
         "not before the device says so"
     );
     for _ in 0..2 {
@@ -420,7 +420,7 @@ async fn an_end_of_use_is_told_reported_and_recorded() {
     }
     let view = home.history(&gateway);
     assert!(
-        view.history.len() == 1 && view.history[0].end.is_some(),
+        view.history.len() == 1 && view.history[0].until.is_some(),
         "{view:?}"
     );
     assert_eq!((view.desired, view.running), (None, None));

@@ -87,6 +87,8 @@ impl App {
         );
         let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
         stages.spawn_quiet(KEEPERS, "rights", watch);
+        let times = self.cps.times().clone().keep(token.clone());
+        stages.spawn_quiet(KEEPERS, "times of records", times);
         let relay = Arc::clone(self.cps.relay());
         let follow = follow_uplink(relay, self.uplink.clone(), token.clone());
         stages.spawn_quiet(KEEPERS, "relay's view of the uplink", follow);

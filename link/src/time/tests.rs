@@ -392,3 +392,51 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_moment_gets_its_time_when_the_time_is_known_but_only_in_its_own_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("floor");
+    let machine = Fake::with_wall(WALL_1970);
+    let clock = machine.open(&path, SystemTrust::Hint);
+    let read = clock.read();
+    assert_eq!(read.time, Time::new(BUILD_FLOOR, TimeQuality::None));
+    assert_eq!(clock.trace(read.moment), Traced::NotYet);
+    machine.pass(40);
+    // The wall clock jumps, the program starts anew, another peer tells that time has passed: the
+    // counter goes on.
+    machine.set_wall(WALL_FAR);
+    let clock = machine.open(&path, SystemTrust::Hint);
+    clock.learn_least(BUILD_FLOOR + 5_000);
+    let later = clock.read();
+    machine.pass(60);
+    let told = BUILD_FLOOR + 1_000_000;
+    assert!(clock.learn(told));
+    assert_eq!(clock.trace(read.moment), Traced::Known(told - 100));
+    assert_eq!(clock.trace(later.moment), Traced::Known(told - 60));
+    machine.pass(7);
+    assert_eq!(
+        clock.trace(read.moment),
+        Traced::Known(told - 100),
+        "and stays"
+    );
+    // Started anew in the same boot before anybody wrote that down.
+    clock.keep_floor().unwrap();
+    let again = machine.open(&path, SystemTrust::Hint);
+    assert_eq!(again.trace(read.moment), Traced::Known(told - 100));
+    // Off for nobody knows how long.
+    machine.reboot(500);
+    let other = machine.open(&path, SystemTrust::Hint);
+    other.learn(told + 9_000);
+    assert_eq!(other.trace(read.moment), Traced::Never, "the control");
+    assert_eq!(other.trace(Moment::UNKNOWN), Traced::Never);
+    // Where nobody tells which boot it is, another run of the program may be another boot.
+    machine.hide_boot();
+    let hidden = machine.open(&path, SystemTrust::Hint);
+    let within = hidden.read();
+    hidden.learn(told + 10_000);
+    assert_eq!(hidden.trace(within.moment), Traced::Known(told + 10_000));
+    let next = machine.open(&path, SystemTrust::Hint);
+    next.learn(told + 10_000);
+    assert_eq!(next.trace(within.moment), Traced::Never);
+}

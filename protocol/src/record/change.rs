@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::{
     entry::RecordFault,
+    learnt::{self, LearntSpan},
     listing::{ListedAs, Listing},
     services::Assignment,
 };
@@ -172,6 +173,11 @@ pub enum Change {
         /// The GUID in the voucher.
         guid: Guid,
     },
+    /// The real time of earlier entries by the same author became known.
+    TimeLearnt {
+        /// Of which, and by how much they are off.
+        spans: Vec<LearntSpan>,
+    },
     /// A kind from the future: kept and forwarded, changes nothing here.
     Unknown {
         /// Its number.
@@ -198,6 +204,7 @@ const MANUFACTURER_LISTED: u64 = 14;
 const MANUFACTURER_STRUCK: u64 = 15;
 const DEVICE_VOUCHED: u64 = 16;
 const SERVICE_END_ORDERED: u64 = 17;
+const TIME_LEARNT: u64 = 20;
 
 impl Change {
     /// A word for logs and listings.
@@ -218,6 +225,7 @@ impl Change {
             Self::ServiceEndOrdered => "end of service ordered",
             Self::KeyListing(listing) => listing.word(),
             Self::DeviceVouched { .. } => "device vouched for",
+            Self::TimeLearnt { .. } => "time learnt",
             Self::Unknown { .. } => "unknown change",
         }
     }
@@ -305,6 +313,7 @@ impl Change {
                 DEVICE_VOUCHED,
                 cbor::encode(|w| _ = w.array(1).bytes(&guid.0)),
             ),
+            Self::TimeLearnt { spans } => (TIME_LEARNT, cbor::encode(|w| learnt::encode(spans, w))),
             Self::Unknown { kind, body } => (*kind, body.clone()),
         };
         w.array(2).uint(kind).raw(&body);
@@ -396,6 +405,12 @@ impl Change {
                 at_least(body, 1)?;
                 Self::DeviceVouched {
                     guid: Guid(body.bytes_exact()?),
+                }
+            }
+            TIME_LEARNT => {
+                at_least(body, 1)?;
+                Self::TimeLearnt {
+                    spans: learnt::decode(body)?,
                 }
             }
             kind => Self::Unknown {

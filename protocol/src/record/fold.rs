@@ -129,6 +129,7 @@ impl DeviceRecord {
             | Change::ClientAdmitted { .. }
             | Change::KeyListing(_)
             | Change::DeviceVouched { .. }
+            | Change::TimeLearnt { .. }
             | Change::Unknown { .. } => {}
         }
     }
@@ -361,6 +362,7 @@ impl SiteRecord {
             | Change::ServiceStarted { .. }
             | Change::ServiceEnded
             | Change::ServiceEndOrdered
+            | Change::TimeLearnt { .. }
             | Change::Unknown { .. } => {}
         }
     }

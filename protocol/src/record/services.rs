@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::{
     change::{Change, Serial},
-    entry::{Entry, Order, RecordFault},
+    entry::{Entry, EntryId, Order, RecordFault},
 };
 use crate::{
     id::{Application, ServiceId},
@@ -97,8 +97,12 @@ pub struct Period {
     pub assignment: Assignment,
     /// When it began, as well as the server knew; the order needs no clock.
     pub start: Time,
+    /// The entry that says so.
+    pub started: EntryId,
     /// When it ended; still runs when `None`.
     pub end: Option<Time>,
+    /// The entry that says so.
+    pub ended: Option<EntryId>,
     /// The certificates that served it, oldest first: more than one after renewals.
     pub serials: Vec<Serial>,
 }
@@ -222,14 +226,19 @@ impl Services {
                     }
                     continue;
                 }
-                (Some(open), _) => open.end = Some(turn.at),
+                (Some(open), _) => {
+                    open.end = Some(turn.at);
+                    open.ended = Some(turn.order.id.clone());
+                }
                 (None, _) => {}
             }
             if let Some((assignment, serial)) = &turn.runs {
                 periods.push(Period {
                     assignment: assignment.clone(),
                     start: turn.at,
+                    started: turn.order.id.clone(),
                     end: None,
+                    ended: None,
                     serials: vec![serial.clone()],
                 });
             }

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod fold;
+mod learnt;
 mod listing;
 mod services;
 
@@ -101,6 +102,20 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
         },
         Change::AlternateTold {
             server: "gw1".parse().unwrap(),
+        },
+        Change::TimeLearnt {
+            spans: vec![
+                LearntSpan {
+                    first: 1,
+                    last: u64::MAX,
+                    shift: -3,
+                },
+                LearntSpan {
+                    first: 7,
+                    last: 7,
+                    shift: i64::MAX,
+                },
+            ],
         },
         Change::ServiceActivated {
             credential: [3; 32],

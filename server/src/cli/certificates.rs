@@ -45,10 +45,11 @@ pub struct Whose {
     gateway: Option<ServerId>,
 }
 
-const COLUMNS: [&str; 6] = [
+const COLUMNS: [&str; 7] = [
     "serial",
     "subject",
     "issuer",
+    "issued",
     "not_before",
     "not_after",
     "revoked",

@@ -51,14 +51,12 @@ pub struct History {
 
 impl History {
     /// Columns of the table.
-    pub const COLUMNS: [&str; 8] = [
+    pub const COLUMNS: [&str; 6] = [
         "service",
         "server",
         "application",
-        "start",
-        "start_quality",
-        "end",
-        "end_quality",
+        "from",
+        "until",
         "serials",
     ];
 

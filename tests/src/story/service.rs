@@ -67,7 +67,9 @@ impl Story {
             "another order: {history:?}"
         );
         ensure!(
-            first["end"].is_u64() && first["end"] == second["start"] && second["end"].is_null(),
+            first["until"].is_object()
+                && first["until"] == second["from"]
+                && second["until"].is_null(),
             "ends and starts do not meet: {history:?}"
         );
         let (old, new) = (&first["serials"][0], &second["serials"][0]);

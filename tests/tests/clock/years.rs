@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_tests::place::has_multicast;
 use holdfast_tests::proxy::Mode;
 use holdfast_tests::skip::skip;
-use holdfast_tests::world::{Hands, Plan, Server};
+use holdfast_tests::world::{Hands, Part, Plan, Server};
 use tokio::time::Instant;
 
 use super::kit::*;
@@ -86,12 +86,23 @@ async fn a_first_boot_in_1970_in_an_outage_and_then_the_right_time() {
         );
     }
     turned.world.gateway.stop().await.unwrap();
+    // Without its floor, as after a boot in which nobody told the time.
+    for copy in ["time.0", "time.1"] {
+        std::fs::remove_file(turned.world.gateway.state.join(copy)).unwrap();
+    }
     turned.world.uplink.set(Mode::Silent).unwrap();
     turned.gateway.turn(FALSE_WALLS[0]).unwrap();
     turned.device.turn(FALSE_WALLS[0]).unwrap();
     turned.world.start_gateway().await.unwrap();
+    let began = now();
     start(&mut devices).await;
     all_work(&devices, PATIENCE * 2).await;
+    assert_ne!(turned.quality().await, "authenticated");
+    let shown = onboarded(&turned.world.gateway).await;
+    assert!(
+        shown.iter().all(|(_, quality)| quality == "floor"),
+        "{shown:?}"
+    );
     // The clock becomes right, and the cloud tells the time.
     stop(&mut devices).await;
     turned.world.gateway.stop().await.unwrap();
@@ -100,6 +111,9 @@ async fn a_first_boot_in_1970_in_an_outage_and_then_the_right_time() {
     turned.world.uplink.set(Mode::Open).unwrap();
     turned.world.start_gateway().await.unwrap();
     turned.has_quality("authenticated").await;
+    for part in [&turned.world.gateway, &turned.world.cloud] {
+        has_real_times(part, began).await;
+    }
     let before = certificates(&turned.world.gateway).await;
     start(&mut devices).await;
     all_work(&devices, PATIENCE).await;
@@ -112,6 +126,35 @@ async fn a_first_boot_in_1970_in_an_outage_and_then_the_right_time() {
     assert_eq!(devices_of(&after), devices_of(&before), "none got another");
     stop(&mut devices).await;
     turned.world.stop().await.unwrap();
+}
+
+/// When a server says that each device was onboarded, and how good that is.
+async fn onboarded(part: &Part) -> Vec<(u64, String)> {
+    let said = part.ask(&["devices", "list", "--json"]).await.unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    let since = rows.iter().map(|row| &row["since"]);
+    let told = since.filter(|since| since.is_object());
+    told.map(|since| {
+        let quality = since["quality"].as_str().unwrap().to_owned();
+        (since["at"].as_u64().unwrap(), quality)
+    })
+    .collect()
+}
+
+/// Waits until what was recorded on untrusted time has its real one.
+async fn has_real_times(part: &Part, began: u64) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let shown = onboarded(part).await;
+        let is_real = |(at, quality): &(u64, String)| {
+            quality == "learnt later" && (began.saturating_sub(2)..=now() + 2).contains(at)
+        };
+        if shown.len() == DEVICES && shown.iter().all(is_real) {
+            return;
+        }
+        assert!(Instant::now() < end, "{}: {shown:?}", part.name());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn known(turned: &Turned) -> usize {
