@@ -349,7 +349,7 @@ impl Budget {
 }
 
 /// An IPv6 host owns a /64 at least.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let mut octets = address.octets();

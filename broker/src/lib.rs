@@ -41,7 +41,7 @@ pub use door::{CountedTls, Door, FixedTls, TlsSource};
 pub use events::{CutReason, DropReason, Event};
 pub use message::{Message, Qos};
 pub use metrics::Figures;
-pub use passwords::{Passwords, PasswordsError};
+pub use passwords::{Guesses, Passwords, PasswordsError};
 pub use rights::{Connect, Identity, Password, Peer, Refusal, Rights};
 pub use topic::{Filter, NotAFilter};
 pub use websocket::Origins;

@@ -2,19 +2,27 @@
 //!
 //! A door that is given one ([`crate::Door::Passwords`]) lets in whom it knows and tells the rights the
 //! user's name; what the user may do is theirs to say. Hashing takes tens of milliseconds of processor
-//! on purpose: it runs beside the connections' threads, a few at a time.
+//! on purpose: it runs beside the connections' threads, a few at a time, and nobody may guess for ever.
+
+mod guesses;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::Refusal;
 use crate::rights::Password;
+
+pub use guesses::Guesses;
+use guesses::Tally;
 
 /// Hashes at one time; each takes the memory that its line names.
 const AT_ONCE: usize = 2;
@@ -26,7 +34,8 @@ const PASSES_MAX: u32 = 10;
 /// lines and lines beginning with `#` are left out.
 pub struct Passwords {
     users: RwLock<Users>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    tally: Mutex<Tally>,
     /// Somebody to check for users that are not there: they take as long.
     decoy: Arc<str>,
 }
@@ -68,7 +77,8 @@ impl Passwords {
         let decoy = hash(b"nobody")?;
         Ok(Self {
             users: RwLock::new(users(text)?),
-            places: Semaphore::new(AT_ONCE),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            tally: Mutex::new(Tally::new(Guesses::default())),
             decoy: decoy.into(),
         })
     }
@@ -94,13 +104,42 @@ impl Passwords {
         Ok(format!("{user}:{}", hash(password)?))
     }
 
-    /// The user, when name and password belong together.
+    /// The same with other bounds on guessing.
+    #[must_use]
+    pub fn guessed_at_most(self, guesses: Guesses) -> Self {
+        let tally = Mutex::new(Tally::new(guesses));
+        Self { tally, ..self }
+    }
+
+    /// The hash that stands behind the colon, with a fresh salt.
+    ///
+    /// # Errors
+    /// Without randomness or memory.
+    pub fn hash(password: &[u8]) -> Result<String, PasswordsError> {
+        hash(password)
+    }
+
+    /// Whether this hash may stand in the file.
+    #[must_use]
+    pub fn takes(hash: &str) -> bool {
+        is_bearable(hash)
+    }
+
+    /// The user, when name and password belong together; else why not.
     pub(crate) async fn check(
         &self,
+        from: IpAddr,
         user: Option<&str>,
         password: Option<Password<'_>>,
-    ) -> Option<Arc<str>> {
-        let (user, password) = (user?, password?);
+    ) -> Result<Arc<str>, Refusal> {
+        let (Some(user), Some(password)) = (user, password) else {
+            return Err(Refusal::BadCredentials);
+        };
+        let password = Zeroizing::new(password.0.to_vec());
+        // Before the work, not after it: whoever asks often at once gets no more.
+        if !self.tally().take(from, user, Instant::now()) {
+            return Err(Refusal::Busy);
+        }
         let known = self
             .users
             .read()
@@ -109,12 +148,22 @@ impl Passwords {
             .cloned();
         let there = known.is_some();
         let hash = known.unwrap_or_else(|| Arc::clone(&self.decoy));
-        let password = Zeroizing::new(password.0.to_vec());
-        let _place = self.places.acquire().await.ok()?;
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = place.map_err(|_| Refusal::Busy)?;
+        // The place goes with the work: a connection that gives up frees none.
         let verified = tokio::task::spawn_blocking(move || {
+            let _place = place;
             Argon2::default().verify_password(&password, &*hash).is_ok()
         });
-        (verified.await.ok()? && there).then(|| user.into())
+        if !(verified.await.unwrap_or(false) && there) {
+            return Err(Refusal::BadCredentials);
+        }
+        self.tally().give_back(from, user);
+        Ok(user.into())
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,6 +217,15 @@ fn is_bearable(hash: &str) -> bool {
 mod tests {
     use super::*;
 
+    async fn check(
+        passwords: &Passwords,
+        user: Option<&str>,
+        password: Option<&[u8]>,
+    ) -> Result<Arc<str>, Refusal> {
+        let from = IpAddr::from([192, 0, 2, 1]);
+        passwords.check(from, user, password.map(Password)).await
+    }
+
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_is_taken() {
         let text = format!(
@@ -176,10 +234,8 @@ mod tests {
             Passwords::line("pump", b"other").unwrap()
         );
         let passwords = Passwords::parse(&text).unwrap();
-        let known = passwords
-            .check(Some("meter"), Some(Password(b"right")))
-            .await;
-        assert_eq!(known.as_deref(), Some("meter"));
+        let known = check(&passwords, Some("meter"), Some(b"right")).await;
+        assert_eq!(known.as_deref(), Ok("meter"));
         for (user, password) in [
             (Some("meter"), Some(&b"other"[..])),
             (Some("meter"), Some(b"")),
@@ -188,24 +244,36 @@ mod tests {
             (None, Some(b"right")),
             (Some("METER"), Some(b"right")),
         ] {
-            let found = passwords.check(user, password.map(Password)).await;
-            assert_eq!(found, None, "{user:?}");
+            let found = check(&passwords, user, password).await;
+            assert_eq!(found, Err(Refusal::BadCredentials), "{user:?}");
         }
         // A bad text changes nothing, a good one everything.
         assert!(passwords.replace("meter:plain").is_err());
-        assert!(
-            passwords
-                .check(Some("meter"), Some(Password(b"right")))
-                .await
-                .is_some()
-        );
+        let right = Some(&b"right"[..]);
+        assert!(check(&passwords, Some("meter"), right).await.is_ok());
         passwords.replace("").unwrap();
-        assert!(
-            passwords
-                .check(Some("meter"), Some(Password(b"right")))
-                .await
-                .is_none()
-        );
+        assert!(check(&passwords, Some("meter"), right).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_guesses_too_often_is_not_even_checked() {
+        let text = Passwords::line("meter", b"right").unwrap();
+        let bounds = Guesses {
+            of_one_user: 2,
+            ..Guesses::default()
+        };
+        let passwords = Passwords::parse(&text).unwrap().guessed_at_most(bounds);
+        let right = Some(&b"right"[..]);
+        for _ in 0..5 {
+            // What was right costs nothing.
+            assert!(check(&passwords, Some("meter"), right).await.is_ok());
+        }
+        for _ in 0..2 {
+            let wrong = check(&passwords, Some("meter"), Some(b"x")).await;
+            assert_eq!(wrong, Err(Refusal::BadCredentials));
+        }
+        let late = check(&passwords, Some("meter"), right).await;
+        assert_eq!(late, Err(Refusal::Busy));
     }
 
     #[test]

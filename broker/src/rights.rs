@@ -78,6 +78,10 @@ pub trait Rights: Send + Sync + 'static {
     /// The reason to refuse; the client is told its code.
     fn identify(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Identity, Refusal>;
 
+    /// Hears of a login that the door itself refused, before anybody was identified: a wrong user or
+    /// password ([`Refusal::BadCredentials`]), or too many guesses ([`Refusal::Busy`]).
+    fn turned_away(&self, _peer: &Peer, _connect: &Connect<'_>, _why: Refusal) {}
+
     /// What to tell it in the CONNACK, as user properties (MQTT 5 only); left out where it does not
     /// fit the client's packet size.
     fn greeting(&self, _who: &Identity) -> Vec<(Box<str>, Box<str>)> {

@@ -81,15 +81,17 @@ async fn admit(
 ) -> Result<(Started, BytesMut), Turned> {
     if let Some(passwords) = &guest.passwords {
         let password = connect.password.as_deref().map(Password);
-        let check = passwords.check(connect.user_name.as_deref(), password);
-        let user = timeout_at(guest.deadline, check)
+        let (from, user) = (guest.peer.address.ip(), connect.user_name.as_deref());
+        let check = passwords.check(from, user, password);
+        let checked = timeout_at(guest.deadline, check)
             .await
             .map_err(|_| (code::BUSY, CutReason::ConnectDeadline))?;
-        if user.is_none() {
-            tell_refused(shared, &guest.peer, &connect, Refusal::BadCredentials);
-            return Err((code::BAD_CREDENTIALS, CutReason::Refused));
-        }
-        guest.peer.user = user;
+        guest.peer.user = Some(checked.map_err(|refusal| {
+            let asked = as_said(&connect);
+            shared.core.rights.turned_away(&guest.peer, &asked, refusal);
+            tell_refused(shared, &guest.peer, &connect, refusal);
+            (refusal_code(refusal), CutReason::Refused)
+        })?);
     }
     begin(shared, &guest.peer, connect).await
 }
@@ -202,12 +204,7 @@ fn greeting(
 /// Asks the rights; an empty client id gets one of ours if that is allowed.
 fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity, bool), Turned> {
     let core = &shared.core;
-    let asked = crate::Connect {
-        client_id: &connect.client_id,
-        user_name: connect.user_name.as_deref(),
-        password: connect.password.as_deref().map(Password),
-        v5: connect.v5,
-    };
+    let asked = as_said(connect);
     let mut identity = core.rights.identify(peer, &asked).map_err(|refusal| {
         tell_refused(shared, peer, connect, refusal);
         (refusal_code(refusal), CutReason::Refused)
@@ -226,6 +223,16 @@ fn identify(shared: &Shared, peer: &Peer, connect: &Connect) -> Result<(Identity
         assigned = true;
     }
     Ok((identity, assigned))
+}
+
+/// The CONNECT as the rights see it.
+fn as_said(connect: &Connect) -> crate::Connect<'_> {
+    crate::Connect {
+        client_id: &connect.client_id,
+        user_name: connect.user_name.as_deref(),
+        password: connect.password.as_deref().map(Password),
+        v5: connect.v5,
+    }
 }
 
 fn tell_refused(shared: &Shared, peer: &Peer, connect: &Connect, refusal: Refusal) {
