@@ -87,6 +87,8 @@ struct Oracle {
     place: Place,
     publish: Vec<String>,
     subscribe: Vec<String>,
+    /// What an operator granted, for clients.
+    granted: Option<Patterns>,
 }
 
 const A: &str = "000102030405060708090a0b0c0d0e0f";
@@ -119,6 +121,7 @@ fn parties() -> Vec<Oracle> {
                 place,
                 publish,
                 subscribe,
+                granted: None,
             });
         }
     };
@@ -157,14 +160,76 @@ fn parties() -> Vec<Oracle> {
         &everything,
         &everything,
     );
+    all.extend(clients());
+    all
+}
+
+/// Ordinary clients with patterns. At a site its own clients have what was granted; at the cloud they
+/// have what of it lies in the site's branches, and the cloud's own clients have what was granted.
+fn clients() -> Vec<Oracle> {
+    let site = |text: &str| text.parse::<SiteId>().unwrap();
+    let mut all = Vec::new();
+    for (home, publish, subscribe) in [
+        (
+            Some("plant"),
+            &["line/+/set", "line/7/#", "hf/v1/plant/+/down/#"][..],
+            &["line/#", "hf/v1/plant/+/up/#", "ext/v1/plant/line/#"][..],
+        ),
+        (
+            Some("dock"),
+            &["ext/v1/dock/x", "ext/v1/plant/line/#"],
+            &["+/v1/dock/x", "line/+"],
+        ),
+        (
+            None,
+            &["ext/v1/+/line/#", "line"],
+            &["svc/v1/plant/#", "line/7/+"],
+        ),
+    ] {
+        let filters = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let granted = Patterns {
+            publish: filters(publish),
+            subscribe: filters(subscribe),
+            shared: false,
+        };
+        let places = [
+            Place::Site(site("plant")),
+            Place::Site(site("dock")),
+            Place::Cloud,
+        ];
+        for place in places {
+            let holds = |rule: &&str| match (&place, home) {
+                (Place::Site(here), home) => Some(here.as_str()) == home,
+                (Place::Cloud, None) => true,
+                (Place::Cloud, Some(home)) => ["hf", "svc", "ext"]
+                    .iter()
+                    .any(|root| rule.starts_with(&format!("{root}/v1/{home}/"))),
+            };
+            let list = |rules: &[&str]| {
+                let rules = rules.iter().copied().filter(|rule| holds(rule));
+                rules.map(str::to_owned).collect()
+            };
+            let (publish, subscribe) = (list(publish), list(subscribe));
+            all.push(Oracle {
+                party: Party::Client {
+                    name: "scada".parse().unwrap(),
+                    site: home.map(site),
+                },
+                place,
+                publish,
+                subscribe,
+                granted: Some(granted.clone()),
+            });
+        }
+    }
     all
 }
 
 /// Whether a topic inside `hf` or `svc` has one of the forms of the tree, by its shape alone; in
-/// `ext` every name is free.
+/// other trees every name is free.
 fn has_a_form(topic: &str) -> bool {
     let levels = split(topic);
-    if levels[0] == "ext" {
+    if !["hf", "svc"].contains(&levels[0]) {
         return true;
     }
     let device = |text: &str| text == A || text == B;
@@ -216,6 +281,8 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
         "telemetry",
         "command",
         "x",
+        "line",
+        "7",
         "",
         "+",
         "#",
@@ -234,6 +301,8 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
         "hf/v1/plant/gateway/health".to_owned(),
         "ext/v1/plant/line/7/state".to_owned(),
         "ext/v1/dock/x".to_owned(),
+        "line/7/set".to_owned(),
+        "line/7".to_owned(),
     ];
     let parties = parties();
     let mut dice = Dice::new(2);
@@ -241,7 +310,7 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
     for _ in 0..20_000 {
         let oracle = dice.pick(&parties).clone_rules();
         let text = draw(&mut dice, &parts, &whole);
-        let rights = Rights::compile(&oracle.0, None, &oracle.1);
+        let rights = Rights::compile(&oracle.0, oracle.4.as_ref(), &oracle.1);
         let name = !text.is_empty() && !text.contains(['+', '#']);
         let hit = |rules: &[String], topic: &str| {
             rules
@@ -282,12 +351,13 @@ fn decisions_equal_the_oracle_on_60_000_triples() {
 }
 
 impl Oracle {
-    fn clone_rules(&self) -> (Party, Place, Vec<String>, Vec<String>) {
+    fn clone_rules(&self) -> (Party, Place, Vec<String>, Vec<String>, Option<Patterns>) {
         (
             self.party.clone(),
             self.place.clone(),
             self.publish.clone(),
             self.subscribe.clone(),
+            self.granted.clone(),
         )
     }
 }
