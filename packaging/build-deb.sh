@@ -60,6 +60,7 @@ put 644 "$source/$package.service" "lib/systemd/system/$package.service"
 put 644 "$source/$package.sysusers" "usr/lib/sysusers.d/$package.conf"
 put 644 "$source/$package.tmpfiles" "usr/lib/tmpfiles.d/$package.conf"
 put 644 "$source/copyright" "usr/share/doc/$package/copyright"
+put 644 config/clients.toml "usr/share/doc/$package/examples/clients.toml"
 put 644 "$source/$package.lintian" "usr/share/lintian/overrides/$package"
 
 # From the program itself, so that they tell what this very build can do.

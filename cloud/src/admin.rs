@@ -20,6 +20,7 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, SiteId};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::voucher::Voucher;
+use holdfast_server::reload::Reload;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ pub struct Served {
     stock: Stock,
     broker: Broker,
     intake: Consumer,
+    reload: Reload,
     started: Instant,
     listening: Value,
 }
@@ -46,6 +48,7 @@ impl Served {
             stock: app.stock.clone(),
             broker: app.broker.clone(),
             intake: app.intake.consumer(),
+            reload: app.reload(),
             started: Instant::now(),
             listening: json!({
                 "mqtt": app.mqtt().to_string(),
@@ -61,6 +64,7 @@ impl Served {
 /// All verbs of the cloud.
 pub fn router(served: Served) -> Router {
     let shared = admin_router(served.cps.clone());
+    let clients = holdfast_server::admin::router(served.reload.clone());
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services/{device}/gateways", get(order_at))
@@ -72,6 +76,7 @@ pub fn router(served: Served) -> Router {
         .route("/v1/vouchers/{guid}/extend", post(extend))
         .with_state(served)
         .merge(shared)
+        .merge(clients)
 }
 
 async fn status(State(served): State<Served>) -> Answer {

@@ -13,17 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, JournalMedium, Wall};
+use holdfast_broker::Broker;
 use holdfast_config::HostPort;
 use holdfast_config::secret_file;
 use holdfast_cps::authority::is_private;
-use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role, Stores};
+use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role};
 use holdfast_link::time::{SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot};
-use holdfast_server::epoch;
 use holdfast_server::intake::{Intake, Ledger, Unstamped};
-use holdfast_server::rights::CertificateRights;
-use holdfast_store::{Damaged, Medium, Options, Store};
+use holdfast_server::opening;
+use holdfast_server::reload::Reload;
+use holdfast_server::users::Users;
+use holdfast_store::Damaged;
 
 pub use bind::Listeners;
 pub use error::BuildError;
@@ -37,8 +38,6 @@ use crate::stock::Stock;
 const GRACE: Duration = Duration::from_secs(6);
 /// Under which name the factory of this installation is believed.
 const OWN_FACTORY: &str = "own-factory";
-/// Disk space kept back for what must get through on a full disk.
-const RESERVE: u64 = 8 << 20;
 
 /// The cloud, standing but not yet serving.
 #[derive(Debug)]
@@ -49,6 +48,7 @@ pub struct App {
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) cps: Cps,
     pub(crate) broker: Broker,
+    pub(crate) users: Users,
     pub(crate) stock: Stock,
     pub(crate) factory: Arc<Factory>,
     pub(crate) intake: Intake,
@@ -68,7 +68,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         cause,
     })?;
     claim(state, &config)?;
-    let listeners = bind::all(&config.listen).await?;
+    let listeners = bind::all(&config.listen, &config.clients).await?;
     let clock = Arc::new(SystemClock::open(
         &state.join("time"),
         SystemTrust::Vouched,
@@ -78,7 +78,9 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     let addresses = reached.certified(&listeners);
     let identity = IdentitySlot::with(cps.authority().own_identity(&addresses).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
-    let (broker, epoch) = open_broker(&config, &cps, state)?;
+    let users = opening::users(&cps, &config.clients)?;
+    let bounds = (&config.limits.0, &config.journal);
+    let (broker, epoch) = opening::broker(state, &cps, &users, bounds)?;
     let unstamped = Unstamped {
         server: config.server.clone(),
         epoch,
@@ -97,6 +99,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         clock,
         cps,
         broker,
+        users,
         stock,
         factory: Arc::new(factory),
         intake,
@@ -135,6 +138,22 @@ impl App {
     #[must_use]
     pub fn metrics(&self) -> SocketAddr {
         self.listeners.metrics.1
+    }
+
+    /// The addresses of the listeners for ordinary clients, by their keys in `[clients]`.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.listeners.clients.addresses()
+    }
+
+    /// What reads the clients with passwords again.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        Reload {
+            file: self.config.clients.file.clone(),
+            users: self.users.clone(),
+            broker: self.broker.clone(),
+        }
     }
 
     /// The CPS server inside.
@@ -224,25 +243,10 @@ async fn open_cps(
     wanted.advertise.fdo = reached.fdo.iter().map(fdo_address).collect();
     wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.limits.registration = config.rendezvous.registration;
-    wanted.limits.connections = config.limits.connections;
-    wanted.limits.connections_per_address = config.limits.connections_per_address;
-    wanted.limits.requests_per_address = config.limits.requests_per_address;
-    wanted.limits.fdo_sessions = config.limits.fdo_runs;
+    config.limits.0.fill(&mut wanted);
     config.certificates.fill(&mut wanted.lives);
-    wanted.limits.handshake = config.limits.handshake;
-    wanted.limits.headers = config.limits.handshake;
     let keys = Keys::open(&state.join("keys"))?;
-    // The registry must never begin empty by itself; the ledger of a damaged file may.
-    let registry = options("registry", Damaged::Refuse);
-    let ledger = options("ledger", Damaged::Quarantine);
-    let stores = Stores {
-        registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
-        ledger: Store::open(
-            file(state, "ledger"),
-            ledger,
-            holdfast_cps::telemetry::prepare,
-        )?,
-    };
+    let stores = opening::stores(state)?;
     Ok(Cps::open(wanted, stores, keys, clock).await?)
 }
 
@@ -261,27 +265,6 @@ fn fdo_address(reached: &HostPort) -> FdoAddress {
     }
 }
 
-fn open_broker(config: &Config, cps: &Cps, state: &Path) -> Result<(Broker, u64), BuildError> {
-    let mut wanted = holdfast_broker::Config::default();
-    wanted.limits.connections = config.limits.connections;
-    wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
-    wanted.limits.journal_bytes = config.journal.max_bytes.0;
-    wanted.connect_deadline = config.limits.handshake;
-    // How long the broker was away must not hang on a clock that anybody can turn.
-    let clock = Arc::clone(cps.clock());
-    wanted.wall = Wall::new(move || clock.certain().secs);
-    let rights = CertificateRights::new(
-        cps.roster().clone(),
-        config.domain.clone(),
-        cps.metrics().clone(),
-    );
-    let path = state.join("journal.redb");
-    let before = epoch::Before::look(&path);
-    let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;
-    let epoch = before.after_opening(&path, &state.join("journal-epoch"))?;
-    Ok((broker, epoch))
-}
-
 fn open_seller(
     config: &Config,
     reached: &Reached,
@@ -291,8 +274,9 @@ fn open_seller(
     use holdfast_link::time::Clock as _;
     let seller = Seller::open(&state.join("seller"), clock.now().secs)?;
     let owner = seller.vouchers.public();
-    let options = options("vouchers", Damaged::Refuse);
-    let stock = Stock::open(file(state, "vouchers"), options, seller.vouchers)?;
+    let options = opening::options("vouchers", Damaged::Refuse);
+    let medium = opening::medium(state, "vouchers");
+    let stock = Stock::open(medium, options, seller.vouchers)?;
     let rendezvous =
         rendezvous_info(&config.manufacturing, &reached.fdo).map_err(|_| BuildError::Directives)?;
     let limits = holdfast_cps::Limits::default();
@@ -304,21 +288,8 @@ fn open_seller(
         certificate_life: config.manufacturing.certificate_life,
         most_in_stock: config.manufacturing.stock,
         clock,
-        most_runs: config.limits.fdo_runs,
+        most_runs: config.limits.0.fdo_runs,
         run_life: limits.fdo_session_life,
     });
     Ok((stock, factory))
-}
-
-fn file(state: &Path, name: &str) -> Medium {
-    Medium::File(state.join(format!("{name}.redb")))
-}
-
-fn options(name: &'static str, damaged: Damaged) -> Options {
-    Options {
-        name,
-        damaged,
-        reserve_bytes: RESERVE,
-        ..Options::default()
-    }
 }

@@ -2,15 +2,18 @@
 //!
 //! Every key has a default, so that the cloud starts with no file at all. Read by [`crate::cli`],
 //! used by [`crate::app`]. The commented sample is `config/cloud.toml`; a test holds the two
-//! together. Nothing here opens a socket or a file.
+//! together. Nothing here opens a socket; of files, only that of `[clients]` is
+//! looked at.
 
 mod certificates;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_config::{ByteSize, HostPort, Section, Settings};
+use holdfast_config::bounds::{at_least, between, loopback};
+use holdfast_config::{HostPort, Section, Settings};
 use holdfast_protocol::id::{Domain, ServerId};
+use holdfast_server::config::{Clients, Journal, Peers, batch};
 
 pub use self::certificates::Certificates;
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub rendezvous: Rendezvous,
     /// What the factory writes into devices.
     pub manufacturing: Manufacturing,
+    /// Ordinary MQTT clients, beside those of the house.
+    pub clients: Clients,
     /// The broker's durable messages.
     pub journal: Journal,
     /// What is kept of the telemetry.
@@ -113,13 +118,6 @@ pub struct Manufacturing {
     pub requests_per_address: u32,
 }
 
-/// `[journal]`: bounds of the broker's durable messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Journal {
-    /// Largest size of the stored messages; above it publishers are refused, nothing is dropped.
-    pub max_bytes: ByteSize,
-}
-
 /// `[telemetry]`: bounds of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Telemetry {
@@ -131,20 +129,7 @@ pub struct Telemetry {
 
 /// `[limits]`: bounds on peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections open at once, on each listener.
-    pub connections: usize,
-    /// Connections of one address open at once, on each listener but MQTT's.
-    pub connections_per_address: usize,
-    /// HTTP requests (FDO, API) that one address may send each second, on each listener.
-    pub requests_per_address: u32,
-    /// Largest MQTT packet, in bytes.
-    pub packet: ByteSize,
-    /// FDO runs under way at once.
-    pub fdo_runs: usize,
-    /// How long a TLS handshake or a request head may take.
-    pub handshake: Duration,
-}
+pub struct Limits(pub Peers);
 
 /// The defaults of all sections, which are also what an empty file means.
 impl Default for Config {
@@ -157,6 +142,7 @@ impl Default for Config {
             roles: Roles::default(),
             rendezvous: Rendezvous::default(),
             manufacturing: Manufacturing::default(),
+            clients: Clients::default(),
             journal: Journal::default(),
             telemetry: Telemetry::default(),
             limits: Limits::default(),
@@ -215,14 +201,6 @@ impl Default for Manufacturing {
     }
 }
 
-impl Default for Journal {
-    fn default() -> Self {
-        Self {
-            max_bytes: ByteSize(4 << 30),
-        }
-    }
-}
-
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
@@ -234,14 +212,7 @@ impl Default for Telemetry {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 8192,
-            connections_per_address: 256,
-            requests_per_address: 500,
-            packet: ByteSize(256 << 10),
-            fdo_runs: 256,
-            handshake: Duration::from_secs(10),
-        }
+        Self(Peers::of(8192, 256))
     }
 }
 
@@ -256,6 +227,7 @@ impl Settings for Config {
             roles: section.section("roles"),
             rendezvous: section.section("rendezvous"),
             manufacturing: section.section("manufacturing"),
+            clients: section.section("clients"),
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
@@ -273,14 +245,7 @@ impl Settings for Listen {
             fdo: section.get("fdo", default.fdo),
             manufacturing: section.optional("manufacturing"),
             metrics: section.get_checked("metrics", default.metrics, |address| {
-                if address.ip().is_loopback() {
-                    return Ok(());
-                }
-                let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
-                Err((
-                    format!("{address} can be read by everyone who reaches it"),
-                    remedy.to_owned(),
-                ))
+                loopback(*address, "127.0.0.1:9464")
             }),
         }
     }
@@ -350,16 +315,6 @@ impl Settings for Manufacturing {
     }
 }
 
-impl Settings for Journal {
-    fn read(section: &mut Section<'_>) -> Self {
-        Self {
-            max_bytes: section.get_checked("max_bytes", Self::default().max_bytes, |size| {
-                at_least(size.0, 16 << 20, "16MiB")
-            }),
-        }
-    }
-}
-
 impl Settings for Telemetry {
     fn read(section: &mut Section<'_>) -> Self {
         let default = Self::default();
@@ -367,65 +322,15 @@ impl Settings for Telemetry {
             messages: section.get_checked("messages", default.messages, |count| {
                 at_least(*count, 1, "1")
             }),
-            batch: section.get_checked("batch", default.batch, |rows| match *rows {
-                1..=10_000 => Ok(()),
-                _ => Err((
-                    format!("{rows} rows"),
-                    "write a number from 1 to 10000".to_owned(),
-                )),
-            }),
+            batch: batch(section, default.batch),
         }
     }
 }
 
 impl Settings for Limits {
     fn read(section: &mut Section<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            connections: section.get_checked("connections", default.connections, |count| {
-                at_least(*count as u64, 1, "1")
-            }),
-            connections_per_address: section.get_checked(
-                "connections_per_address",
-                default.connections_per_address,
-                |count| at_least(*count as u64, 1, "1"),
-            ),
-            requests_per_address: section.get_checked(
-                "requests_per_address",
-                default.requests_per_address,
-                |count| at_least(u64::from(*count), 1, "1"),
-            ),
-            packet: section.get_checked("packet", default.packet, |size| {
-                at_least(size.0, 1 << 10, "1KiB")
-            }),
-            fdo_runs: section.get_checked("fdo_runs", default.fdo_runs, |count| {
-                at_least(*count as u64, 1, "1")
-            }),
-            handshake: section.get_checked("handshake", default.handshake, |time| {
-                between(*time, Duration::from_secs(1), Duration::from_secs(120))
-            }),
-        }
+        Self(Peers::read(section, Self::default().0))
     }
-}
-
-fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)> {
-    if value >= least {
-        return Ok(());
-    }
-    Err((
-        format!("{value} is too small to work with"),
-        format!("write {shown} or more"),
-    ))
-}
-
-fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err((
-        format!("{value:?} is out of range"),
-        format!("write a time from {least:?} to {most:?}"),
-    ))
 }
 
 #[cfg(test)]
@@ -463,7 +368,13 @@ mod tests {
             .lines()
             .map(|line| uncommented(line) + "\n")
             .collect();
-        let config: Config = holdfast_config::parse(Path::new("cloud.toml"), &open).expect("valid");
+        let folder = tempfile::tempdir().expect("folder");
+        let clients = include_bytes!("../../config/clients.toml");
+        holdfast_config::secret_file::write(&folder.path().join("clients.toml"), clients)
+            .expect("file");
+        let path = folder.path().join("cloud.toml");
+        let config: Config = holdfast_config::parse(&path, &open).expect("valid");
+        assert!(config.clients.tls.is_some() && config.clients.file.is_some());
         assert!(config.manufacturing.installer.is_some() && !config.advertise.mqtt.is_empty());
     }
 

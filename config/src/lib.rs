@@ -2,6 +2,7 @@
 //!
 //! - [`document`]: reads a TOML file into a [`Settings`] type and reports every fault at once, each
 //!   with its file, line and remedy. Unknown keys are faults.
+//! - [`bounds`]: limits that many settings have, with their words.
 //! - [`value`]: what a value may be (durations, sizes, addresses, names) and how each is explained.
 //! - [`cli`]: options and sub-commands common to all binaries, exit codes, how an error is shown.
 //! - [`life`]: logging, signals, readiness, watchdog and the grace period.
@@ -11,6 +12,7 @@
 //!
 //! It knows no binary's keys: each room declares its own section by implementing [`Settings`].
 
+pub mod bounds;
 pub mod cli;
 pub mod document;
 pub mod fault;

@@ -149,6 +149,12 @@ impl Roster {
         }
     }
 
+    /// Whose brokers ask here, for rights that are compiled elsewhere.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Who the peer with this chain (leaf first, already verified in the handshake) is.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::{Answer, admin_router};
 use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_link::tls::IdentitySlot;
+use holdfast_server::reload::Reload;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -40,6 +41,7 @@ pub struct Served {
     uplink: watch::Receiver<State>,
     identity: IdentitySlot,
     clock: Arc<SystemClock>,
+    reload: Reload,
     started: Instant,
 }
 
@@ -57,6 +59,7 @@ impl Served {
             uplink: app.uplink(),
             identity: app.identity.clone(),
             clock: Arc::clone(&app.clock),
+            reload: app.reload(),
             started: Instant::now(),
         }
     }
@@ -65,12 +68,14 @@ impl Served {
 /// All verbs of the gateway.
 pub fn router(served: Served) -> Router {
     let shared = admin_router(served.cps.clone());
+    let clients = holdfast_server::admin::router(served.reload.clone());
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/bridge", get(remotes))
         .route("/v1/bridge/forget", post(forget))
         .with_state(served)
         .merge(shared)
+        .merge(clients)
 }
 
 async fn status(Of(served): Of<Served>) -> Answer {

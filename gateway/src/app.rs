@@ -14,18 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, JournalMedium, Wall};
+use holdfast_broker::Broker;
 use holdfast_config::{HostPort, secret_file};
 use holdfast_cps::enrol::Cloud;
-use holdfast_cps::{Cps, CpsConfig, Keys, Role, Stores};
+use holdfast_cps::{Cps, CpsConfig, Keys, Role};
 use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, Doubting, SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
 use holdfast_link::{fdo, https};
-use holdfast_server::epoch;
 use holdfast_server::intake::{Intake, Ledger, Unstamped};
-use holdfast_server::rights::CertificateRights;
-use holdfast_store::{Damaged, Medium, Options, Store};
+use holdfast_server::opening;
+use holdfast_server::reload::Reload;
+use holdfast_server::users::Users;
 
 pub use bind::Listeners;
 pub use error::{BuildError, RunError};
@@ -38,8 +38,6 @@ use crate::{bridge, identity, retired};
 
 /// How long each stage of the parts may take to stop.
 const GRACE: Duration = Duration::from_secs(6);
-/// Disk space kept back for what must get through on a full disk.
-const RESERVE: u64 = 8 << 20;
 
 /// The gateway, standing but not yet serving.
 #[derive(Debug)]
@@ -50,6 +48,7 @@ pub struct App {
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) cps: Cps,
     pub(crate) broker: Broker,
+    pub(crate) users: Users,
     pub(crate) identity: IdentitySlot,
     pub(crate) anchors: Anchors,
     pub(crate) bridge: Bridge,
@@ -82,7 +81,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     if !faults.is_empty() {
         return Err(BuildError::Rules(faults));
     }
-    let listeners = bind::all(&config.listen).await?;
+    let listeners = bind::all(&config.listen, &config.clients).await?;
     let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
     let addresses = identity::lan_addresses(&config).map_err(BuildError::Interfaces)?;
     let ports = listeners.ports();
@@ -98,7 +97,11 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     let certified = identity::certified(&config, addresses.clone());
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
     let anchors = Anchors::new(cps.authority().anchors()?)?;
-    let (broker, epoch) = open_broker(&config, &cps, &cloud, state)?;
+    let users = opening::users(&cps, &config.clients)?;
+    let bounds = (&config.limits.peers, &config.journal);
+    let (broker, began) = opening::broker(state, &cps, &users, bounds)?;
+    // A gateway that was replaced or restored counts on from a higher enrolment.
+    let epoch = (u64::from(cloud.epoch) << 32) | began;
     let unstamped = Unstamped {
         server: cloud.gateway(),
         epoch,
@@ -146,6 +149,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         clock,
         cps,
         broker,
+        users,
         identity,
         anchors,
         bridge,
@@ -183,6 +187,22 @@ impl App {
     #[must_use]
     pub fn metrics(&self) -> SocketAddr {
         self.listeners.metrics.1
+    }
+
+    /// The addresses of the listeners for ordinary clients, by their keys in `[clients]`.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.listeners.clients.addresses()
+    }
+
+    /// What reads the clients with passwords again.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        Reload {
+            file: self.config.clients.file.clone(),
+            users: self.users.clone(),
+            broker: self.broker.clone(),
+        }
     }
 
     /// The CPS server inside.
@@ -314,62 +334,9 @@ async fn open_cps(
     wanted.advertise = identity::advertise(addresses, ports);
     wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.handover = config.vouchers.from;
-    wanted.limits.connections = config.limits.connections;
-    wanted.limits.connections_per_address = config.limits.connections_per_address;
-    wanted.limits.requests_per_address = config.limits.requests_per_address;
-    wanted.limits.fdo_sessions = config.limits.fdo_runs;
+    config.limits.peers.fill(&mut wanted);
     config.certificates.fill(&mut wanted.lives);
-    wanted.limits.handshake = config.limits.handshake;
-    wanted.limits.headers = config.limits.handshake;
     let keys = Keys::open(&identity::keys_folder(state))?;
-    // What the site knows must never begin empty by itself; what devices sent may.
-    let registry = options("registry", Damaged::Refuse);
-    let ledger = options("ledger", Damaged::Quarantine);
-    let stores = Stores {
-        registry: Store::open(file(state, "registry"), registry, holdfast_cps::prepare)?,
-        ledger: Store::open(
-            file(state, "ledger"),
-            ledger,
-            holdfast_cps::telemetry::prepare,
-        )?,
-    };
+    let stores = opening::stores(state)?;
     Ok(Cps::open(wanted, stores, keys, clock).await?)
-}
-
-fn open_broker(
-    config: &Config,
-    cps: &Cps,
-    cloud: &Cloud,
-    state: &Path,
-) -> Result<(Broker, u64), BuildError> {
-    let mut wanted = holdfast_broker::Config::default();
-    wanted.limits.connections = config.limits.connections;
-    wanted.limits.packet_bytes = usize::try_from(config.limits.packet.0).unwrap_or(usize::MAX);
-    wanted.limits.journal_bytes = config.journal.max_bytes.0;
-    wanted.connect_deadline = config.limits.handshake;
-    // How long the broker was away must not hang on a clock that anybody can turn.
-    let clock = Arc::clone(cps.clock());
-    wanted.wall = Wall::new(move || clock.certain().secs);
-    let rights =
-        CertificateRights::new(cps.roster().clone(), cloud.domain(), cps.metrics().clone());
-    let path = state.join("journal.redb");
-    let before = epoch::Before::look(&path);
-    let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;
-    let began = before.after_opening(&path, &state.join("journal-epoch"))?;
-    // A gateway that was replaced or restored counts on from a higher enrolment.
-    let epoch = (u64::from(cloud.epoch) << 32) | began;
-    Ok((broker, epoch))
-}
-
-fn file(state: &Path, name: &str) -> Medium {
-    Medium::File(state.join(format!("{name}.redb")))
-}
-
-fn options(name: &'static str, damaged: Damaged) -> Options {
-    Options {
-        name,
-        damaged,
-        reserve_bytes: RESERVE,
-        ..Options::default()
-    }
 }

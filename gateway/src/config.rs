@@ -3,7 +3,8 @@
 //! Every key has a default. What belongs to the site (its name, the domain, the cloud's addresses)
 //! is not here: the gateway learns it when it enrols ([`crate::identity`]). Read by [`crate::cli`],
 //! used by [`crate::app`]. The commented sample is `config/gateway.toml`; a test holds the two
-//! together. Nothing here opens a socket; of files, only those that `[[remote]]` names are looked at.
+//! together. Nothing here opens a socket; of files, only those that `[[remote]]` and `[clients]`
+//! name are looked at.
 
 mod bridge;
 mod certificates;
@@ -13,9 +14,11 @@ mod remote;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_config::{ByteSize, HostPort, Section, Settings};
+use holdfast_config::bounds::{at_least, between, loopback};
+use holdfast_config::{HostPort, Section, Settings};
 use holdfast_cps::HandoverPolicy;
 use holdfast_protocol::uplink;
+use holdfast_server::config::{Clients, Journal, Peers, batch};
 
 pub use bridge::{Direction, Rule, moved};
 pub use remote::{CLOUD, Identity, Login, Remote, Version};
@@ -41,6 +44,8 @@ pub struct Config {
     pub bridge: Vec<Rule>,
     /// From whom vouchers are taken.
     pub vouchers: Vouchers,
+    /// Ordinary MQTT clients, beside those of the house.
+    pub clients: Clients,
     /// The broker's durable messages.
     pub journal: Journal,
     /// What is kept of the telemetry at the site.
@@ -104,13 +109,6 @@ pub struct Vouchers {
     pub from: HandoverPolicy,
 }
 
-/// `[journal]`: bounds of the broker's durable messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Journal {
-    /// Largest size of the stored messages; above it publishers are refused, nothing is dropped.
-    pub max_bytes: ByteSize,
-}
-
 /// `[telemetry]`: what the site keeps for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Telemetry {
@@ -125,18 +123,8 @@ pub struct Telemetry {
 /// `[limits]`: bounds on peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once, on each listener.
-    pub connections: usize,
-    /// Connections of one address open at once, on each listener but MQTT's.
-    pub connections_per_address: usize,
-    /// HTTP requests (FDO, API) that one address may send each second, on each listener.
-    pub requests_per_address: u32,
-    /// Largest MQTT packet.
-    pub packet: ByteSize,
-    /// FDO runs under way at once.
-    pub fdo_runs: usize,
-    /// How long a TLS handshake or a request head may take.
-    pub handshake: Duration,
+    /// Those that the cloud has as well.
+    pub peers: Peers,
     /// Messages on their way to each remote that it has not acknowledged yet.
     pub bridge_window: usize,
     /// How long a message that a remote denies is tried again before it is put aside.
@@ -165,14 +153,6 @@ impl Default for Discovery {
     }
 }
 
-impl Default for Journal {
-    fn default() -> Self {
-        Self {
-            max_bytes: ByteSize(4 << 30),
-        }
-    }
-}
-
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
@@ -186,12 +166,7 @@ impl Default for Telemetry {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
-            connections_per_address: 256,
-            requests_per_address: 500,
-            packet: ByteSize(256 << 10),
-            fdo_runs: 128,
-            handshake: Duration::from_secs(10),
+            peers: Peers::of(4096, 128),
             bridge_window: 512,
             denied_for: Duration::from_secs(600),
         }
@@ -209,6 +184,7 @@ impl Settings for Config {
             remotes: section.sections("remote"),
             bridge: section.sections("bridge"),
             vouchers: section.section("vouchers"),
+            clients: section.section("clients"),
             journal: section.section("journal"),
             telemetry: section.section("telemetry"),
             limits: section.section("limits"),
@@ -227,14 +203,7 @@ impl Settings for Listen {
             https: section.get("https", default.https),
             fdo: section.get("fdo", default.fdo),
             metrics: section.get_checked("metrics", default.metrics, |address| {
-                if address.ip().is_loopback() {
-                    return Ok(());
-                }
-                let remedy = "use a loopback address such as \"127.0.0.1:9464\"";
-                Err((
-                    format!("{address} can be read by everyone who reaches it"),
-                    remedy.to_owned(),
-                ))
+                loopback(*address, "127.0.0.1:9464")
             }),
         }
     }
@@ -334,16 +303,6 @@ impl Settings for Vouchers {
     }
 }
 
-impl Settings for Journal {
-    fn read(section: &mut Section<'_>) -> Self {
-        Self {
-            max_bytes: section.get_checked("max_bytes", Self::default().max_bytes, |size| {
-                at_least(size.0, 16 << 20, "16MiB")
-            }),
-        }
-    }
-}
-
 impl Settings for Telemetry {
     fn read(section: &mut Section<'_>) -> Self {
         let default = Self::default();
@@ -352,13 +311,7 @@ impl Settings for Telemetry {
             messages: section.get_checked("messages", default.messages, |count| {
                 at_least(*count, 1, "1")
             }),
-            batch: section.get_checked("batch", default.batch, |rows| match *rows {
-                1..=10_000 => Ok(()),
-                _ => Err((
-                    format!("{rows} rows"),
-                    "write a number from 1 to 10000".to_owned(),
-                )),
-            }),
+            batch: batch(section, default.batch),
         }
     }
 }
@@ -366,26 +319,8 @@ impl Settings for Telemetry {
 impl Settings for Limits {
     fn read(section: &mut Section<'_>) -> Self {
         let default = Self::default();
-        let some = |count: &usize| at_least(*count as u64, 1, "1");
         Self {
-            connections: section.get_checked("connections", default.connections, some),
-            connections_per_address: section.get_checked(
-                "connections_per_address",
-                default.connections_per_address,
-                some,
-            ),
-            requests_per_address: section.get_checked(
-                "requests_per_address",
-                default.requests_per_address,
-                |count| at_least(u64::from(*count), 1, "1"),
-            ),
-            packet: section.get_checked("packet", default.packet, |size| {
-                at_least(size.0, 1 << 10, "1KiB")
-            }),
-            fdo_runs: section.get_checked("fdo_runs", default.fdo_runs, some),
-            handshake: section.get_checked("handshake", default.handshake, |time| {
-                between(*time, Duration::from_secs(1), Duration::from_secs(120))
-            }),
+            peers: Peers::read(section, default.peers),
             bridge_window: section.get_checked("bridge_window", default.bridge_window, |count| {
                 match *count {
                     1..=65_535 => Ok(()),
@@ -401,26 +336,6 @@ impl Settings for Limits {
             }),
         }
     }
-}
-
-fn at_least(value: u64, least: u64, shown: &str) -> Result<(), (String, String)> {
-    if value >= least {
-        return Ok(());
-    }
-    Err((
-        format!("{value} is too small to work with"),
-        format!("write {shown} or more"),
-    ))
-}
-
-fn between(value: Duration, least: Duration, most: Duration) -> Result<(), (String, String)> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err((
-        format!("{value:?} is out of range"),
-        format!("write a time from {least:?} to {most:?}"),
-    ))
 }
 
 #[cfg(test)]

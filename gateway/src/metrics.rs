@@ -1,18 +1,12 @@
-//! Health and metrics on the loopback listener: `/health` and `/metrics` (text exposition).
+//! The gateway's own figures on the loopback listener, beside those that every server has: the backlog,
+//! the uplink, the remotes, how long the site may stay offline.
 //!
-//! Asked by the operator's monitoring; built once by [`crate::app`]. It shows no identity and no
-//! content of a message.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! Built once by [`crate::app`], looked up when asked for. It shows no identity and no content of a
+//! message.
 
 use axum::Router;
-use axum::extract::State as Of;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
 use holdfast_cps::Cps;
-use prometheus_client::encoding::text::encode;
+use holdfast_server::metrics;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -22,13 +16,9 @@ use crate::app::App;
 use crate::bridge::{Backlog, DeadLetters, Watched};
 use crate::uplink::State;
 
-/// Media type of the text exposition that `prometheus_client` writes.
-const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// What is shown.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    registry: Arc<Mutex<Registry>>,
+/// What is looked at.
+#[derive(Debug)]
+struct Seen {
     cps: Cps,
     backlog: Backlog,
     dead_letters: DeadLetters,
@@ -108,93 +98,69 @@ fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-impl Seen {
-    /// The parts of `app`.
-    #[must_use]
-    pub fn of(app: &App) -> Self {
-        let mut registry = Registry::default();
-        app.cps.metrics().register(&mut registry);
-        app.broker.register_metrics(&mut registry);
-        let gauges = Gauges::default();
-        let ours = registry.sub_registry_with_prefix("holdfast_gateway");
+/// The router for the loopback listener.
+pub fn router(app: &App) -> Router {
+    let mut registry = metrics::registry(&app.cps, &app.broker);
+    let gauges = Gauges::default();
+    gauges.register(registry.sub_registry_with_prefix("holdfast_gateway"));
+    let seen = Seen {
+        cps: app.cps.clone(),
+        backlog: app.backlog(),
+        dead_letters: app.dead_letters.clone(),
+        remotes: app.remotes(),
+        uplink: app.uplink(),
+        gauges,
+    };
+    metrics::router(registry, app.cps.clone(), move || seen.look())
+}
+
+impl Gauges {
+    fn register(&self, ours: &mut Registry) {
         ours.register(
             "backlog",
             "Messages that wait for the cloud",
-            gauges.backlog.clone(),
+            self.backlog.clone(),
         );
         ours.register(
             "revocations_number",
             "Number of the list of revoked certificates",
-            gauges.revocations.clone(),
+            self.revocations.clone(),
         );
         ours.register(
             "revocations_age_seconds",
             "Since the cloud was asked for news of that list; -1: not since the start",
-            gauges.revocations_age.clone(),
+            self.revocations_age.clone(),
         );
         ours.register(
             "offline_window_seconds",
             "For so long the site may stay offline; below 90 days it should see its cloud soon",
-            gauges.window.clone(),
+            self.window.clone(),
         );
-        let dead = gauges.dead_letters.clone();
+        let dead = self.dead_letters.clone();
         ours.register(
             "dead_letters",
             "Messages put aside that a remote will never take",
             dead,
         );
-        let uplink = gauges.uplink.clone();
+        let uplink = self.uplink.clone();
         ours.register("uplink_up", "1 unless the uplink's mode is outage", uplink);
-        gauges.remotes.register(ours);
-        Self {
-            registry: Arc::new(Mutex::new(registry)),
-            cps: app.cps.clone(),
-            backlog: app.backlog(),
-            dead_letters: app.dead_letters.clone(),
-            remotes: app.remotes(),
-            uplink: app.uplink(),
-            gauges,
-        }
+        self.remotes.register(ours);
     }
 }
 
-/// The router for the loopback listener.
-pub fn router(seen: Seen) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/health", get(health))
-        .with_state(seen)
-}
-
-async fn metrics(Of(seen): Of<Seen>) -> impl IntoResponse {
-    seen.gauges.backlog.set(whole(seen.backlog.waiting()));
-    let list = seen.cps.roster().revocations();
-    seen.gauges.revocations.set(whole(list.number));
-    let age = list.heard_secs_ago.map_or(-1, whole);
-    seen.gauges.revocations_age.set(age);
-    let window = seen.cps.authority().window().ok().flatten();
-    seen.gauges.window.set(window.map_or(-1, whole));
-    let dead = whole(seen.dead_letters.count());
-    seen.gauges.dead_letters.set(dead);
-    seen.gauges.remotes.set(&seen.remotes);
-    seen.gauges
-        .uplink
-        .set(i64::from(seen.uplink.borrow().is_up()));
-    let mut text = String::new();
-    let registry = seen.registry.lock().unwrap_or_else(PoisonError::into_inner);
-    match encode(&mut text, &registry) {
-        Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, EXPOSITION)], text),
-        Err(_) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [(CONTENT_TYPE, EXPOSITION)],
-            String::new(),
-        ),
-    }
-}
-
-async fn health(Of(seen): Of<Seen>) -> impl IntoResponse {
-    match seen.cps.sites() {
-        Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+impl Seen {
+    fn look(&self) {
+        let gauges = &self.gauges;
+        gauges.backlog.set(whole(self.backlog.waiting()));
+        let list = self.cps.roster().revocations();
+        gauges.revocations.set(whole(list.number));
+        let age = list.heard_secs_ago.map_or(-1, whole);
+        gauges.revocations_age.set(age);
+        let window = self.cps.authority().window().ok().flatten();
+        gauges.window.set(window.map_or(-1, whole));
+        gauges.dead_letters.set(whole(self.dead_letters.count()));
+        gauges.remotes.set(&self.remotes);
+        let up = self.uplink.borrow().is_up();
+        gauges.uplink.set(i64::from(up));
     }
 }

@@ -4,6 +4,7 @@
 pub mod certificates;
 pub mod clients;
 pub mod lists;
+mod password;
 pub mod records;
 pub mod services;
 

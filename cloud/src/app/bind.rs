@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 
 use holdfast_config::HostPort;
 use holdfast_link::discovery::{Interfaces, local_addresses};
-use tokio::net::TcpListener;
+use holdfast_server::bind::{BindError, Bound, ClientListeners, one, some};
+use holdfast_server::config::Clients;
 
 use super::BuildError;
 use crate::config::Listen;
-
-/// A bound socket and its address.
-type Bound = (TcpListener, SocketAddr);
 
 /// The bound sockets.
 #[derive(Debug)]
@@ -25,31 +23,19 @@ pub struct Listeners {
     pub manufacturing: Option<Bound>,
     /// Health and metrics.
     pub metrics: Bound,
+    /// For ordinary MQTT clients.
+    pub clients: ClientListeners,
 }
 
-pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
-    let manufacturing = match listen.manufacturing {
-        Some(address) => Some(one("listen.manufacturing", address).await?),
-        None => None,
-    };
+pub(super) async fn all(listen: &Listen, clients: &Clients) -> Result<Listeners, BindError> {
     Ok(Listeners {
-        manufacturing,
+        manufacturing: some("listen.manufacturing", listen.manufacturing).await?,
         mqtt: one("listen.mqtt", listen.mqtt).await?,
         https: one("listen.https", listen.https).await?,
         fdo: one("listen.fdo", listen.fdo).await?,
         metrics: one("listen.metrics", listen.metrics).await?,
+        clients: ClientListeners::bind(clients).await?,
     })
-}
-
-async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BuildError> {
-    let fault = |cause| BuildError::Bind {
-        key,
-        address,
-        cause,
-    };
-    let listener = TcpListener::bind(address).await.map_err(fault)?;
-    let bound = listener.local_addr().map_err(fault)?;
-    Ok((listener, bound))
 }
 
 /// How others reach `listening`: as told, or by the address itself, or by all of this machine's.

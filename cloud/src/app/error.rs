@@ -1,7 +1,6 @@
 //! Why the cloud does not start: one sentence each, with what to do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use holdfast_broker::ConsumerError;
@@ -10,6 +9,7 @@ use holdfast_cps::lists::ListingError;
 use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::time::FloorError;
 use holdfast_link::tls::AnchorError;
+use holdfast_server::bind::BindError;
 use holdfast_store::StoreError;
 
 use crate::seller::SellerError;
@@ -42,17 +42,8 @@ pub enum BuildError {
     #[error(transparent)]
     Listing(#[from] ListingError),
     /// A socket.
-    #[error(
-        "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
-    )]
-    Bind {
-        /// Configuration key.
-        key: &'static str,
-        /// The address wanted.
-        address: SocketAddr,
-        /// What the system said.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The machine's addresses.
     #[error("cannot tell this machine's addresses: {0}; write them under [advertise]")]
     Interfaces(io::Error),
@@ -80,6 +71,9 @@ pub enum BuildError {
     /// The root certificate.
     #[error(transparent)]
     Anchors(#[from] AnchorError),
+    /// The hashes of clients' passwords.
+    #[error(transparent)]
+    Passwords(#[from] holdfast_broker::PasswordsError),
     /// The broker.
     #[error(transparent)]
     Broker(#[from] holdfast_broker::OpenError),
@@ -98,6 +92,6 @@ impl BuildError {
     /// Whether it may get better by itself: at boot an address may come later than the cloud.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Bind { .. } | Self::Interfaces(_))
+        matches!(self, Self::Bind(_) | Self::Interfaces(_))
     }
 }

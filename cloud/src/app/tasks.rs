@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, CountedTls, CutReason, Door};
 use holdfast_config::life;
 use holdfast_config::stages::{Ended, Stages};
 use holdfast_cps::fdo::FdoParty;
@@ -15,10 +14,11 @@ use holdfast_cps::http::Bounds;
 use holdfast_cps::telemetry::intake::take_in;
 use holdfast_cps::{Cps, Limits, http};
 use holdfast_link::dial::{Endpoint, Security};
-use holdfast_link::time::{Clock, SystemClock};
-use holdfast_link::tls::{self, ClientAuth, IdentitySlot};
+use holdfast_link::time::SystemClock;
+use holdfast_link::tls::IdentitySlot;
 use holdfast_link::{fdo, https};
-use holdfast_server::{alternates, rights};
+use holdfast_server::doors::Doors;
+use holdfast_server::{alternates, keepers};
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE};
@@ -57,31 +57,14 @@ impl App {
     }
 
     fn spawn_keepers(&self, stages: &mut Stages) {
-        let token = stages.token(KEEPERS);
-        let clock = Arc::clone(&self.clock);
-        let stop = token.clone();
-        stages.spawn_quiet(KEEPERS, "time floor", async move {
-            clock.keep_floor_until(stop.cancelled()).await;
-        });
+        keepers::spawn(stages, KEEPERS, &self.cps, &self.clock, self.reload());
         let renewal = Renewal {
             cps: self.cps.clone(),
             identity: self.identity.clone(),
             addresses: self.addresses.clone(),
         };
-        stages.spawn_quiet(KEEPERS, "certificate renewal", renewal.run(token.clone()));
-        let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
-        stages.spawn_quiet(KEEPERS, "rights", watch);
-        let times = self.cps.times().clone().keep(token.clone());
-        stages.spawn_quiet(KEEPERS, "times of records", times);
-        let cps = self.cps.clone();
-        stages.spawn_quiet(KEEPERS, "watchdog", async move {
-            let alive = || async {
-                cps.answers().await;
-                true
-            };
-            life::feed_watchdog(token.clone(), alive).await;
-            token.cancelled().await;
-        });
+        let renew = renewal.run(stages.token(KEEPERS));
+        stages.spawn_quiet(KEEPERS, "certificate renewal", renew);
     }
 
     /// Spends the listeners: whatever serves peers, and what moves their messages.
@@ -91,52 +74,40 @@ impl App {
         served: admin::Served,
         limits: &Limits,
     ) -> Result<(), RunError> {
-        let doors = stages.token(DOORS);
-        let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&self.clock);
+        let doors = Doors {
+            cps: &self.cps,
+            broker: &self.broker,
+            identity: &self.identity,
+            anchors: &self.anchors,
+            clock: Arc::<SystemClock>::clone(&self.clock),
+            stage: DOORS,
+        };
         let parties = parties(&self);
         let fdo = http::fdo_router(parties, limits.fdo_body, self.cps.metrics().clone());
         let metrics = metrics::router(&self.cps, &self.broker, self.intake.consumer());
+        let own_fdo = self.fdo().port();
+        let listeners = self.listeners;
         if self.config.roles.cps {
-            let optional = ClientAuth::Late(self.anchors.clone(), self.cps.config().lives.grace);
-            let api = tls::server_config(self.identity.clone(), optional, Arc::clone(&clock))?;
             let router = http::api_router(self.cps.clone()).merge(fdo.clone());
-            let https = http::serve_tls(
-                self.listeners.https.0,
-                api,
-                router,
-                self.cps.bounds(),
-                doors.clone(),
-            );
-            stages.spawn_quiet(DOORS, "https listener", https);
-            let required = ClientAuth::Required(self.anchors.clone());
-            let mqtt = tls::server_config(self.identity.clone(), required, clock)?;
-            let refused = self.cps.metrics().clone();
-            let mqtt = CountedTls::new(mqtt, move |why| {
-                refused.refused("mqtt handshake", tls::refusal(why));
-                tls::explain(why)
-            });
-            let (broker, stop) = (self.broker.clone(), doors.clone());
-            let listener = self.listeners.mqtt.0;
-            stages.spawn(DOORS, "mqtt listener", async move {
-                broker
-                    .serve(listener, Door::Tls(Arc::new(mqtt)), stop)
-                    .await
-            });
+            doors.https(stages, listeners.https, router)?;
+            doors.mqtt(stages, listeners.mqtt)?;
+            let origins = &self.config.clients.origins;
+            doors.clients(stages, listeners.clients, &self.users, origins)?;
             let ledger = self.cps.ledger().clone();
             let batch = self.config.telemetry.batch;
             let intake = take_in(self.intake, ledger, self.clock, batch, stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "telemetry intake", intake);
             let tell = alternates::run(self.cps.clone(), self.broker.clone(), stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "notices of gateways", tell);
-            let client = rendezvous_client(&self.config, self.listeners.fdo.1.port());
+            let client = rendezvous_client(&self.config, own_fdo);
             let (to0, stop) = (self.cps.to0().clone(), stages.token(MOVERS));
             stages.spawn_quiet(MOVERS, "voucher registration", async move {
                 to0.run(client, stop).await;
             });
         }
-        let plain = http::serve_plain(self.listeners.fdo.0, fdo, self.cps.bounds(), doors.clone());
-        stages.spawn_quiet(DOORS, "fdo listener", plain);
-        if let Some((listener, _)) = self.listeners.manufacturing
+        doors.http(stages, "fdo listener", listeners.fdo, fdo);
+        let stop = stages.token(DOORS);
+        if let Some((listener, _)) = listeners.manufacturing
             && self.config.roles.manufacturing
         {
             let party: Arc<dyn FdoParty> = self.factory;
@@ -146,20 +117,14 @@ impl App {
                 ..limits.clone()
             };
             let bounds = Bounds::new(limits, self.cps.metrics().clone());
-            let plain = http::serve_plain(listener, made, bounds, doors.clone());
+            let plain = http::serve_plain(listener, made, bounds, stop.clone());
             stages.spawn_quiet(DOORS, "manufacturing listener", plain);
         }
-        let plain = http::serve_plain(
-            self.listeners.metrics.0,
-            metrics,
-            self.cps.bounds(),
-            doors.clone(),
-        );
-        stages.spawn_quiet(DOORS, "metrics listener", plain);
+        doors.http(stages, "metrics listener", listeners.metrics, metrics);
         let (socket, bounds) = (self.state.join("admin.sock"), self.cps.bounds());
         let router = admin::router(served);
         stages.spawn(DOORS, "admin socket", async move {
-            http::serve_admin(&socket, router, bounds, doors).await
+            http::serve_admin(&socket, router, bounds, stop).await
         });
         Ok(())
     }
@@ -206,21 +171,6 @@ fn rendezvous_client(config: &Config, own_port: u16) -> fdo::Client {
         security: Security::Plain,
     };
     fdo::Client::new(endpoint, "", https::Limits::default())
-}
-
-/// Cuts sessions whose certificate was revoked, as soon as the roster says so.
-async fn watch_rights(cps: Cps, broker: Broker, stop: CancellationToken) {
-    let mut changes = cps.roster().changes();
-    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
-        broker.rights_changed();
-        let cut = broker.cut_where(CutReason::NotAuthorized, |who| {
-            rights::is_revoked(cps.roster(), who)
-        });
-        if cut > 0 {
-            tracing::info!(cut, "sessions of revoked certificates were cut");
-        }
-    }
-    stop.cancelled().await;
 }
 
 /// Keeps this server's own certificate fresh: a plain loop that asks the authority, which decides.

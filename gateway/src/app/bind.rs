@@ -1,15 +1,10 @@
 //! The sockets of the gateway: bound all at once, before anything runs.
 
-use std::net::SocketAddr;
+use holdfast_server::bind::{BindError, Bound, ClientListeners, one};
+use holdfast_server::config::Clients;
 
-use tokio::net::TcpListener;
-
-use super::BuildError;
 use crate::config::Listen;
 use crate::discovery::Ports;
-
-/// A bound socket and its address.
-type Bound = (TcpListener, SocketAddr);
 
 /// The bound sockets.
 #[derive(Debug)]
@@ -22,6 +17,8 @@ pub struct Listeners {
     pub fdo: Bound,
     /// Health and metrics.
     pub metrics: Bound,
+    /// For ordinary MQTT clients.
+    pub clients: ClientListeners,
 }
 
 impl Listeners {
@@ -38,22 +35,12 @@ impl Listeners {
     }
 }
 
-pub(super) async fn all(listen: &Listen) -> Result<Listeners, BuildError> {
+pub(super) async fn all(listen: &Listen, clients: &Clients) -> Result<Listeners, BindError> {
     Ok(Listeners {
         mqtt: one("listen.mqtt", listen.mqtt).await?,
         https: one("listen.https", listen.https).await?,
         fdo: one("listen.fdo", listen.fdo).await?,
         metrics: one("listen.metrics", listen.metrics).await?,
+        clients: ClientListeners::bind(clients).await?,
     })
-}
-
-async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BuildError> {
-    let fault = |cause| BuildError::Bind {
-        key,
-        address,
-        cause,
-    };
-    let listener = TcpListener::bind(address).await.map_err(fault)?;
-    let bound = listener.local_addr().map_err(fault)?;
-    Ok((listener, bound))
 }

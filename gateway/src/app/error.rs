@@ -1,7 +1,6 @@
 //! Why the gateway does not start, or stopped: one sentence each, with what to do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use holdfast_config::stages::Ended;
@@ -11,6 +10,7 @@ use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::discovery::DiscoveryError;
 use holdfast_link::time::FloorError;
 use holdfast_link::tls::AnchorError;
+use holdfast_server::bind::BindError;
 use holdfast_store::StoreError;
 
 /// Why [`super::build`] gave up.
@@ -37,17 +37,8 @@ pub enum BuildError {
     #[error("{}; correct the configuration", .0.join("; "))]
     Rules(Vec<String>),
     /// A socket.
-    #[error(
-        "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
-    )]
-    Bind {
-        /// Configuration key.
-        key: &'static str,
-        /// The address wanted.
-        address: SocketAddr,
-        /// What the system said.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The machine's addresses.
     #[error("cannot tell this machine's addresses: {0}; write advertise.addresses")]
     Interfaces(io::Error),
@@ -75,6 +66,9 @@ pub enum BuildError {
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    /// The hashes of clients' passwords.
+    #[error(transparent)]
+    Passwords(#[from] holdfast_broker::PasswordsError),
     /// The broker.
     #[error(transparent)]
     Broker(#[from] holdfast_broker::OpenError),
@@ -99,7 +93,7 @@ impl BuildError {
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
-            Self::Bind { .. } | Self::Discovery(_) | Self::Interfaces(_)
+            Self::Bind(_) | Self::Discovery(_) | Self::Interfaces(_)
         )
     }
 }

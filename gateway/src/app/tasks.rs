@@ -7,7 +7,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use holdfast_broker::{Broker, CountedTls, CutReason, Door};
 use holdfast_config::life;
 use holdfast_config::stages::Stages;
 use holdfast_cps::fdo::FdoParty;
@@ -16,10 +15,10 @@ use holdfast_cps::rendezvous::OnlyTo0;
 use holdfast_cps::telemetry::intake::take_in;
 use holdfast_cps::{Cps, Limits, http, sync};
 use holdfast_link::dial::{Endpoint, Security};
-use holdfast_link::time::{Clock, SystemClock};
-use holdfast_link::tls::{self, ClientAuth};
+use holdfast_link::time::SystemClock;
 use holdfast_link::{fdo, https};
-use holdfast_server::{alternates, rights};
+use holdfast_server::doors::Doors;
+use holdfast_server::{alternates, keepers};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -67,10 +66,7 @@ impl App {
 
     fn spawn_keepers(&self, stages: &mut Stages) {
         let token = stages.token(KEEPERS);
-        let (clock, stop) = (Arc::clone(&self.clock), token.clone());
-        stages.spawn_quiet(KEEPERS, "time floor", async move {
-            clock.keep_floor_until(stop.cancelled()).await;
-        });
+        keepers::spawn(stages, KEEPERS, &self.cps, &self.clock, self.reload());
         let upkeep = Upkeep {
             cps: self.cps.clone(),
             slot: self.identity.clone(),
@@ -85,22 +81,9 @@ impl App {
             "certificate and addresses",
             upkeep.run(token.clone()),
         );
-        let watch = watch_rights(self.cps.clone(), self.broker.clone(), token.clone());
-        stages.spawn_quiet(KEEPERS, "rights", watch);
-        let times = self.cps.times().clone().keep(token.clone());
-        stages.spawn_quiet(KEEPERS, "times of records", times);
         let relay = Arc::clone(self.cps.relay());
-        let follow = follow_uplink(relay, self.uplink.clone(), token.clone());
+        let follow = follow_uplink(relay, self.uplink.clone(), token);
         stages.spawn_quiet(KEEPERS, "relay's view of the uplink", follow);
-        let (cps, stop) = (self.cps.clone(), token);
-        stages.spawn_quiet(KEEPERS, "watchdog", async move {
-            let alive = || async {
-                cps.answers().await;
-                true
-            };
-            life::feed_watchdog(stop.clone(), alive).await;
-            stop.cancelled().await;
-        });
     }
 
     /// Spends the parts: the doors, the bridge, the watch over the uplink, sync.
@@ -113,48 +96,28 @@ impl App {
         let (doors, movers) = (stages.token(DOORS), stages.token(MOVERS));
         let backlog = self.bridge.backlog();
         let (own_fdo, lan) = (self.fdo(), self.lan.subscribe());
-        let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&self.clock);
+        let at = Doors {
+            cps: &self.cps,
+            broker: &self.broker,
+            identity: &self.identity,
+            anchors: &self.anchors,
+            clock: Arc::<SystemClock>::clone(&self.clock),
+            stage: DOORS,
+        };
         let fdo = http::fdo_router(
             parties(&self.cps),
             limits.fdo_body,
             self.cps.metrics().clone(),
         );
-        let seen = metrics::Seen::of(&self);
-
-        let required = ClientAuth::Required(self.anchors.clone());
-        let mqtt = tls::server_config(self.identity.clone(), required, Arc::clone(&clock))?;
-        let refused = self.cps.metrics().clone();
-        let mqtt = CountedTls::new(mqtt, move |why| {
-            refused.refused("mqtt handshake", tls::refusal(why));
-            tls::explain(why)
-        });
-        let (broker, stop, listener) = (self.broker.clone(), doors.clone(), self.listeners.mqtt.0);
-        stages.spawn(DOORS, "mqtt listener", async move {
-            broker
-                .serve(listener, Door::Tls(Arc::new(mqtt)), stop)
-                .await
-        });
-        let optional = ClientAuth::Late(self.anchors.clone(), self.cps.config().lives.grace);
-        let api = tls::server_config(self.identity.clone(), optional, clock)?;
+        let metrics = metrics::router(&self);
+        let listeners = self.listeners;
+        at.mqtt(stages, listeners.mqtt)?;
+        let origins = &self.config.clients.origins;
+        at.clients(stages, listeners.clients, &self.users, origins)?;
         let router = http::api_router(self.cps.clone()).merge(fdo.clone());
-        let serve = http::serve_tls(
-            self.listeners.https.0,
-            api,
-            router,
-            self.cps.bounds(),
-            doors.clone(),
-        );
-        stages.spawn_quiet(DOORS, "https listener", serve);
-        let serve = http::serve_plain(self.listeners.fdo.0, fdo, self.cps.bounds(), doors.clone());
-        stages.spawn_quiet(DOORS, "fdo listener", serve);
-        let router = metrics::router(seen);
-        let serve = http::serve_plain(
-            self.listeners.metrics.0,
-            router,
-            self.cps.bounds(),
-            doors.clone(),
-        );
-        stages.spawn_quiet(DOORS, "metrics listener", serve);
+        at.https(stages, listeners.https, router)?;
+        at.http(stages, "fdo listener", listeners.fdo, fdo);
+        at.http(stages, "metrics listener", listeners.metrics, metrics);
         let (socket, bounds) = (self.state.join("admin.sock"), self.cps.bounds());
         let (router, stop) = (admin::router(served), doors.clone());
         stages.spawn(DOORS, "admin socket", async move {
@@ -212,21 +175,6 @@ async fn follow_uplink(
     relay.remote_up(uplink.borrow_and_update().is_up());
     while let Some(Ok(())) = stop.run_until_cancelled(uplink.changed()).await {
         relay.remote_up(uplink.borrow_and_update().is_up());
-    }
-    stop.cancelled().await;
-}
-
-/// Cuts sessions whose certificate was revoked, as soon as the roster says so.
-async fn watch_rights(cps: Cps, broker: Broker, stop: CancellationToken) {
-    let mut changes = cps.roster().changes();
-    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
-        broker.rights_changed();
-        let cut = broker.cut_where(CutReason::NotAuthorized, |who| {
-            rights::is_revoked(cps.roster(), who)
-        });
-        if cut > 0 {
-            tracing::info!(cut, "sessions of revoked certificates were cut");
-        }
     }
     stop.cancelled().await;
 }

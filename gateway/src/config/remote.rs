@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_config::bounds::between;
 use holdfast_config::{HostPort, Section, Settings};
 use rustls::pki_types::ServerName;
 
@@ -102,7 +103,7 @@ impl Settings for Remote {
             section.fault("server_name", "cannot be verified", remedy);
         }
         let keep_alive = section.get_checked("keep_alive", Duration::from_secs(30), |time| {
-            super::between(*time, Duration::from_secs(2), Duration::from_secs(65_535))
+            between(*time, Duration::from_secs(2), Duration::from_secs(65_535))
         });
         Self {
             name,

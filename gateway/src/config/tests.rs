@@ -15,6 +15,9 @@ fn folder() -> tempfile::TempDir {
     let partner = folder.path().join("partner");
     std::fs::create_dir(&partner).expect("folder");
     crate::bridge::credentials::tests::partner(&partner);
+    let clients = include_bytes!("../../../config/clients.toml");
+    holdfast_config::secret_file::write(&folder.path().join("clients.toml"), clients)
+        .expect("file");
     folder
 }
 

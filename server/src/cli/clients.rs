@@ -1,9 +1,12 @@
-//! `clients issue`: admits an ordinary MQTT client by a certificate and writes what it needs into a folder.
+//! `clients ...`: ordinary MQTT clients. `issue` admits one by a certificate and writes what it needs into a
+//! folder; `password` makes the hash for one that stands in the file of `[clients]`, `reload` has that
+//! file read again.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use holdfast_broker::Passwords;
 use holdfast_config::secret_file;
 use holdfast_protocol::id::ClientName;
 use serde_json::{Value, json};
@@ -31,6 +34,12 @@ pub enum Clients<S: Scope> {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
     },
+    /// Print the hash of a password, for a [[client]] in the file that [clients] names
+    ///
+    /// The password is typed twice and not shown, or read from the first line of standard input.
+    Password,
+    /// Read the file of clients with passwords again; connections of those who are gone end
+    Reload,
 }
 
 impl<S: Scope> Clients<S> {
@@ -39,20 +48,35 @@ impl<S: Scope> Clients<S> {
     /// # Errors
     /// What the operator must know.
     pub async fn execute(self, ask: &Ask) -> anyhow::Result<String> {
-        let Self::Issue {
-            name,
-            scope,
-            publish,
-            subscribe,
-            out,
-        } = self;
-        let wanted = json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
-        let answer = ask.post("/v1/clients", &at(&scope, wanted)).await?;
-        keep(&answer, &out)?;
-        Ok(format!(
-            "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
-            out.display()
-        ))
+        match self {
+            Self::Issue {
+                name,
+                scope,
+                publish,
+                subscribe,
+                out,
+            } => {
+                let wanted =
+                    json!({ "name": name.as_str(), "publish": publish, "subscribe": subscribe });
+                let answer = ask.post("/v1/clients", &at(&scope, wanted)).await?;
+                keep(&answer, &out)?;
+                Ok(format!(
+                    "client {name}: ca.pem, cert.pem and key.pem are in {}\n",
+                    out.display()
+                ))
+            }
+            Self::Password => {
+                let password = super::password::read()?;
+                Ok(Passwords::hash(&password)? + "\n")
+            }
+            Self::Reload => {
+                let done = ask.post("/v1/clients/reload", &json!({})).await?;
+                let (clients, cut) = (&done["clients"], &done["cut"]);
+                Ok(format!(
+                    "{clients} clients with passwords; {cut} connections were cut\n"
+                ))
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use holdfast_gateway::config as gateway_config;
 use holdfast_gateway::uplink::State;
 use holdfast_protocol::id::SiteId;
 use holdfast_protocol::uplink::Settings;
+use holdfast_server::reload::Reload;
 use holdfast_tests::place::{Party, Place};
 use holdfast_tests::proxy::{Mode, Proxy};
 use tokio::sync::watch;
@@ -53,12 +54,16 @@ pub(crate) struct Gateway {
     pub(crate) uplink: watch::Receiver<State>,
     pub(crate) backlog: Backlog,
     pub(crate) remotes: Vec<Watched>,
+    /// The listeners for ordinary clients.
+    pub(crate) clients: Vec<(&'static str, SocketAddr)>,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) reload: Reload,
 }
 
 impl Gateway {
     /// Stops it and lets go of all that holds its files.
     pub(crate) async fn stop(self) {
-        drop((self.backlog, self.remotes));
+        drop((self.backlog, self.remotes, self.reload));
         self.daemon.stop().await;
     }
 
@@ -182,6 +187,7 @@ impl Pair {
         let app = built.expect("the gateway builds");
         let (cps, broker) = (app.cps().clone(), app.broker().clone());
         let (uplink, backlog, remotes) = (app.uplink(), app.backlog(), app.remotes());
+        let (clients, mqtt, reload) = (app.clients(), app.mqtt(), app.reload());
         let stop = CancellationToken::new();
         let token = stop.clone();
         let task = tokio::spawn(async move { app.run(token).await.expect("the gateway runs") });
@@ -195,6 +201,9 @@ impl Pair {
             uplink,
             backlog,
             remotes,
+            clients,
+            mqtt,
+            reload,
         }
     }
 

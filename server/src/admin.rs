@@ -1,0 +1,29 @@
+//! Verbs of the admin socket that both servers have beside those of CPS: clients read again.
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Json, Router};
+use holdfast_cps::http::Failure;
+use holdfast_cps::http::admin::Answer;
+use serde_json::json;
+
+use crate::reload::{Reload, ReloadFault};
+
+/// Their routes.
+pub fn router(reload: Reload) -> Router {
+    Router::new()
+        .route("/v1/clients/reload", post(again))
+        .with_state(reload)
+}
+
+async fn again(State(reload): State<Reload>) -> Answer {
+    // A small file and a look at the sessions, but a file all the same.
+    let done = tokio::task::spawn_blocking(move || reload.again()).await;
+    let done = done
+        .map_err(Failure::failed)?
+        .map_err(|fault| match fault {
+            ReloadFault::Passwords(_) => Failure::failed(fault),
+            ReloadFault::NoFile | ReloadFault::Faults(_) => Failure::misuse(fault),
+        })?;
+    Ok(Json(json!({ "clients": done.clients, "cut": done.cut })))
+}

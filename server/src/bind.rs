@@ -1,0 +1,97 @@
+//! Sockets, bound all at once before anything runs, so that a port that is taken is an error of the start.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use crate::config::Clients;
+
+/// A bound socket and its address.
+pub type Bound = (TcpListener, SocketAddr);
+
+/// A socket that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address}: {cause}; change {key} in the configuration, or stop what holds that port"
+)]
+pub struct BindError {
+    /// Configuration key.
+    pub key: &'static str,
+    /// The address wanted.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub cause: io::Error,
+}
+
+/// Binds what `key` of the configuration says.
+///
+/// # Errors
+/// The system does not give the socket.
+pub async fn one(key: &'static str, address: SocketAddr) -> Result<Bound, BindError> {
+    let fault = |cause| BindError {
+        key,
+        address,
+        cause,
+    };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let bound = listener.local_addr().map_err(fault)?;
+    Ok((listener, bound))
+}
+
+/// The same where there may be nothing to bind.
+///
+/// # Errors
+/// As above.
+pub async fn some(
+    key: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<Bound>, BindError> {
+    match address {
+        Some(address) => one(key, address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The listeners for ordinary clients; each may be missing.
+#[derive(Debug, Default)]
+pub struct ClientListeners {
+    /// TLS, then a password.
+    pub tls: Option<Bound>,
+    /// A password as it comes.
+    pub plain: Option<Bound>,
+    /// WebSocket over TLS, by certificate.
+    pub websocket: Option<Bound>,
+    /// WebSocket over TLS, by password.
+    pub websocket_password: Option<Bound>,
+}
+
+impl ClientListeners {
+    /// Binds those that are configured.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn bind(wanted: &Clients) -> Result<Self, BindError> {
+        Ok(Self {
+            tls: some("clients.tls", wanted.tls).await?,
+            plain: some("clients.plain", wanted.plain).await?,
+            websocket: some("clients.websocket", wanted.websocket).await?,
+            websocket_password: some("clients.websocket_password", wanted.websocket_password)
+                .await?,
+        })
+    }
+
+    /// Their addresses, by the configuration's keys.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        [
+            ("tls", &self.tls),
+            ("plain", &self.plain),
+            ("websocket", &self.websocket),
+            ("websocket_password", &self.websocket_password),
+        ]
+        .into_iter()
+        .filter_map(|(key, bound)| Some((key, bound.as_ref()?.1)))
+        .collect()
+    }
+}
