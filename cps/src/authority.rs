@@ -10,6 +10,7 @@ pub(crate) mod pem;
 mod revoke;
 mod signer;
 mod template;
+pub(crate) mod witness;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -186,6 +186,7 @@ impl Cps {
         let registry = Registry::new(stores.registry, author, roster.clone());
         if let Some(cloud) = &cloud {
             registry.set_epoch(cloud.epoch).await?;
+            authority::witness::take_fresh(&keys, &registry).await?;
         }
         registry.refresh_roster()?;
         let ledger = telemetry::Ledger::new(

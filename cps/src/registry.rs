@@ -157,6 +157,7 @@ impl Registry {
             })
             .await;
         let (value, news) = changed?;
+        self.roster.issued(&news.issued);
         if news.ordered {
             self.ordered.send_modify(|version| *version += 1);
         }
@@ -182,7 +183,8 @@ impl Registry {
                     view.gateways()?,
                     &view.locks()?,
                     revoked,
-                ))
+                )
+                .witnessed(view.witnessed()?))
             })
         })
     }

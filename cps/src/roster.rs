@@ -13,6 +13,7 @@ use holdfast_protocol::name::{InvalidName, Party};
 use holdfast_protocol::record::Serial;
 use holdfast_protocol::rights::{Patterns, Place, Rights};
 use holdfast_store::StoreError;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::config::{CpsConfig, Role};
@@ -34,6 +35,11 @@ pub enum Refusal {
     /// It was revoked.
     #[error("the certificate {0} is revoked; admit the party anew if it should come back")]
     Revoked(String),
+    /// Signed by this gateway's own authority, and never issued here.
+    #[error(
+        "the certificate {0} is not on record, though it is signed by this gateway's own authority: its key was used by somebody else; run 'gateways replace' at the cloud"
+    )]
+    UnknownSerial(String),
     /// Nobody knows who was revoked.
     #[error(
         "the list of revoked certificates is damaged, so nobody is admitted; run 'certificates restore-revocations' here"
@@ -71,6 +77,7 @@ impl Refusal {
             Self::Certificate(fault) => fault.reason(),
             Self::Name(_) => "name of nobody",
             Self::Revoked(_) => "revoked",
+            Self::UnknownSerial(_) => "unknown serial",
             Self::ListLost => "revocations lost",
             Self::Replaced(_) => "replaced",
             Self::Locked(_) => "locked",
@@ -112,8 +119,11 @@ pub(crate) struct Content {
     revoked: BTreeSet<String>,
     /// Nobody knows what is revoked: nobody is admitted.
     lost: bool,
-    /// Serials in the log: what a revoked authority issued counts only if it is among them.
+    /// Serials in the log: what a revoked authority issued counts only if it is among them, and what
+    /// a witnessed one issued too.
     issued: BTreeSet<String>,
+    /// Keys of this gateway's authorities, hashed, of which every serial is on record.
+    witnessed: BTreeSet<String>,
     /// Gateways that are locked out, and why.
     locked: BTreeMap<ServerId, LockCause>,
     clients: BTreeMap<(SiteId, String), Arc<Patterns>>,
@@ -130,7 +140,23 @@ pub struct Roster {
     place: Place,
     clock: Arc<dyn Clock>,
     revocations: Revocations,
+    /// At the cloud: who came by a certificate that sync has not brought yet.
+    unrecorded: Arc<Mutex<BTreeMap<String, Unrecorded>>>,
 }
+
+/// A certificate that was admitted though it is not on record yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unrecorded {
+    /// Hex.
+    pub serial: String,
+    /// Whom it names.
+    pub subject: String,
+    /// When it came first since the start, unix seconds.
+    pub since: u64,
+}
+
+/// Most of those that are remembered; beyond it they are admitted all the same.
+const MOST_UNRECORDED: usize = 256;
 
 impl Roster {
     pub(crate) fn new(config: &CpsConfig, clock: Arc<dyn Clock>, revocations: Revocations) -> Self {
@@ -146,6 +172,7 @@ impl Roster {
             place,
             clock,
             revocations,
+            unrecorded: Arc::default(),
         }
     }
 
@@ -188,6 +215,7 @@ impl Roster {
         self.check_standing(&leaf, certificates)?;
         self.check_place(&leaf.party)?;
         self.check_lock(&leaf.party, &leaf.dns)?;
+        self.note_unrecorded(&leaf);
         let rights = self.rights_of(&leaf.party);
         Ok(Known {
             party: leaf.party,
@@ -229,6 +257,9 @@ impl Roster {
             .map(|serial| serial.to_string())
             .collect();
         let serial = leaf.serial.to_string();
+        if self.is_made_up(&serial, certificates) {
+            return Err(Refusal::UnknownSerial(serial));
+        }
         let (revoked, known) = self.read(|content| {
             let by_revoked = above.iter().any(|one| content.revoked.contains(one));
             let known = !by_revoked || content.issued.contains(&serial);
@@ -253,6 +284,71 @@ impl Roster {
             true => Refusal::Replaced(leaf.dns.clone()),
             false => Refusal::Revoked(serial),
         })
+    }
+
+    /// Whether an authority of ours of which everything is on record signed it, but it is not. Any
+    /// authority in the chain counts: who signs by hand must show the one whose key he has.
+    fn is_made_up(&self, serial: &str, certificates: &[Vec<u8>]) -> bool {
+        if self.read(|it| it.witnessed.is_empty() || it.issued.contains(serial)) {
+            return false;
+        }
+        let mut above = certificates.iter().skip(1);
+        above.any(|der| {
+            let print = crate::authority::witness::key_print(der);
+            print.is_some_and(|print| self.read(|it| it.witnessed.contains(&print)))
+        })
+    }
+
+    /// At the cloud a site's certificate may come before the entry that records it.
+    fn note_unrecorded(&self, leaf: &Leaf) {
+        let serial = leaf.serial.to_string();
+        let late = matches!(self.place, Place::Cloud) && leaf.party.site().is_some();
+        if !late || self.read(|content| content.issued.contains(&serial)) {
+            return;
+        }
+        let mut all = self
+            .unrecorded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if all.contains_key(&serial) || all.len() >= MOST_UNRECORDED {
+            return;
+        }
+        tracing::info!(
+            subject = leaf.dns,
+            serial,
+            "a certificate came that is not on record yet"
+        );
+        let row = Unrecorded {
+            serial: serial.clone(),
+            subject: leaf.dns.clone(),
+            since: self.clock.now().secs,
+        };
+        all.insert(serial, row);
+    }
+
+    /// At the cloud: certificates that were admitted and are not on record yet.
+    #[must_use]
+    pub fn unrecorded(&self) -> Vec<Unrecorded> {
+        let mut all = self
+            .unrecorded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.read(|content| all.retain(|serial, _| !content.issued.contains(serial)));
+        all.values().cloned().collect()
+    }
+
+    /// Takes note of what this server issued, before anybody can show it.
+    pub(crate) fn issued(&self, serials: &[String]) {
+        if serials.is_empty() {
+            return;
+        }
+        // An older snapshot that is being taken must not put them out again.
+        let _one = self
+            .refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        content.issued.extend(serials.iter().cloned());
     }
 
     fn check_lock(&self, party: &Party, name: &str) -> Result<(), Refusal> {
@@ -380,5 +476,11 @@ impl Content {
             }
         }
         content
+    }
+
+    /// The same with the authorities of which everything is on record.
+    pub(crate) fn witnessed(mut self, keys: BTreeSet<String>) -> Self {
+        self.witnessed = keys;
+        self
     }
 }

@@ -88,6 +88,8 @@ const HOLES: TableDefinition<'_, EntryKey, ()> = TableDefinition::new("local.hol
 const LOCKS: Json = TableDefinition::new("local.locks");
 /// gateway/epoch -> the turn that it took last; see `turns`. *Local.*
 const TURNS: Json = TableDefinition::new("local.turns");
+/// Key of an authority of this gateway, hashed: all that it issued is on record. *Local.*
+const WITNESSED: TableDefinition<'_, &str, ()> = TableDefinition::new("local.witnessed");
 /// device -> the notice that it is sent. *Local.*
 const NOTICES: Json = TableDefinition::new("local.notices");
 /// device -> the notice of the other server that it is sent. *Local.*
@@ -184,6 +186,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(HOLES)?;
     tx.open_table(LEARNT)?;
     tx.open_table(UNTIMED)?;
+    tx.open_table(WITNESSED)?;
     Ok(())
 }
 

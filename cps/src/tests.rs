@@ -14,6 +14,7 @@ mod lifecycle;
 mod lists;
 mod neighbours;
 mod onboarding;
+mod record;
 mod refusals;
 mod registry;
 mod rendezvous;

@@ -137,6 +137,8 @@ impl Authority {
             .map_err(|error| RenewalError::Answer(error.to_string()))?;
         let chain: Vec<Vec<u8>> = given.chain.into_iter().map(|Bytes(der)| der).collect();
         self.check_intermediate(&chain)?;
+        // Its key is fresh: from its first certificate on all is on record.
+        self.witness(&chain[0]).await?;
         signer.install(&issuer, &chain)?;
         tracing::info!(%site, "the site's intermediate was renewed");
         Ok(())

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Asked, Given, Secret, Token, parse_given};
 use crate::OpenError;
-use crate::authority::{Issuer, SignerError, pem};
+use crate::authority::{Issuer, SignerError, pem, witness};
 use crate::config::{CpsConfig, Role};
 use crate::keys::{KeyError, Keys, load_or_make, read_file, write_secret};
 
@@ -243,6 +243,11 @@ pub async fn enrol(
         enrolling.cloud,
     )?;
     let issuer_chain: Vec<Vec<u8>> = given.issuer_chain.into_iter().map(|der| der.0).collect();
+    if keys.signer().chain(&issuer)?.is_empty()
+        && let Some(own) = issuer_chain.first()
+    {
+        witness::note_fresh(folder, own)?;
+    }
     keys.signer().install(&issuer, &issuer_chain)?;
     let server_chain: Vec<Vec<u8>> = given.server_chain.into_iter().map(|der| der.0).collect();
     write_secret(

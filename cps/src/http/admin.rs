@@ -72,6 +72,8 @@ async fn status(State(cps): State<Cps>) -> Answer {
         "domain": cps.config().domain.as_str(),
         "site": cps.config().role.site().map(SiteId::as_str),
         "revocations": cps.roster().revocations(),
+        "certificates_unrecorded": cps.roster().unrecorded().len(),
+        "serials_on_record": cps.authority().is_witnessed().map_err(own)?,
         "time": time.secs,
         "time_quality": time.quality.to_string(),
         "vouchers": vouchers.len(),

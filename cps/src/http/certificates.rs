@@ -18,12 +18,18 @@ pub(super) fn admin() -> Router<Cps> {
     Router::new()
         .route("/v1/certificates", get(certificates))
         .route("/v1/certificates/revoke", post(revoke))
+        .route("/v1/certificates/unrecorded", get(unrecorded))
         .route("/v1/revocations", get(revocations))
         .route("/v1/revocations/restore", post(restore))
 }
 
 async fn certificates(State(cps): State<Cps>) -> Answer {
     Ok(Json(json!(cps.times().certificates().map_err(own)?)))
+}
+
+/// Those that were admitted here before sync brought their record.
+async fn unrecorded(State(cps): State<Cps>) -> Answer {
+    Ok(Json(json!(cps.roster().unrecorded())))
 }
 
 /// One of the four says what is to be revoked.

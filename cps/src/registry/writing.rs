@@ -26,8 +26,10 @@ pub(crate) struct Writing<'t> {
 }
 
 /// What others must hear of after a commit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct News {
+    /// Serials that this server issued.
+    pub(super) issued: Vec<String>,
     /// Something changed that brokers ask for.
     pub(super) grants: bool,
     /// There is something new for the other server.
@@ -52,7 +54,7 @@ impl<'t> Writing<'t> {
     }
 
     pub(super) fn news(&self) -> News {
-        self.news
+        self.news.clone()
     }
 
     /// Throws all folds away and makes them again from the log.
@@ -145,9 +147,12 @@ impl<'t> Writing<'t> {
                 self.fold_voucher(it, onboarded.new_guid, &onboarded.voucher)?;
                 self.settle_vouchers(it)
             }
-            Change::CertificateIssued { .. } => {
+            Change::CertificateIssued { serial, .. } => {
                 // What another server issued counts here even if its authority is revoked later.
-                self.news.grants |= it.id.origin != self.author.server;
+                match it.id.origin == self.author.server {
+                    true => self.news.issued.push(serial.to_string()),
+                    false => self.news.grants = true,
+                }
                 self.fold_certificate(it)
             }
             Change::CertificateRevoked { .. } => {

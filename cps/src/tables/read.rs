@@ -308,6 +308,13 @@ impl<S: Source> Tables<S> {
         self.by_name(TURNS, &enrolment_key(gateway, epoch))
     }
 
+    /// The keys of authorities of which every serial is on record.
+    pub(crate) fn witnessed(&self) -> Answer<BTreeSet<String>> {
+        let table = self.0.open(WITNESSED)?;
+        let keys = table.iter()?.map(|found| Ok(found?.0.value().to_owned()));
+        keys.collect()
+    }
+
     /// All tokens, each with the hash of its secret.
     pub(crate) fn tokens(&self) -> Answer<Vec<([u8; 32], TokenRow)>> {
         let table = self.0.open(TOKENS)?;

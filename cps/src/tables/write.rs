@@ -230,6 +230,11 @@ impl Tables<&WriteTransaction> {
         self.put_json(TURNS, &enrolment_key(gateway, epoch), row)
     }
 
+    pub(crate) fn put_witnessed(&self, key: &str) -> Answer<()> {
+        self.0.open_table(WITNESSED)?.insert(key, ())?;
+        Ok(())
+    }
+
     pub(crate) fn remove_token(&self, hash: &[u8; 32]) -> Answer<()> {
         self.0.open_table(TOKENS)?.remove(hash)?;
         Ok(())

@@ -16,6 +16,12 @@ pub enum Certificates {
         #[arg(long)]
         json: bool,
     },
+    /// Show who came by a certificate that is not on record yet (at the cloud, until sync brings it)
+    Unrecorded {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Revoke for good: live sessions are cut at once, and nobody comes back by it
     Revoke(Whose),
     /// Show the numbered list of what is revoked, and how old it is
@@ -68,6 +74,11 @@ impl Certificates {
                     true => format!("{rows:#}\n"),
                     false => show::table(&rows, &COLUMNS),
                 })
+            }
+            Self::Unrecorded { json } => {
+                let columns = ["serial", "subject", "since"];
+                ask.table("/v1/certificates/unrecorded", &columns, json)
+                    .await
             }
             Self::Revoke(whose) => {
                 let done = ask.post("/v1/certificates/revoke", &whose.wanted()).await?;

@@ -307,20 +307,19 @@ fn forge(good: &Path, folder: &Path) {
     std::fs::copy(good.join("ca.pem"), folder.join("ca.pem")).unwrap();
 }
 
-/// Writes a certificate of the good client by the site's own key, valid from 2019 to the first day of `until`.
+/// Writes a certificate of the good client by the cloud's own key for the site (of its own the gateway knows every serial),
+/// valid from 2019 to the first day of `until`.
 fn issue_by_the_site(world: &World, good: &Path, folder: &Path, until: i32) {
     use rcgen::{
         CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair,
         KeyUsagePurpose,
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(good.join("cert.pem"))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    let site_key = find(&world.gateway.state, "ca-site-harbour.key")
-        .expect("the gateway keeps its site's key in a file");
+    let place = find(&world.cloud.state, "ca-site-harbour.pem").expect("kept in a file");
+    let site_key = find(&world.cloud.state, "ca-site-harbour.key").expect("kept in a file");
+    let authority = std::fs::read_to_string(place).unwrap();
+    let own = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
     let site_key = KeyPair::try_from(std::fs::read(site_key).unwrap()).unwrap();
-    let issuer = Issuer::from_ca_cert_der(&chain[1], &site_key).unwrap();
+    let issuer = Issuer::from_ca_cert_der(&own, &site_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let mut leaf =
         CertificateParams::new(vec!["good.clients.harbour.holdfast.internal".to_owned()]).unwrap();
@@ -330,13 +329,8 @@ fn issue_by_the_site(world: &World, good: &Path, folder: &Path, until: i32) {
     leaf.not_before = rcgen::date_time_ymd(2019, 1, 1);
     leaf.not_after = rcgen::date_time_ymd(until, 1, 1);
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let text = std::fs::read_to_string(good.join("cert.pem")).unwrap();
-    let rest = text
-        .match_indices("-----BEGIN")
-        .nth(1)
-        .map(|(at, _)| &text[at..])
-        .expect("a chain of two");
-    std::fs::write(folder.join("cert.pem"), format!("{}{rest}", leaf.pem())).unwrap();
+    let chain = format!("{}{authority}", leaf.pem());
+    std::fs::write(folder.join("cert.pem"), chain).unwrap();
     std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
     std::fs::copy(good.join("ca.pem"), folder.join("ca.pem")).unwrap();
 }

@@ -10,7 +10,9 @@ use holdfast_tests::world::{Plan, SITE, Server, World};
 use rcgen::{ExtendedKeyUsagePurpose as Eku, SanType, date_time_ymd};
 
 use crate::doors::{Door, VERSIONS, administer, all, from_the_shelf};
-use crate::makers::{DEVICE, DOMAIN, Forge, Shown, Vector, device_at, intermediate_of, leaf};
+use crate::makers::{
+    DEVICE, DOMAIN, Forge, Shown, Vector, because, device_at, intermediate_of, leaf,
+};
 
 #[tokio::test]
 async fn no_bad_client_certificate_comes_in_anywhere() {
@@ -44,6 +46,7 @@ async fn no_bad_client_certificate_comes_in_anywhere() {
         faults.len(),
         faults.join("\n")
     );
+    signed_by_hand_is_not_on_record(&doors, &forge).await;
     a_foreign_site_keeps_to_itself(&doors, &forge).await;
     issued_in_an_outage(&world, &forge).await;
     control_the_shelf_lets_some_in(&vectors, &forge).await;
@@ -128,6 +131,32 @@ async fn is_sure(door: &Door<'_>) -> bool {
     status
         .to_lowercase()
         .contains("\"time_quality\":\"authenticated\"")
+}
+
+/// Signed with the gateway's own stolen key: the gateway knows what it issued, and this is not of it. The cloud lets it in,
+/// since the record may be on its way, and shows it.
+async fn signed_by_hand_is_not_on_record(doors: &[Door<'_>], forge: &Forge) {
+    let shown = forge.by_hand();
+    for door in doors {
+        for version in VERSIONS {
+            let before = door.counted("unknown serial").await;
+            let visit = door.visit(Some(&shown), version, &forge.root.der).await;
+            if door.name.starts_with("cloud") {
+                assert!(visit.let_in, "{}: {}", door.name, visit.saw);
+                let listed = administer(door.part, "GET /v1/certificates/unrecorded", "").await;
+                assert!(listed.contains(&device_at(DEVICE, SITE)), "{listed}");
+                continue;
+            }
+            assert!(!visit.let_in, "{}: signed by hand", door.name);
+            let reason = because("unknown serial", "is not on record");
+            door.logged(&visit, reason).await.unwrap();
+            assert!(
+                door.counted("unknown serial").await > before,
+                "{}",
+                door.name
+            );
+        }
+    }
 }
 
 /// A true intermediate of another site: what it rightly issues for its own site is nobody at this gateway, and somebody

@@ -194,7 +194,7 @@ pub(crate) struct Reason {
     pub(crate) said: &'static str,
 }
 
-const fn because(counted: &'static str, said: &'static str) -> Reason {
+pub(crate) const fn because(counted: &'static str, said: &'static str) -> Reason {
     Reason { counted, said }
 }
 
@@ -211,7 +211,10 @@ pub(crate) struct Vector {
 /// The authorities around a gateway, and what the vectors need beside them.
 pub(crate) struct Forge {
     pub(crate) root: Ca,
+    /// The cloud's own of the site. A gateway goes by it alone, for the cloud's record may come late.
     pub(crate) site: Ca,
+    /// The gateway's own of the site, of which it knows every serial.
+    pub(crate) own: Ca,
     /// Admitted by the site and then revoked.
     pub(crate) revoked: Option<Shown>,
     folder: std::path::PathBuf,
@@ -221,7 +224,8 @@ impl Forge {
     pub(crate) fn of(world: &World) -> Self {
         Self {
             root: Ca::stolen(&world.cloud, "root"),
-            site: Ca::stolen(&world.gateway, "site-harbour"),
+            site: Ca::stolen(&world.cloud, "site-harbour"),
+            own: Ca::stolen(&world.gateway, "site-harbour"),
             revoked: None,
             folder: world.folder().to_path_buf(),
         }
@@ -230,6 +234,12 @@ impl Forge {
     pub(crate) fn good(&self) -> Shown {
         let dns = device_at(DEVICE, SITE);
         Shown::by(&leaf(&dns, Eku::ClientAuth), &self.site, &[&self.site])
+    }
+
+    /// Right in everything, signed with the gateway's stolen key: it is not on record.
+    pub(crate) fn by_hand(&self) -> Shown {
+        let dns = device_at(DEVICE, SITE);
+        Shown::by(&leaf(&dns, Eku::ClientAuth), &self.own, &[&self.own])
     }
 
     /// A certificate by the site's own authority, spoilt in one place.
