@@ -27,6 +27,7 @@ use rand_core::Rng as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use error::AuthorityError;
+pub(crate) use error::csr_reason;
 pub use holdfast_protocol::csr::CsrError;
 pub use holdfast_protocol::record::Serial;
 pub use intermediate::{RenewalError, WINDOW_WARNING};

@@ -25,7 +25,7 @@ pub use token::{BadToken, Token};
 pub use tokens::{MOST_USES, Shown, Terms};
 
 use crate::Core;
-use crate::authority::{Authority, AuthorityError, CsrError};
+use crate::authority::{Authority, AuthorityError, CsrError, csr_reason};
 use crate::registry::{Draft, RegistryError};
 use crate::tables::GatewayRow;
 use crate::vouchers::{VoucherRefusal, extend_to};
@@ -202,7 +202,7 @@ impl Refusal {
             Self::Uses(_) => "uses",
             Self::ExpiredToken => "expired token",
             Self::OtherGateway(_) => "other gateway",
-            Self::Csr(_) => "csr",
+            Self::Csr(fault) => csr_reason(*fault),
             Self::NoSite(_) => "no site",
             Self::NameTaken(..) => "name taken",
             Self::NoGateway(..) => "no gateway",

@@ -4,6 +4,7 @@
 use holdfast_protocol::fdo::{Error, MessageType};
 use holdfast_store::StoreError;
 
+use crate::authority::csr_reason;
 use crate::fdo::{FdoReply, Token};
 use crate::metrics::Metrics;
 
@@ -90,7 +91,7 @@ fn reason(error: &Error) -> &'static str {
         Error::Cose { .. } => "signature",
         Error::Check { .. } => "check",
         Error::Voucher(_) => "voucher",
-        Error::Csr(_) => "csr",
+        Error::Csr(fault) => csr_reason(*fault),
         Error::UnsupportedSuite { .. } => "suite",
         Error::NotFound => "unknown guid",
         Error::NoSession => "unknown token",

@@ -23,7 +23,7 @@ use holdfast_store::{StoreError, WriteError, Written};
 use tokio::sync::watch;
 
 use crate::Core;
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, csr_reason};
 use crate::devices::Devices;
 use crate::registry::{Draft, RegistryError, Writing, record_of};
 use crate::roster;
@@ -402,7 +402,12 @@ impl Lifecycle {
         };
         let signed = self.authority.sign_request(party, csr, &[]);
         let (issued, issue) = signed.map_err(|error| match error {
-            AuthorityError::Csr(_) => Refusal::BadRequest,
+            AuthorityError::Csr(fault) => {
+                // The answer has one word for all of them.
+                self.core.metrics.refused("lifecycle", csr_reason(fault));
+                tracing::warn!(device = %asker, %service, %fault, "certificate request refused");
+                Refusal::BadRequest
+            }
             other => own(other),
         })?;
         let started = Change::ServiceStarted {

@@ -19,5 +19,6 @@ mod refusals;
 mod registry;
 mod rendezvous;
 mod replace;
+mod requests;
 mod sync;
 mod times;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use holdfast_protocol::wire::cbor::Reader;
 use serde_json::{Value, json};
 
 use crate::process::run_at;
@@ -126,7 +127,8 @@ impl Rogue {
     /// # Errors
     /// It is not let in.
     pub async fn pull(&self, door: SocketAddr) -> anyhow::Result<Entries> {
-        let body = json!({ "cursor": NOTHING_SEEN, "max": MOST, "about": self.about() });
+        let (about, turn) = (self.about(), self.turn());
+        let body = json!({ "cursor": NOTHING_SEEN, "max": MOST, "about": about, "turn": turn });
         let told = self.post(door, "/api/v1/sync/pull", &body).await?;
         let entries = told["entries"].as_array().into_iter().flatten();
         let entries = entries.filter_map(|one| one.as_str().map(str::to_owned));
@@ -138,9 +140,27 @@ impl Rogue {
     /// # Errors
     /// It is not let in.
     pub async fn push(&self, door: SocketAddr, entries: &Entries) -> anyhow::Result<Value> {
-        let body = json!({ "entries": entries.0, "about": self.about() });
+        let body = json!({ "entries": entries.0, "about": self.about(), "turn": self.turn() });
         let told = self.post(door, "/api/v1/sync/push", &body).await?;
         Ok(told["report"].clone())
+    }
+
+    /// The turn that the gateway has, from its disk: who can read that all the time passes for it.
+    fn turn(&self) -> Option<Value> {
+        /// What stands before and behind the content of a file that is written twice.
+        const AROUND: (usize, usize) = (20, 8);
+        let copy = |name: &str| std::fs::read(self.certificate.with_file_name(name)).ok();
+        // The gateway may be writing one of them.
+        let mut tries = (0..100).map(|_| (copy("turn.a"), copy("turn.b")));
+        let file = tries.find(|(one, other)| one == other)?.0?;
+        let content = file.get(AROUND.0..file.len().checked_sub(AROUND.1)?)?;
+        let mut r = Reader::new(content).ok()?;
+        r.array(5).ok()?;
+        let (_, number) = (r.uint().ok()?, r.uint().ok()?);
+        let (last, this) = (r.text(32).ok()?, r.text(32).ok()?);
+        let count = r.array_len(16).ok()?;
+        let starts: Option<Vec<&str>> = (0..count).map(|_| r.text(32).ok()).collect();
+        Some(json!({ "number": number, "last": last, "this": this, "starts": starts? }))
     }
 
     fn about(&self) -> Value {

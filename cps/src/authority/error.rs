@@ -60,10 +60,7 @@ impl AuthorityError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Csr(CsrError::TooLarge) => "csr too large",
-            Self::Csr(CsrError::Malformed) => "csr malformed",
-            Self::Csr(CsrError::UnsupportedKey) => "csr key",
-            Self::Csr(CsrError::BadSignature) => "csr signature",
+            Self::Csr(fault) => csr_reason(*fault),
             Self::ForeignParty(_) => "foreign party",
             Self::PublicAddress(_) => "public address",
             Self::UnknownSerial(_) | Self::NothingOf(_) => "unknown serial",
@@ -71,5 +68,15 @@ impl AuthorityError {
             Self::Signer(_) | Self::Key(_) | Self::Identity(_) => "own keys",
             Self::Registry(_) => "own store",
         }
+    }
+}
+
+/// One word for the counters, the same at every door at which requests come in.
+pub(crate) fn csr_reason(fault: CsrError) -> &'static str {
+    match fault {
+        CsrError::TooLarge => "csr too large",
+        CsrError::Malformed => "csr malformed",
+        CsrError::UnsupportedKey => "csr key",
+        CsrError::BadSignature => "csr signature",
     }
 }

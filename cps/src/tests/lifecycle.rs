@@ -19,13 +19,13 @@ use super::kit::*;
 use crate::lifecycle::{Order, OrderError, ServicesView};
 
 /// A device that was onboarded by a server, and its way back to it.
-struct Home {
-    device: Device,
-    id: DeviceId,
+pub(super) struct Home {
+    pub(super) device: Device,
+    pub(super) id: DeviceId,
     client: https::Client,
 }
 
-async fn onboard(at: &Served, factory: &Factory, serial: &str) -> Home {
+pub(super) async fn onboard(at: &Served, factory: &Factory, serial: &str) -> Home {
     let (mut device, voucher) = factory.device_for(&at.cps, serial);
     let id = device.id();
     let pem = voucher.to_pem();
@@ -71,7 +71,7 @@ impl Home {
         Answer::from_cbor(&sent.unwrap().body).unwrap()
     }
 
-    async fn ask(&self, kind: RequestKind) -> Answer {
+    pub(super) async fn ask(&self, kind: RequestKind) -> Answer {
         let request = Request {
             device: self.id,
             kind,
@@ -79,7 +79,7 @@ impl Home {
         self.send(request.sign(&self.device.cps_key)).await
     }
 
-    async fn activate(&self) -> Credential {
+    pub(super) async fn activate(&self) -> Credential {
         match self.ask(RequestKind::Activate { service: None }).await {
             Answer::Activated { credential, .. } => credential,
             other => panic!("{other:?}"),
@@ -105,7 +105,7 @@ impl Home {
     }
 }
 
-async fn order(at: &Served, device: DeviceId, service: &str) {
+pub(super) async fn order(at: &Served, device: DeviceId, service: &str) {
     let order = Order {
         device,
         service: service.parse().unwrap(),
