@@ -295,3 +295,24 @@ async fn mqtt_4_8_2_5_each_message_goes_to_one_member_of_a_shared_subscription()
     one.nothing().await;
     two.nothing().await;
 }
+
+#[tokio::test]
+async fn a_lasting_session_gets_a_copy_of_its_own_beside_the_shared_one_and_both_are_taken_away() {
+    let server = server().await;
+    let (mut one, _) = server.lasting("one").await;
+    one.subscribe("x", 1).await;
+    one.subscribe("$share/g/x", 1).await;
+    let mut giver = server.v5("giver").await;
+    for number in 0..3 {
+        giver.publish("x", 1, &number.to_string()).await;
+    }
+    for number in 0..3 {
+        // `receive` acknowledges.
+        assert_eq!(one.receive().await.text(), number.to_string());
+        assert_eq!(one.receive().await.text(), number.to_string());
+    }
+    one.nothing().await;
+    while server.broker.metrics().journal_rows > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

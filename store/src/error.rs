@@ -161,6 +161,7 @@ from_engine!(
     TableError,
     TransactionError,
     CommitError,
+    CursorError,
     DatabaseError,
     SavepointError,
     SetDurabilityError

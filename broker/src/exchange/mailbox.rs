@@ -315,21 +315,24 @@ impl Mailbox {
         &self.patience
     }
 
-    /// Hands a committed row over; when memory is full the reader will find it in the journal.
-    pub(crate) fn push_row(&self, row: TailRow) {
+    /// Hands committed rows over, in order; what memory has no room for the reader will find in the
+    /// journal.
+    pub(crate) fn push_rows(&self, rows: Vec<TailRow>) {
         let mut inner = self.lock();
-        if row.id <= inner.taken {
-            return;
-        }
-        let weight = row.message.weight();
-        let full = inner.tail.len() >= self.bounds.messages
-            || inner.tail_bytes + weight > self.bounds.bytes;
         let listening = self.bridge || self.connected();
-        if inner.behind || full || !listening {
-            inner.behind = true;
-        } else {
-            inner.tail_bytes += weight;
-            inner.tail.push_back(row);
+        for row in rows {
+            if row.id <= inner.taken {
+                continue;
+            }
+            let weight = row.message.weight();
+            let full = inner.tail.len() >= self.bounds.messages
+                || inner.tail_bytes + weight > self.bounds.bytes;
+            if inner.behind || full || !listening {
+                inner.behind = true;
+            } else {
+                inner.tail_bytes += weight;
+                inner.tail.push_back(row);
+            }
         }
         drop(inner);
         self.wake.notify_one();

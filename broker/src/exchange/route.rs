@@ -109,6 +109,12 @@ impl Route {
                 .any(|group| group.members.iter().any(keeps))
     }
 
+    /// Whether somebody without a row of it is to be served or counted.
+    pub(crate) fn live(&self, qos: Qos) -> bool {
+        let keeps = |target: &Target| target.mailbox.keeps(qos, target.options.qos);
+        self.without_right > 0 || !self.targets.iter().all(keeps)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.groups.is_empty()
     }

@@ -173,12 +173,12 @@ proptest! {
                 for _ in 0..count {
                     let id = journal.len() as u64 + 1;
                     journal.push(id);
-                    mailbox.push_row(TailRow {
+                    mailbox.push_rows(vec![TailRow {
                         id,
                         message: Arc::new(Message::new("t", "x")),
                         options: options(),
                         retained: false,
-                    });
+                    }]);
                 }
             } else {
                 read(&journal, &mut got, count);

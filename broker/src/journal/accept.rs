@@ -7,11 +7,10 @@ use std::sync::Arc;
 use holdfast_store::StoreError;
 use redb::ReadableTable as _;
 
-use super::op::{Entry, Stamp, Verdict};
-use super::record::{self, Row};
+use super::op::{Claimed, Entry, Stamp, Verdict};
+use super::record::{self, Claim};
 use super::schema::{Account, Ledger};
 use super::tables::{Tables, damaged};
-use crate::exchange::{Mailbox, Options};
 use crate::{DropReason, Message, WhenFull};
 
 /// What a message finds at a consumer.
@@ -63,30 +62,21 @@ impl Ledger {
         if retain && !self.retained_fits(tables, &entry.message)? {
             return Ok(Verdict::Full);
         }
-        let mut rooms = Vec::with_capacity(wanted.len());
         let weight = entry.message.weight() as u64;
-        for (mailbox, options) in wanted {
-            let Some(consumer) = mailbox.consumer() else {
-                continue;
-            };
-            let Some(account) = self.accounts.get(&consumer.0) else {
-                continue;
-            };
-            match self.room(account, weight, &topic) {
-                Room::Refuse => return Ok(Verdict::Full),
-                room => rooms.push((consumer.0, mailbox, options, room)),
+        let mut all_free = true;
+        for claimed in &wanted {
+            match self.room_for(claimed, weight, &topic) {
+                Some((_, Room::Free)) => {}
+                Some((_, Room::Refuse)) => return Ok(Verdict::Full),
+                Some((_, Room::Drop(_))) | None => all_free = false,
             }
         }
-        for (consumer, mailbox, options, room) in rooms {
-            if let Room::Drop(policy) = room
-                && !self.make_room(tables, consumer, policy)?
-            {
-                self.core.dropped(&mailbox.name, DropReason::JournalFull, 1);
-                continue;
-            }
-            entry.rows_for.push((mailbox, options));
-        }
-        self.insert(tables, entry)?;
+        entry.rows_for = if all_free {
+            wanted
+        } else {
+            self.clear_room(tables, wanted, weight, &topic)?
+        };
+        self.insert(entry)?;
         if retain {
             self.keep(tables, &entry.message)?;
         }
@@ -111,37 +101,62 @@ impl Ledger {
         self.repeats < limits.repeat_topics && own < limits.repeat_topics_per_client
     }
 
-    fn insert(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<(), StoreError> {
+    /// What a message finds at a consumer; `None` when that is gone by now.
+    fn room_for(&self, claimed: &Claimed, weight: u64, topic: &str) -> Option<(u32, Room)> {
+        let consumer = claimed.mailbox.consumer()?.0;
+        let account = self.accounts.get(&consumer)?;
+        Some((consumer, self.room(account, weight, topic)))
+    }
+
+    /// Who gets a row where some have no room: those for whom it could be made.
+    fn clear_room(
+        &mut self,
+        tables: &mut Tables<'_>,
+        wanted: Vec<Claimed>,
+        weight: u64,
+        topic: &str,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let mut found = Vec::with_capacity(wanted.len());
+        for claimed in wanted {
+            match self.room_for(&claimed, weight, topic) {
+                None => {}
+                Some((consumer, Room::Drop(policy)))
+                    if !self.make_room(tables, consumer, policy)? =>
+                {
+                    let name = &claimed.mailbox.name;
+                    self.core.dropped(name, DropReason::JournalFull, 1);
+                }
+                Some(_) => found.push(claimed),
+            }
+        }
+        Ok(found)
+    }
+
+    fn insert(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
         if entry.rows_for.is_empty() {
             return Ok(());
         }
-        entry.row = self.next_row;
+        let row = self.next_row;
         self.next_row += 1;
-        record::put_message(&mut self.scratch, &entry.message);
-        tables.messages.insert(entry.row, self.scratch.as_slice())?;
-        let sharers = u32::try_from(entry.rows_for.len()).map_err(|_| damaged("a route"))?;
+        let copies = entry.number_rows(row, &mut self.next_row);
+        let sharers =
+            u32::try_from(entry.rows_for.len() - copies).map_err(|_| damaged("a route"))?;
         if sharers > 1 {
-            tables.shared.insert(entry.row, sharers)?;
+            self.fresh.message(row, &entry.message, sharers);
         }
         let weight = entry.message.weight() as u64;
-        for (mailbox, options) in &entry.rows_for {
-            let Some(consumer) = mailbox.consumer() else {
+        for claimed in &entry.rows_for {
+            let Some(consumer) = claimed.mailbox.consumer() else {
                 continue;
             };
-            let row = Row {
-                qos: entry.message.qos.min(options.qos),
-                retain_as_published: options.retain_as_published,
+            let claim = Claim {
+                message: &entry.message,
+                options: &claimed.options,
                 retained: entry.retained,
-                released: false,
-                sole: sharers == 1,
+                sole: sharers == 1 || claimed.row != row,
                 weight: u32::try_from(weight).unwrap_or(u32::MAX),
-                ids: options.ids.clone(),
-                group: options.group.clone(),
             };
-            row.encode(&mut self.scratch);
-            tables
-                .rows
-                .insert((consumer.0, entry.row), self.scratch.as_slice())?;
+            self.fresh.row(consumer.0, claimed.row, &claim);
             if let Some(account) = self.accounts.get_mut(&consumer.0) {
                 account.rows += 1;
                 account.bytes += weight;
@@ -200,6 +215,7 @@ impl Ledger {
         else {
             return Ok(false);
         };
+        self.fresh.write(tables)?;
         let Some(oldest) = tables.first_after(consumer, mailbox.taken())? else {
             return Ok(false);
         };
@@ -280,28 +296,26 @@ fn owner_of(message: &Message) -> Option<&str> {
 }
 
 /// Who wants a row of it; members of shared subscriptions are picked here.
-fn pick(entry: &mut Entry) -> Vec<(Arc<Mailbox>, Arc<Options>)> {
+fn pick(entry: &mut Entry) -> Vec<Claimed> {
     if let Some((mailbox, options)) = &entry.only {
-        return vec![(Arc::clone(mailbox), Arc::clone(options))];
+        return vec![Claimed::new(mailbox, options)];
     }
     let qos = entry.message.qos;
-    let mut wanted: Vec<_> = entry
-        .route
-        .targets
-        .iter()
-        .filter_map(|target| {
-            let options = target.options_for(entry.publisher)?;
-            let keeps = target.mailbox.keeps(qos, options.qos);
-            keeps.then(|| (Arc::clone(&target.mailbox), Arc::clone(options)))
-        })
-        .collect();
+    let mut wanted = Vec::with_capacity(entry.route.targets.len() + entry.route.groups.len());
+    for target in &entry.route.targets {
+        if let Some(options) = target.options_for(entry.publisher)
+            && target.mailbox.keeps(qos, options.qos)
+        {
+            wanted.push(Claimed::new(&target.mailbox, options));
+        }
+    }
     entry.live_picks.clear();
     for group in &entry.route.groups {
         let Some(target) = group.pick() else { continue };
-        let picked = (Arc::clone(&target.mailbox), Arc::clone(&target.options));
         if target.mailbox.keeps(qos, target.options.qos) {
-            wanted.push(picked);
+            wanted.push(Claimed::new(&target.mailbox, &target.options));
         } else {
+            let picked = (Arc::clone(&target.mailbox), Arc::clone(&target.options));
             entry.live_picks.push(picked);
         }
     }

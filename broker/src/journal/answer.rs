@@ -10,7 +10,7 @@ use super::accept::note_refusal;
 use super::op::{Entry, Op, Reply, Verdict};
 use super::schema::Ledger;
 use crate::codec::code;
-use crate::exchange::{Batch, Delivery, Outcome, TailRow};
+use crate::exchange::{Batch, Delivery, Mailbox, Outcome, TailRow};
 use crate::{Event, Qos};
 
 impl Ledger {
@@ -74,26 +74,21 @@ impl Ledger {
                 self.core.retained.set(&entry.message);
             }
         }
-        if first.only.is_none() {
+        if first.only.is_none() && first.route.live(first.message.qos) {
             let messages = run.iter().map(|entry| Arc::clone(&entry.message)).collect();
             self.core
                 .deliver(&first.route, first.publisher, messages, false, None);
         }
+        let mut handing = Handing::default();
         for entry in run {
             for (mailbox, options) in &entry.live_picks {
                 let batch = Arc::new(Batch::new(vec![Arc::clone(&entry.message)]));
                 let delivery = Delivery::new(&batch, 0..1, options, false);
                 self.core.put(mailbox, delivery, None);
             }
-            for (mailbox, options) in entry.rows_for {
-                mailbox.push_row(TailRow {
-                    id: entry.row,
-                    message: Arc::clone(&entry.message),
-                    options,
-                    retained: entry.retained,
-                });
-            }
+            handing.take(entry);
         }
+        handing.end();
     }
 
     /// The disk has no room: nothing of these is in.
@@ -194,4 +189,48 @@ fn answers(entries: &[Entry]) -> Vec<u8> {
             Verdict::Taken | Verdict::Repeat => code::SUCCESS,
         })
         .collect()
+}
+
+/// Committed rows on their way to their readers' memory: a reader is called once for many of them.
+#[derive(Debug, Default)]
+struct Handing {
+    open: Vec<(Arc<Mailbox>, Vec<TailRow>)>,
+}
+
+impl Handing {
+    fn take(&mut self, entry: Entry) {
+        let Entry {
+            message,
+            rows_for,
+            retained,
+            ..
+        } = entry;
+        let goes_on = self.open.len() == rows_for.len()
+            && (self.open.iter().zip(&rows_for))
+                .all(|((open, _), claimed)| Arc::ptr_eq(open, &claimed.mailbox));
+        if !goes_on {
+            self.end();
+        }
+        // A reader that has two rows of one message must have them in order.
+        let twice = rows_for.windows(2).any(|pair| pair[0].row != pair[1].row);
+        for (index, claimed) in rows_for.into_iter().enumerate() {
+            let row = TailRow {
+                id: claimed.row,
+                message: Arc::clone(&message),
+                options: claimed.options,
+                retained,
+            };
+            match self.open.get_mut(index) {
+                Some((_, rows)) => rows.push(row),
+                None if twice => claimed.mailbox.push_rows(vec![row]),
+                None => self.open.push((claimed.mailbox, vec![row])),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        for (mailbox, rows) in self.open.drain(..) {
+            mailbox.push_rows(rows);
+        }
+    }
 }

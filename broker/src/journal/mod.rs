@@ -8,10 +8,12 @@
 mod accept;
 mod answer;
 mod disk;
+mod fresh;
 mod load;
 mod op;
 mod record;
 mod schema;
+mod settle;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -53,9 +53,8 @@ pub(crate) struct Entry {
     pub(crate) received: Option<(ConsumerId, u16)>,
     /// Filled by the journal.
     pub(crate) verdict: Verdict,
-    /// Filled by the journal: the row's number, and who got a row.
-    pub(crate) row: u64,
-    pub(crate) rows_for: Vec<(Arc<Mailbox>, Arc<Options>)>,
+    /// Filled by the journal: who got a row.
+    pub(crate) rows_for: Vec<Claimed>,
     /// Members of shared subscriptions picked for it that get it live.
     pub(crate) live_picks: Vec<(Arc<Mailbox>, Arc<Options>)>,
 }
@@ -71,9 +70,52 @@ impl Entry {
             stamp: None,
             received: None,
             verdict: Verdict::Taken,
-            row: 0,
             rows_for: Vec::new(),
             live_picks: Vec::new(),
+        }
+    }
+}
+
+impl Entry {
+    /// Numbers its rows: `first` for each receiver, a number of its own for the second copy of a
+    /// receiver that has a subscription of its own beside a shared one. Gives how many such there are.
+    pub(super) fn number_rows(&mut self, first: u64, next: &mut u64) -> usize {
+        let mut copies = 0;
+        for index in 0..self.rows_for.len() {
+            let (before, here) = self.rows_for.split_at_mut(index);
+            let Some(claimed) = here.first_mut() else {
+                break;
+            };
+            let again = claimed.options.group.is_some()
+                && before
+                    .iter()
+                    .any(|other| Arc::ptr_eq(&other.mailbox, &claimed.mailbox));
+            claimed.row = first;
+            if again {
+                claimed.row = *next;
+                *next += 1;
+                copies += 1;
+            }
+        }
+        copies
+    }
+}
+
+/// A row for a receiver.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) options: Arc<Options>,
+    /// Its number: one for all receivers of a message, but for who gets a second copy of it.
+    pub(crate) row: u64,
+}
+
+impl Claimed {
+    pub(super) fn new(mailbox: &Arc<Mailbox>, options: &Arc<Options>) -> Self {
+        Self {
+            mailbox: Arc::clone(mailbox),
+            options: Arc::clone(options),
+            row: 0,
         }
     }
 }

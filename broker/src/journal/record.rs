@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::op::{ConsumerRecord, Kind, SubscriptionRecord, WillRecord};
+use crate::exchange::Options;
 use crate::{ConsumerOptions, Identity, Message, Qos, WhenFull};
 
 const RETAIN: u8 = 0b0000_0100;
@@ -19,7 +20,7 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
     append_message(out, message);
 }
 
-fn append_message(out: &mut Vec<u8>, message: &Message) {
+pub(super) fn append_message(out: &mut Vec<u8>, message: &Message) {
     let mut flags = message.qos as u8;
     if message.retain {
         flags |= RETAIN;
@@ -91,62 +92,126 @@ pub(super) fn will(mut bytes: &[u8]) -> Option<WillRecord> {
     })
 }
 
-/// A consumer's claim on a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+const RETAIN_AS_PUBLISHED: u8 = 1 << 2;
+const RETAINED: u8 = 1 << 3;
+const RELEASED: u8 = 1 << 4;
+const SOLE: u8 = 1 << 5;
+const GROUP: u8 = 1 << 6;
+const HOLDS: u8 = 1 << 7;
+
+/// A consumer's claim on a message, to be written.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) message: &'a Message,
+    pub(super) options: &'a Options,
+    /// Sent because of a new subscription.
+    pub(super) retained: bool,
+    /// No other row has this message: it is written with the claim.
+    pub(super) sole: bool,
+    pub(super) weight: u32,
+}
+
+/// flags, weight, [group], number of ids, ids, message; without the number when the message is
+/// elsewhere.
+pub(super) fn append_claim(out: &mut Vec<u8>, claim: &Claim<'_>) {
+    let Claim {
+        message, options, ..
+    } = claim;
+    let set = |on: bool, flag: u8| if on { flag } else { 0 };
+    out.put_u8(
+        message.qos.min(options.qos) as u8
+            | set(options.retain_as_published, RETAIN_AS_PUBLISHED)
+            | set(claim.retained, RETAINED)
+            | set(claim.sole, SOLE | HOLDS)
+            | set(options.group.is_some(), GROUP),
+    );
+    out.put_u32(claim.weight);
+    if let Some(group) = &options.group {
+        put_bytes(out, group.as_bytes());
+    }
+    if claim.sole {
+        let ids = u32::try_from(options.ids.len()).expect("bounded by the subscriptions");
+        out.put_u32(ids);
+    }
+    for id in &options.ids {
+        out.put_u32(*id);
+    }
+    if claim.sole {
+        append_message(out, message);
+    }
+}
+
+/// Notes in a written claim that its PUBREC was seen.
+pub(super) fn release(claim: &mut [u8]) {
+    if let Some(flags) = claim.first_mut() {
+        *flags |= RELEASED;
+    }
+}
+
+/// What its end asks about a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// No other row has the message.
+    pub(super) sole: bool,
+    /// The message is within the row.
+    pub(super) holds: bool,
+    pub(super) weight: u32,
+}
+
+pub(super) fn head(mut bytes: &[u8]) -> Option<Head> {
+    let flags = bytes.try_get_u8().ok()?;
+    Some(Head {
+        sole: flags & SOLE != 0,
+        holds: flags & HOLDS != 0,
+        weight: bytes.try_get_u32().ok()?,
+    })
+}
+
+/// A consumer's claim on a message, as it was written.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) qos: Qos,
     pub(super) retain_as_published: bool,
     /// Sent because of a new subscription.
     pub(super) retained: bool,
     pub(super) released: bool,
-    /// No other row has this message.
-    pub(super) sole: bool,
-    pub(super) weight: u32,
     pub(super) ids: Vec<u32>,
     /// The shared subscription that picked this consumer.
     pub(super) group: Option<Arc<str>>,
+    /// When it is not in a table of its own.
+    pub(super) message: Option<Message>,
 }
 
 impl Row {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.clear();
-        let flags = self.qos as u8
-            | u8::from(self.retain_as_published) << 2
-            | u8::from(self.retained) << 3
-            | u8::from(self.released) << 4
-            | u8::from(self.sole) << 5
-            | u8::from(self.group.is_some()) << 6;
-        out.put_u8(flags);
-        out.put_u32(self.weight);
-        if let Some(group) = &self.group {
-            put_bytes(out, group.as_bytes());
-        }
-        for id in &self.ids {
-            out.put_u32(*id);
-        }
-    }
-
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let flags = bytes.try_get_u8().ok()?;
-        let weight = bytes.try_get_u32().ok()?;
-        let group = if flags & 64 != 0 {
+        let _weight = bytes.try_get_u32().ok()?;
+        let group = if flags & GROUP != 0 {
             Some(text(&mut bytes)?.into())
         } else {
             None
         };
+        let holds = flags & HOLDS != 0;
+        let count = if holds {
+            usize::try_from(bytes.try_get_u32().ok()?).ok()?
+        } else {
+            bytes.len() / size_of::<u32>()
+        };
         let mut ids = Vec::new();
-        while bytes.has_remaining() {
+        for _ in 0..count {
             ids.push(bytes.try_get_u32().ok()?);
+        }
+        if !holds && bytes.has_remaining() {
+            return None;
         }
         Some(Self {
             qos: Qos::from_bits(flags & 3)?,
-            retain_as_published: flags & 4 != 0,
-            retained: flags & 8 != 0,
-            released: flags & 16 != 0,
-            sole: flags & 32 != 0,
-            weight,
+            retain_as_published: flags & RETAIN_AS_PUBLISHED != 0,
+            retained: flags & RETAINED != 0,
+            released: flags & RELEASED != 0,
             ids,
             group,
+            message: if holds { Some(message(bytes)?) } else { None },
         })
     }
 }
@@ -324,19 +389,36 @@ mod tests {
 
         #[test]
         fn a_row_reads_back(flags in 0u8..16, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5), group in proptest::option::of("[a-z/]{1,9}")) {
-            let row = Row {
+            let options = Options {
                 qos: Qos::from_bits(qos).unwrap(),
                 retain_as_published: flags & 1 != 0,
-                retained: flags & 2 != 0,
-                released: flags & 4 != 0,
-                sole: flags & 8 != 0,
-                weight,
                 ids,
                 group: group.map(Into::into),
             };
+            let sent = Message::new("t/1", "content").qos(Qos::ExactlyOnce);
+            let claim = Claim {
+                message: &sent,
+                options: &options,
+                retained: flags & 2 != 0,
+                sole: flags & 8 != 0,
+                weight,
+            };
             let mut bytes = Vec::new();
-            row.encode(&mut bytes);
-            prop_assert_eq!(Row::decode(&bytes), Some(row));
+            append_claim(&mut bytes, &claim);
+            if flags & 4 != 0 {
+                release(&mut bytes);
+            }
+            let sole = claim.sole;
+            prop_assert_eq!(head(&bytes), Some(Head { sole, holds: sole, weight }));
+            prop_assert_eq!(Row::decode(&bytes), Some(Row {
+                qos: options.qos,
+                retain_as_published: options.retain_as_published,
+                retained: claim.retained,
+                released: flags & 4 != 0,
+                message: sole.then(|| sent.clone()),
+                ids: options.ids,
+                group: options.group,
+            }));
         }
     }
 }

@@ -13,6 +13,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use tracing::error;
 
 use super::disk::Disk;
+use super::fresh::Fresh;
 use super::op::{ConsumerRecord, Kind, Op, SubscriptionRecord, WillRecord};
 use super::record;
 use super::tables::Tables;
@@ -57,6 +58,7 @@ pub(crate) struct Ledger {
     /// Consumers whose counts this batch changes.
     pub(super) touched: BTreeSet<u32>,
     pub(super) scratch: Vec<u8>,
+    pub(super) fresh: Fresh,
     /// Until the first preparation.
     pub(super) opening: Option<SyncSender<Loaded>>,
 }
@@ -100,6 +102,7 @@ impl Ledger {
             rows: 0,
             touched: BTreeSet::new(),
             scratch: Vec::new(),
+            fresh: Fresh::default(),
             opening: Some(opening),
         };
         (ledger, loaded)
@@ -131,13 +134,12 @@ impl Ledger {
                 }
             }
             Op::Settle { consumer, rows, .. } => {
-                for row in rows {
-                    self.settle(tables, consumer.0, *row)?;
-                }
+                // Rows of this very batch are known to nobody yet.
+                self.settle_all(tables, consumer.0, rows)?;
             }
             Op::Release { consumer, rows, .. } => {
                 for row in rows {
-                    release(tables, consumer.0, *row, &mut self.scratch)?;
+                    release(tables, consumer.0, *row)?;
                 }
             }
             Op::Forget {
@@ -209,14 +211,13 @@ impl Ledger {
     }
 
     fn drop_consumer(&mut self, tables: &mut Tables<'_>, id: u32) -> Result<(), StoreError> {
+        self.fresh.write(tables)?;
         loop {
-            let rows = tables.rows_of(id, SWEEP)?;
+            let mut rows = tables.rows_of(id, SWEEP)?;
             if rows.is_empty() {
                 break;
             }
-            for row in rows {
-                self.settle(tables, id, row)?;
-            }
+            self.settle_all(tables, id, &mut rows)?;
         }
         tables.consumers.remove(id)?;
         tables.counts.remove(id)?;
@@ -227,25 +228,6 @@ impl Ledger {
             .retain_in((id, 0)..=(id, u16::MAX), |_, ()| false)?;
         self.accounts.remove(&id);
         self.touched.remove(&id);
-        Ok(())
-    }
-
-    pub(super) fn settle(
-        &mut self,
-        tables: &mut Tables<'_>,
-        consumer: u32,
-        row: u64,
-    ) -> Result<(), StoreError> {
-        let Some((weight, _)) = tables.settle(consumer, row)? else {
-            return Ok(());
-        };
-        self.rows = self.rows.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(weight);
-        if let Some(account) = self.accounts.get_mut(&consumer) {
-            account.rows = account.rows.saturating_sub(1);
-            account.bytes = account.bytes.saturating_sub(weight);
-            self.touched.insert(consumer);
-        }
         Ok(())
     }
 
@@ -302,11 +284,13 @@ impl Schema for Ledger {
 
     fn apply(&mut self, tx: &WriteTransaction, ops: &mut [Op]) -> Result<(), Halt> {
         self.begun = Instant::now();
+        self.fresh.clear();
         let mut tables = Tables::open(tx)?;
         self.disk_low = !self.disk.has_room_for(ops);
         for op in ops {
             self.apply_one(&mut tables, op)?;
         }
+        self.fresh.write(&mut tables)?;
         self.close_batch(&mut tables)?;
         Ok(())
     }
@@ -336,23 +320,16 @@ impl Schema for Ledger {
     }
 }
 
-fn release(
-    tables: &mut Tables<'_>,
-    consumer: u32,
-    row: u64,
-    scratch: &mut Vec<u8>,
-) -> Result<(), StoreError> {
-    let Some(mut found) = tables
+fn release(tables: &mut Tables<'_>, consumer: u32, row: u64) -> Result<(), StoreError> {
+    let Some(mut bytes) = tables
         .rows
         .get((consumer, row))?
-        .map(|value| super::tables::decode_row(value.value()))
-        .transpose()?
+        .map(|value| value.value().to_vec())
     else {
         return Ok(());
     };
-    found.released = true;
-    found.encode(scratch);
-    tables.rows.insert((consumer, row), scratch.as_slice())?;
+    record::release(&mut bytes);
+    tables.rows.insert((consumer, row), bytes.as_slice())?;
     Ok(())
 }
 

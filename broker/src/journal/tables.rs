@@ -7,19 +7,23 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use holdfast_store::StoreError;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
+};
 
 use super::record::{self, Row};
 use super::{StoredRow, row_options};
+use crate::Message;
 use crate::exchange::TailRow;
 
 /// Numbers by name: `next_row`, `next_consumer`, the clocks.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// Row number -> message.
+/// Row number -> message, when more than one consumer has it.
 pub(super) const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");
 /// Row number -> how many consumers have it, when more than one.
 pub(super) const SHARED: TableDefinition<u64, u32> = TableDefinition::new("shared");
-/// (consumer, row number) -> its claim.
+/// (consumer, row number) -> its claim, and the message when no other consumer has it.
 pub(super) const ROWS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("rows");
 /// Consumer -> (rows, bytes).
 pub(super) const COUNTS: TableDefinition<u32, (u64, u64)> = TableDefinition::new("counts");
@@ -75,35 +79,32 @@ impl<'tx> Tables<'tx> {
         Ok(self.meta.get(name)?.map(|value| value.value()))
     }
 
-    /// Takes a row away, and the message with its last one. Gives the weight, when it was there, and
-    /// whether the message went.
-    pub(super) fn settle(
-        &mut self,
-        consumer: u32,
-        row: u64,
-    ) -> Result<Option<(u64, bool)>, StoreError> {
-        let removed = {
+    /// Takes a row away, and the message with its last one. Gives the weight, when it was there.
+    pub(super) fn settle(&mut self, consumer: u32, row: u64) -> Result<Option<u64>, StoreError> {
+        let head = {
             let Some(found) = self.rows.remove((consumer, row))? else {
                 return Ok(None);
             };
-            decode_row(found.value())?
+            record::head(found.value()).ok_or_else(|| damaged("a row"))?
         };
-        let last = if removed.sole {
-            true
-        } else {
-            let left = self.shared.get(row)?.map_or(1, |count| count.value());
-            if left <= 1 {
-                self.shared.remove(row)?;
-                true
-            } else {
-                self.shared.insert(row, left - 1)?;
-                false
-            }
-        };
-        if last {
-            self.messages.remove(row)?;
+        if !head.holds {
+            self.let_go(row, head.sole)?;
         }
-        Ok(Some((u64::from(removed.weight), last)))
+        Ok(Some(u64::from(head.weight)))
+    }
+
+    /// A row that does not hold its message is gone: with the last one the message goes.
+    pub(super) fn let_go(&mut self, row: u64, sole: bool) -> Result<(), StoreError> {
+        if !sole {
+            let left = self.shared.get(row)?.map_or(1, |count| count.value());
+            if left > 1 {
+                self.shared.insert(row, left - 1)?;
+                return Ok(());
+            }
+            self.shared.remove(row)?;
+        }
+        self.messages.remove(row)?;
+        Ok(())
     }
 
     /// The first row of a consumer after `after`.
@@ -144,10 +145,10 @@ pub(super) fn rows_after(
         let (key, value) = entry?;
         let id = key.value().1;
         let row = decode_row(value.value())?;
-        let bytes = messages
-            .get(id)?
-            .ok_or_else(|| damaged("a row without its message"))?;
-        let message = record::message(bytes.value()).ok_or_else(|| damaged("a message"))?;
+        let message = match row.message {
+            Some(message) => message,
+            None => elsewhere(&messages, id)?,
+        };
         found.push(StoredRow {
             row: TailRow {
                 id,
@@ -159,6 +160,16 @@ pub(super) fn rows_after(
         });
     }
     Ok(found)
+}
+
+fn elsewhere(
+    messages: &ReadOnlyTable<u64, &'static [u8]>,
+    row: u64,
+) -> Result<Message, StoreError> {
+    let bytes = messages
+        .get(row)?
+        .ok_or_else(|| damaged("a row without its message"))?;
+    record::message(bytes.value()).ok_or_else(|| damaged("a message"))
 }
 
 pub(super) fn received_of(tx: &ReadTransaction, consumer: u32) -> Result<HashSet<u16>, StoreError> {
