@@ -28,4 +28,4 @@ pub use health::{Health, State};
 pub use medium::{Damaged, MAX_CACHE_BYTES, Medium, OpenBackend, Options, Quarantined};
 pub use reader::Reader;
 pub use store::Store;
-pub use writer::{Schema, SendError, TrySendError, Writer};
+pub use writer::{PATIENCE, Schema, SendError, TrySendError, Writer};

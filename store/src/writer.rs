@@ -2,8 +2,8 @@
 //!
 //! A caller declares its operations and how they are applied ([`Schema`]) and gets a cheap handle
 //! ([`Writer`]). The thread drains what waits, up to a bound, into one transaction, commits it (two
-//! phases, quick repair), and only then answers. It never delays to gather more, and never applies a
-//! failed batch a second time.
+//! phases, quick repair), and only then answers. It never delays what somebody waits for to gather
+//! more, and never applies a failed batch a second time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::WriteTransaction;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
 use tracing::{error, info, warn};
 
 use crate::reserve::Reserve;
@@ -38,6 +40,10 @@ pub trait Schema: Send + 'static {
     /// [`Halt::Store`] fails the batch, [`Halt::Refused`] one operation of it.
     fn apply(&mut self, tx: &WriteTransaction, ops: &mut [Self::Op]) -> Result<(), Halt>;
 
+    /// The batch is applied and its commit is about to begin: what may be done whether or not it
+    /// succeeds can be done now, while the disk works.
+    fn applied(&mut self, _ops: &mut [Self::Op]) {}
+
     /// The commit that holds `ops` is on the disk: answer them.
     fn done(&mut self, ops: Vec<Self::Op>);
 
@@ -58,7 +64,16 @@ pub trait Schema: Send + 'static {
     fn essential(_op: &Self::Op) -> bool {
         true
     }
+
+    /// Whether the operation may wait for others to share their commit, [`PATIENCE`] at most: nobody
+    /// waits for it, and losing it with the power does no harm.
+    fn patient(_op: &Self::Op) -> bool {
+        false
+    }
 }
+
+/// How long patient operations wait for a commit that others need.
+pub const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The writer is gone; the operation comes back.
 #[derive(Debug, thiserror::Error)]
@@ -253,14 +268,38 @@ impl<S: Schema> Drop for Engine<S> {
 
 impl<S: Schema> Engine<S> {
     fn run(mut self) {
+        // Without one, nothing is patient.
+        let clock = Builder::new_current_thread().enable_time().build().ok();
         while let Some(first) = self.incoming.blocking_recv() {
             let mut batch = vec![first];
-            while batch.len() < self.options.max_batch
-                && let Ok(next) = self.incoming.try_recv()
-            {
-                batch.push(next);
+            self.drain(&mut batch);
+            if let Some(clock) = &clock {
+                self.wait_for_others(clock, &mut batch);
             }
             self.write(batch);
+        }
+    }
+
+    /// Takes what waits, up to the bound of a commit.
+    fn drain(&mut self, batch: &mut Vec<S::Op>) {
+        while batch.len() < self.options.max_batch
+            && let Ok(next) = self.incoming.try_recv()
+        {
+            batch.push(next);
+        }
+    }
+
+    /// While nobody waits for any of these, others may come that need a commit anyway.
+    fn wait_for_others(&mut self, clock: &Runtime, batch: &mut Vec<S::Op>) {
+        let until = std::time::Instant::now() + PATIENCE;
+        let mut seen = 0;
+        while batch.len() < self.options.max_batch && batch[seen..].iter().all(S::patient) {
+            seen = batch.len();
+            let next = self.incoming.recv();
+            let next = clock.block_on(async { timeout_at(until.into(), next).await });
+            let Ok(Some(next)) = next else { return };
+            batch.push(next);
+            self.drain(batch);
         }
     }
 
@@ -332,6 +371,7 @@ impl<S: Schema> Engine<S> {
         catch_unwind(AssertUnwindSafe(|| {
             let tx = begin(reader)?;
             schema.apply(&tx, ops)?;
+            schema.applied(ops);
             tx.commit()?;
             Ok(())
         }))

@@ -315,15 +315,18 @@ impl Mailbox {
         &self.patience
     }
 
-    /// Hands committed rows over, in order; what memory has no room for the reader will find in the
-    /// journal.
+    /// Hands rows over, in order; what memory has no room for the reader will find in the journal.
+    /// Rows that it has or had are passed over.
     pub(crate) fn push_rows(&self, rows: Vec<TailRow>) {
         let mut inner = self.lock();
         let listening = self.bridge || self.connected();
+        let mut new = false;
         for row in rows {
-            if row.id <= inner.taken {
+            let known = inner.tail.back().map_or(inner.taken, |last| last.id);
+            if row.id <= known.max(inner.taken) {
                 continue;
             }
+            new = true;
             let weight = row.message.weight();
             let full = inner.tail.len() >= self.bounds.messages
                 || inner.tail_bytes + weight > self.bounds.bytes;
@@ -335,6 +338,9 @@ impl Mailbox {
             }
         }
         drop(inner);
+        if !new {
+            return;
+        }
         self.wake.notify_one();
         if self.bridge {
             self.wake.notify_waiters();

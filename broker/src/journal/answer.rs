@@ -7,10 +7,11 @@ use std::sync::Arc;
 use holdfast_store::StoreError;
 
 use super::accept::note_refusal;
+use super::handing::Handing;
 use super::op::{Entry, Op, Reply, Verdict};
 use super::schema::Ledger;
 use crate::codec::code;
-use crate::exchange::{Batch, Delivery, Mailbox, Outcome, TailRow};
+use crate::exchange::{Batch, Delivery, Outcome};
 use crate::{Event, Qos};
 
 impl Ledger {
@@ -189,48 +190,4 @@ fn answers(entries: &[Entry]) -> Vec<u8> {
             Verdict::Taken | Verdict::Repeat => code::SUCCESS,
         })
         .collect()
-}
-
-/// Committed rows on their way to their readers' memory: a reader is called once for many of them.
-#[derive(Debug, Default)]
-struct Handing {
-    open: Vec<(Arc<Mailbox>, Vec<TailRow>)>,
-}
-
-impl Handing {
-    fn take(&mut self, entry: Entry) {
-        let Entry {
-            message,
-            rows_for,
-            retained,
-            ..
-        } = entry;
-        let goes_on = self.open.len() == rows_for.len()
-            && (self.open.iter().zip(&rows_for))
-                .all(|((open, _), claimed)| Arc::ptr_eq(open, &claimed.mailbox));
-        if !goes_on {
-            self.end();
-        }
-        // A reader that has two rows of one message must have them in order.
-        let twice = rows_for.windows(2).any(|pair| pair[0].row != pair[1].row);
-        for (index, claimed) in rows_for.into_iter().enumerate() {
-            let row = TailRow {
-                id: claimed.row,
-                message: Arc::clone(&message),
-                options: claimed.options,
-                retained,
-            };
-            match self.open.get_mut(index) {
-                Some((_, rows)) => rows.push(row),
-                None if twice => claimed.mailbox.push_rows(vec![row]),
-                None => self.open.push((claimed.mailbox, vec![row])),
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        for (mailbox, rows) in self.open.drain(..) {
-            mailbox.push_rows(rows);
-        }
-    }
 }

@@ -19,7 +19,9 @@ use crate::shared::Core;
 impl Ledger {
     /// Loads counters and marks; at the first opening everything else too.
     pub(super) fn load(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
-        self.next_row = tables.number("next_row")?.unwrap_or(1);
+        // A number that a failed commit has taken is not used again: a reader may have its row.
+        let stored = tables.number("next_row")?.unwrap_or(1);
+        self.next_row = self.next_row.max(stored);
         self.next_consumer = u32::try_from(tables.number("next_consumer")?.unwrap_or(1))
             .map_err(|_| damaged("the number of consumers"))?;
         self.load_repeats(tables)?;

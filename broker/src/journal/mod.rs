@@ -9,6 +9,7 @@ mod accept;
 mod answer;
 mod disk;
 mod fresh;
+mod handing;
 mod load;
 mod op;
 mod record;

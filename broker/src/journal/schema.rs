@@ -295,6 +295,10 @@ impl Schema for Ledger {
         Ok(())
     }
 
+    fn applied(&mut self, ops: &mut [Op]) {
+        self.hand_over_early(ops);
+    }
+
     fn done(&mut self, ops: Vec<Op>) {
         self.core.counters.committed();
         self.core.counters.commit_took(self.begun.elapsed());
@@ -313,6 +317,12 @@ impl Schema for Ledger {
         for op in ops {
             self.fail(op, failure);
         }
+    }
+
+    /// A row that was acknowledged may go a little later: after a power cut its client gets a QoS 1
+    /// message once more, or a PUBREL.
+    fn patient(op: &Op) -> bool {
+        matches!(op, Op::Settle { answer: None, .. })
     }
 
     fn essential(op: &Op) -> bool {

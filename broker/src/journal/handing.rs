@@ -1,0 +1,114 @@
+//! Rows on their way to their readers' memory: before the commit where that is no promise, else after.
+//!
+//! Part of `schema`, on the writer thread. The sender's acknowledgement waits for the commit in any
+//! case. A connected session is sent a plain QoS 1 message while the disk works: should the commit
+//! fail, or the power, the sender has no acknowledgement and sends again, and the session gets the
+//! message twice, as QoS 1 allows. Whatever is promised once waits: QoS 2, numbered messages of the
+//! repeat filter, retained slots, and the rows of bridge rules. After the commit all rows are handed
+//! over, those of before too: a mailbox that forgot one in between (its reader began anew, and found
+//! nothing in the journal yet) gets it now, every other knows it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::op::{Entry, Op, Verdict};
+use super::schema::Ledger;
+use crate::Qos;
+use crate::exchange::{Mailbox, TailRow};
+
+impl Ledger {
+    /// Before the commit: gives connected sessions what they may have now.
+    pub(super) fn hand_over_early(&self, ops: &[Op]) {
+        let mut runs: HashMap<u64, (Arc<Mailbox>, Vec<TailRow>)> = HashMap::new();
+        // Who has to wait for one row waits for those behind it too.
+        let mut waits: HashSet<u64> = HashSet::new();
+        for op in ops {
+            let Op::Accept { entries, .. } = op else {
+                continue;
+            };
+            for entry in entries {
+                if entry.verdict != Verdict::Taken {
+                    continue;
+                }
+                let plain = may_go_early(entry);
+                let Entry {
+                    message,
+                    rows_for,
+                    retained,
+                    ..
+                } = entry;
+                for claimed in rows_for {
+                    if claimed.mailbox.bridge {
+                        continue;
+                    }
+                    let key = claimed.mailbox.key;
+                    if !plain || !claimed.mailbox.connected() || waits.contains(&key) {
+                        waits.insert(key);
+                        continue;
+                    }
+                    runs.entry(key)
+                        .or_insert_with(|| (Arc::clone(&claimed.mailbox), Vec::new()))
+                        .1
+                        .push(TailRow {
+                            id: claimed.row,
+                            message: Arc::clone(message),
+                            options: Arc::clone(&claimed.options),
+                            retained: *retained,
+                        });
+                }
+            }
+        }
+        for (mailbox, rows) in runs.into_values() {
+            mailbox.push_rows(rows);
+        }
+    }
+}
+
+/// Whether nothing is promised of it but that it comes at least once.
+fn may_go_early(entry: &Entry) -> bool {
+    entry.message.qos == Qos::AtLeastOnce && entry.stamp.is_none() && !entry.message.retain
+}
+
+/// Committed rows on their way to their readers' memory: a reader is called once for many of them.
+#[derive(Debug, Default)]
+pub(super) struct Handing {
+    open: Vec<(Arc<Mailbox>, Vec<TailRow>)>,
+}
+
+impl Handing {
+    pub(super) fn take(&mut self, entry: Entry) {
+        let Entry {
+            message,
+            rows_for,
+            retained,
+            ..
+        } = entry;
+        let goes_on = self.open.len() == rows_for.len()
+            && (self.open.iter().zip(&rows_for))
+                .all(|((open, _), claimed)| Arc::ptr_eq(open, &claimed.mailbox));
+        if !goes_on {
+            self.end();
+        }
+        // A reader that has two rows of one message must have them in order.
+        let twice = rows_for.windows(2).any(|pair| pair[0].row != pair[1].row);
+        for (index, claimed) in rows_for.into_iter().enumerate() {
+            let row = TailRow {
+                id: claimed.row,
+                message: Arc::clone(&message),
+                options: claimed.options,
+                retained,
+            };
+            match self.open.get_mut(index) {
+                Some((_, rows)) => rows.push(row),
+                None if twice => claimed.mailbox.push_rows(vec![row]),
+                None => self.open.push((claimed.mailbox, vec![row])),
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        for (mailbox, rows) in self.open.drain(..) {
+            mailbox.push_rows(rows);
+        }
+    }
+}
