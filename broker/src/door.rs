@@ -191,13 +191,15 @@ struct Arrival {
 /// connection holds no more than waiting takes.
 async fn connection(arrival: Box<Arrival>) {
     let stop = arrival.stop.clone();
-    if let Some((session, _place)) = Box::pin(enter(*arrival)).await {
+    // A statement of its own: when it ends, nothing of the beginning is left.
+    let entered = Box::pin(enter(arrival)).await;
+    if let Some((session, _place)) = entered {
         session.run(stop).await;
     }
 }
 
 /// TLS and CONNECT.
-async fn enter(arrival: Arrival) -> Option<(Box<session::Connection>, Option<Place>)> {
+async fn enter(arrival: Box<Arrival>) -> Option<(Box<session::Connection>, Option<Place>)> {
     let Arrival {
         shared,
         stream,
@@ -205,7 +207,7 @@ async fn enter(arrival: Arrival) -> Option<(Box<session::Connection>, Option<Pla
         door,
         mut permit,
         stop,
-    } = arrival;
+    } = *arrival;
     let deadline = Instant::now() + shared.core.config.connect_deadline;
     // Small packets are answered at once; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);

@@ -36,12 +36,14 @@ pub(crate) struct Tree {
     count: usize,
 }
 
+/// Small, since a filter has one for each of its levels: what a node rarely has is elsewhere.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "an empty map is 48 bytes")]
 struct Node {
-    children: HashMap<Box<str>, Self>,
+    children: Option<Box<HashMap<Box<str>, Self>>>,
     any: Option<Box<Self>>,
-    here: Place,
-    rest: Place,
+    here: Option<Box<Place>>,
+    rest: Option<Box<Place>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,10 @@ impl Tree {
         if let Some(known) = found {
             *known = subscription;
             return false;
+        }
+        if list.is_empty() {
+            // Most filters are one client's.
+            list.reserve_exact(1);
         }
         list.push(subscription);
         self.count += 1;
@@ -143,21 +149,39 @@ impl Place {
     }
 }
 
+/// Takes a subscription out of a place, and the place when it was the last one.
+fn take(slot: &mut Option<Box<Place>>, group: Option<&str>, key: u64) -> bool {
+    let Some(place) = slot else { return false };
+    let taken = place.take(group, key);
+    if place.is_empty() {
+        *slot = None;
+    }
+    taken
+}
+
 impl Node {
     fn place<'a>(&mut self, mut levels: impl Iterator<Item = &'a str>) -> &mut Place {
         match levels.next() {
-            None => &mut self.here,
-            Some("#") => &mut self.rest,
+            None => self.here.get_or_insert_default(),
+            Some("#") => self.rest.get_or_insert_default(),
             Some("+") => self.any.get_or_insert_default().place(levels),
             Some(level) => {
-                if !self.children.contains_key(level) {
-                    self.children.insert(level.into(), Self::default());
+                let children = self.children.get_or_insert_default();
+                if !children.contains_key(level) {
+                    children.insert(level.into(), Self::default());
                 }
-                self.children
+                children
                     .get_mut(level)
                     .expect("inserted above")
                     .place(levels)
             }
+        }
+    }
+
+    fn child_mut(&mut self, level: &str) -> Option<&mut Self> {
+        match level {
+            "+" => self.any.as_deref_mut(),
+            _ => self.children.as_mut()?.get_mut(level),
         }
     }
 
@@ -168,52 +192,54 @@ impl Node {
             None => (filter, None),
         };
         if level == "#" {
-            return self.rest.take(group, key);
+            return take(&mut self.rest, group, key);
         }
-        let child = match level {
-            "+" => self.any.as_deref_mut(),
-            _ => self.children.get_mut(level),
+        let Some(child) = self.child_mut(level) else {
+            return false;
         };
-        let Some(child) = child else { return false };
         let removed = match after {
-            None => child.here.take(group, key),
+            None => take(&mut child.here, group, key),
             Some(after) => child.remove(after, group, key),
         };
         if removed && child.is_empty() {
-            if level == "+" {
-                self.any = None;
-            } else {
-                self.children.remove(level);
-            }
+            self.prune(level);
         }
         removed
     }
 
+    fn prune(&mut self, level: &str) {
+        if level == "+" {
+            self.any = None;
+        } else if let Some(children) = &mut self.children {
+            children.remove(level);
+            if children.is_empty() {
+                self.children = None;
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.children.is_empty()
-            && self.any.is_none()
-            && self.here.is_empty()
-            && self.rest.is_empty()
+        self.children.is_none() && self.any.is_none() && self.here.is_none() && self.rest.is_none()
     }
 
     /// `wild` is off at the first level of a `$` topic [MQTT-4.7.2-1].
     fn visit<'a>(&'a self, topic: &str, wild: bool, take: &mut impl FnMut(&'a Place)) {
-        if wild {
-            take(&self.rest);
+        if wild && let Some(rest) = &self.rest {
+            take(rest);
         }
         let (level, after) = match topic.split_once('/') {
             Some((level, after)) => (level, Some(after)),
             None => (topic, None),
         };
-        let named = self.children.get(level);
+        let named = (self.children.as_ref()).and_then(|children| children.get(level));
         let any = self.any.as_deref().filter(|_| wild);
         for child in named.into_iter().chain(any) {
             match after {
                 Some(after) => child.visit(after, true, take),
                 None => {
-                    take(&child.here);
                     // `a/#` also matches `a`.
-                    take(&child.rest);
+                    let places = child.here.iter().chain(&child.rest);
+                    places.for_each(|place| take(place));
                 }
             }
         }

@@ -43,16 +43,17 @@ pub(crate) struct Client {
     pub(super) max_packet: usize,
     /// Whether failures are explained to it [MQTT-3.1.2-29].
     pub(super) reasons: bool,
-    /// Topic aliases of ours that it takes, and those it knows.
+    /// Topic aliases of ours that it takes.
     pub(super) alias_max: u16,
-    pub(super) known_aliases: HashMap<Arc<str>, u16>,
     pub(super) out: BytesMut,
     /// Something slow that the last frame asked for.
-    pub(super) slow: Option<Slow>,
+    pub(super) slow: Option<Box<Slow>>,
     /// A whole packet came since this was last looked at [MQTT-3.1.2-22].
     pub(super) heard: bool,
     /// A receiver's queue is getting full: let others run.
     pub(super) crowded: bool,
+    /// Something was brought to receivers since this was last looked at.
+    pub(super) delivered: bool,
     /// What waits for receivers that are busy: nothing more is read before.
     pub(super) rest: Vec<Rest>,
     /// Subscriptions whose retained messages are on their way.
@@ -62,11 +63,8 @@ pub(crate) struct Client {
     pub(super) handed: VecDeque<std::time::Instant>,
     /// A row taken that has to wait for its packet id.
     pub(super) stalled: Option<crate::exchange::TailRow>,
-    pub(super) receivable: HashMap<Arc<str>, bool>,
-    pub(super) receivable_of: u64,
-    topics: HashMap<Arc<str>, (Arc<Route>, bool)>,
-    topics_of: u64,
-    aliases: HashMap<u16, Arc<str>>,
+    /// What it remembers of topics; a connection that is merely there has none.
+    pub(super) memory: Option<Box<Memory>>,
     pub(super) slots: VecDeque<Slot>,
     /// Incoming QoS 2 ids whose PUBCOMP waits for the journal.
     pub(super) completing: VecDeque<u16>,
@@ -81,6 +79,21 @@ pub(crate) struct Client {
     pub(super) denied_filter_before: bool,
     /// Broker seconds of this read.
     now: u64,
+}
+
+/// What a connection remembers of topics.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Our aliases that the client knows.
+    pub(super) known_aliases: HashMap<Arc<str>, u16>,
+    /// Whether it may receive them, as of a generation.
+    pub(super) receivable: HashMap<Arc<str>, bool>,
+    pub(super) receivable_of: u64,
+    /// Where they go and whether it may publish them, as of a generation.
+    topics: HashMap<Arc<str>, (Arc<Route>, bool)>,
+    topics_of: u64,
+    /// The client's own aliases.
+    aliases: HashMap<u16, Arc<str>>,
 }
 
 /// What needs the journal or ends the connection.
@@ -128,21 +141,17 @@ impl Client {
             max_packet: terms.max_packet,
             reasons: terms.reasons,
             alias_max: terms.alias_max,
-            known_aliases: HashMap::new(),
             out: BytesMut::new(),
             slow: None,
             heard: false,
             crowded: false,
+            delivered: false,
             rest: Vec::new(),
             keepsakes: VecDeque::new(),
             outstanding: 0,
             handed: VecDeque::new(),
             stalled: None,
-            receivable: HashMap::new(),
-            receivable_of: 0,
-            topics: HashMap::new(),
-            topics_of: 0,
-            aliases: HashMap::new(),
+            memory: None,
             slots: VecDeque::new(),
             completing: VecDeque::new(),
             run: None,
@@ -184,9 +193,13 @@ impl Client {
             Packet::Publish(publish) => self.publish(publish)?,
             Packet::Ack(ack) => self.acknowledged(ack),
             Packet::Pingreq => self.pings += 1,
-            Packet::Subscribe(subscribe) => self.slow = Some(Slow::Subscribe(subscribe)),
-            Packet::Unsubscribe(unsubscribe) => self.slow = Some(Slow::Unsubscribe(unsubscribe)),
-            Packet::Disconnect(disconnect) => self.slow = Some(Slow::Disconnect(disconnect)),
+            Packet::Subscribe(subscribe) => self.slow = Some(Box::new(Slow::Subscribe(subscribe))),
+            Packet::Unsubscribe(unsubscribe) => {
+                self.slow = Some(Box::new(Slow::Unsubscribe(unsubscribe)));
+            }
+            Packet::Disconnect(disconnect) => {
+                self.slow = Some(Box::new(Slow::Disconnect(disconnect)));
+            }
         }
         let run = self.run.as_ref().map_or(0, |run| run.messages.len());
         if self.slow.is_some() || self.entries.len() >= ENTRIES || run >= RUN {
@@ -249,17 +262,18 @@ impl Client {
     /// Topic aliases, length and depth.
     fn resolve(&mut self, publish: &Publish<'_>) -> Result<Arc<str>, Fault> {
         let limits = &self.core.config.limits;
+        let memory = self.memory.get_or_insert_default();
         let topic: Arc<str> = match publish.properties.alias {
             Some(alias) if alias > limits.topic_aliases => return Err(Fault::TopicAlias),
             Some(alias) if publish.topic.is_empty() => {
-                Arc::clone(self.aliases.get(&alias).ok_or(Fault::Protocol)?)
+                Arc::clone(memory.aliases.get(&alias).ok_or(Fault::Protocol)?)
             }
             Some(alias) => {
                 let topic: Arc<str> = publish.topic.into();
-                self.aliases.insert(alias, Arc::clone(&topic));
+                memory.aliases.insert(alias, Arc::clone(&topic));
                 topic
             }
-            None => match self.topics.get_key_value(publish.topic) {
+            None => match memory.topics.get_key_value(publish.topic) {
                 Some((known, _)) => Arc::clone(known),
                 None => publish.topic.into(),
             },
@@ -297,16 +311,18 @@ impl Client {
 
     fn route(&mut self, topic: &Arc<str>) -> (Arc<Route>, bool) {
         let generation = self.core.exchange.generation();
-        if self.topics_of != generation || self.topics.len() >= REMEMBERED_TOPICS {
-            self.topics.clear();
-            self.topics_of = generation;
+        let memory = self.memory.get_or_insert_default();
+        if memory.topics_of != generation || memory.topics.len() >= REMEMBERED_TOPICS {
+            memory.topics.clear();
+            memory.topics_of = generation;
         }
-        if let Some((route, allowed)) = self.topics.get(topic) {
+        if let Some((route, allowed)) = memory.topics.get(topic) {
             return (Arc::clone(route), *allowed);
         }
         let route = self.core.route(topic);
         let allowed = rights::may_publish(&*self.core.rights, &self.identity, topic);
-        self.topics
+        memory
+            .topics
             .insert(Arc::clone(&route.topic), (Arc::clone(&route), allowed));
         (route, allowed)
     }
@@ -385,6 +401,7 @@ impl Client {
         if let Some(run) = self.run.take() {
             let publisher = Some(self.mailbox.key);
             let rest = Some(&mut self.rest);
+            self.delivered |= !run.route.is_empty();
             self.crowded |= self
                 .core
                 .deliver(&run.route, publisher, run.messages, true, rest);

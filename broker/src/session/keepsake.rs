@@ -3,6 +3,7 @@
 //! Begun by SUBSCRIBE, gone on with whenever the client's queue has room: a subscriber gets them all,
 //! however many there are, and costs no more memory than its queue.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::inbound::Client;
@@ -88,6 +89,10 @@ impl Client {
             if self.bring_page(&mut keepsake, &mut some) {
                 self.keepsakes.push_front(keepsake);
             }
+        }
+        if self.keepsakes.is_empty() {
+            // An idle connection holds no room for them.
+            self.keepsakes = VecDeque::new();
         }
         some
     }

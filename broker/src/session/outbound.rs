@@ -3,6 +3,7 @@
 //! Called by `run` whenever the mailbox changed or the socket took something. Checks at the last
 //! moment: right, expiry, size. Reads the journal's snapshot when memory does not hold the rows.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -299,13 +300,14 @@ impl Client {
         if self.alias_max == 0 {
             return None;
         }
-        if let Some(number) = self.known_aliases.get(topic) {
+        let known = self.memory.as_ref().map(|memory| &memory.known_aliases);
+        if let Some(number) = known.and_then(|known| known.get(topic)) {
             return Some(Alias {
                 number: *number,
                 known: true,
             });
         }
-        let number = u16::try_from(self.known_aliases.len()).ok()?;
+        let number = u16::try_from(known.map_or(0, HashMap::len)).ok()?;
         (number < self.alias_max).then_some(Alias {
             number: number + 1,
             known: false,
@@ -315,7 +317,8 @@ impl Client {
     /// The client has been told an alias.
     fn learnt(&mut self, topic: &Arc<str>, alias: Option<Alias>) {
         if let Some(alias) = alias.filter(|alias| !alias.known) {
-            self.known_aliases.insert(Arc::clone(topic), alias.number);
+            let memory = self.memory.get_or_insert_default();
+            memory.known_aliases.insert(Arc::clone(topic), alias.number);
         }
     }
 
@@ -334,15 +337,16 @@ impl Client {
     /// Asked once per topic and change of rights.
     fn may_receive(&mut self, topic: &Arc<str>) -> bool {
         let generation = self.core.exchange.generation();
-        if self.receivable_of != generation || self.receivable.len() >= 64 {
-            self.receivable.clear();
-            self.receivable_of = generation;
+        let memory = self.memory.get_or_insert_default();
+        if memory.receivable_of != generation || memory.receivable.len() >= 64 {
+            memory.receivable.clear();
+            memory.receivable_of = generation;
         }
-        if let Some(known) = self.receivable.get(topic) {
+        if let Some(known) = memory.receivable.get(topic) {
             return *known;
         }
         let may = rights::may_receive(&*self.core.rights, &self.identity, topic);
-        self.receivable.insert(Arc::clone(topic), may);
+        memory.receivable.insert(Arc::clone(topic), may);
         may
     }
 

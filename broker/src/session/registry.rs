@@ -79,7 +79,7 @@ pub(crate) struct Cell {
     pub(crate) held: Arc<tokio::sync::Mutex<Held>>,
     /// What the console shows without waiting for the lock.
     shown: Mutex<Arc<Mailbox>>,
-    filters: Mutex<Vec<String>>,
+    filters: Mutex<Box<[String]>>,
     tickets: AtomicU64,
     cut: Mutex<Cut>,
 }
@@ -143,7 +143,7 @@ impl Cell {
         self.filters
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .to_vec()
     }
 }
 

@@ -27,8 +27,6 @@ use crate::{CutReason, Event, Identity, Peer};
 
 /// Output above which the client's packets wait: it does not read our answers.
 const OUT_HARD: usize = 4 * OUT_SOFT;
-/// An output buffer of this size is kept between uses; a larger one is given back.
-const OUT_KEPT: usize = 4 << 10;
 /// How long the journal has for answers that something must wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
@@ -132,7 +130,7 @@ pub(crate) struct Connection {
     paused: bool,
     ticket: u64,
     cell: Arc<Cell>,
-    will: Option<WillRecord>,
+    will: Option<Box<WillRecord>>,
     will_delay: u32,
     keep_alive: Option<Duration>,
     last_heard: Instant,
@@ -188,7 +186,7 @@ impl Connection {
             flushing: false,
             ticket: started.ticket,
             cell: started.cell,
-            will: started.will,
+            will: started.will.map(Box::new),
             will_delay: started.will_delay,
             keep_alive: started.keep_alive,
             last_heard: Instant::now(),
@@ -274,8 +272,10 @@ impl Connection {
             self.out.extend_from_slice(&self.client.out);
             self.client.out.clear();
         }
-        if std::mem::take(&mut self.client.crowded) {
-            // A receiver has much to do: let it have this thread before we bring more.
+        let delivered = std::mem::take(&mut self.client.delivered) && !self.out.is_empty();
+        if std::mem::take(&mut self.client.crowded) || delivered {
+            // A receiver has much to do: let it have this thread before we bring more. And who is
+            // served comes before who is acknowledged: it is the one that waits.
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -298,7 +298,7 @@ impl Connection {
                 .await
                 .map_err(|_| end(CutReason::Journal))?;
         }
-        match self.client.slow.take() {
+        match self.client.slow.take().map(|slow| *slow) {
             None => Ok(()),
             Some(Slow::Subscribe(subscribe)) => {
                 self.answers(|client| client.outcomes().map_err(end))
@@ -358,7 +358,8 @@ impl Connection {
             }
             self.flushing = false;
         }
-        if self.out.is_empty() && self.out.capacity() > OUT_KEPT {
+        if wrote && self.out.is_empty() {
+            // An idle connection holds no buffer.
             self.out = BytesMut::new();
         }
         if wrote && self.out.len() < OUT_SOFT {
@@ -516,7 +517,7 @@ impl Connection {
         }
         match will {
             Some(will) if reason == CutReason::Goodbye => shared.forget_will(&will).await,
-            Some(will) => shared.will_begins(will, will_delay.min(expiry)).await,
+            Some(will) => shared.will_begins(*will, will_delay.min(expiry)).await,
             None => {}
         }
         socket
