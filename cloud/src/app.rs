@@ -29,7 +29,7 @@ use holdfast_store::Damaged;
 pub use bind::Listeners;
 pub use error::BuildError;
 
-use crate::config::Config;
+use crate::config::{Config, Log};
 use crate::factory::{Factory, FactoryParts, rendezvous_info};
 use crate::seller::Seller;
 use crate::stock::Stock;
@@ -244,6 +244,9 @@ async fn open_cps(
     wanted.limits.ledger_messages = config.telemetry.messages;
     wanted.limits.registration = config.rendezvous.registration;
     config.limits.0.fill(&mut wanted);
+    let Log { entries, bytes } = config.limits.1;
+    wanted.limits.log_entries_per_day = entries;
+    wanted.limits.log_bytes_per_day = bytes.0;
     config.certificates.fill(&mut wanted.lives);
     let keys = Keys::open(&state.join("keys"))?;
     let stores = opening::stores(state)?;

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use holdfast_config::bounds::{at_least, between, loopback};
-use holdfast_config::{HostPort, Section, Settings};
+use holdfast_config::{ByteSize, HostPort, Section, Settings};
 use holdfast_protocol::id::{Domain, ServerId};
 use holdfast_server::config::{Clients, Journal, Peers, batch};
 
@@ -129,7 +129,17 @@ pub struct Telemetry {
 
 /// `[limits]`: bounds on peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits(pub Peers);
+pub struct Limits(pub Peers, pub Log);
+
+/// What one gateway may write into its site's log here in a day; the keys of `[limits]` that the cloud
+/// alone has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// `log_entries_per_day`.
+    pub entries: u64,
+    /// `log_bytes_per_day`.
+    pub bytes: ByteSize,
+}
 
 /// The defaults of all sections, which are also what an empty file means.
 impl Default for Config {
@@ -212,7 +222,11 @@ impl Default for Telemetry {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self(Peers::of(8192, 256))
+        let log = Log {
+            entries: 200_000,
+            bytes: ByteSize(1 << 30),
+        };
+        Self(Peers::of(8192, 256), log)
     }
 }
 
@@ -329,7 +343,15 @@ impl Settings for Telemetry {
 
 impl Settings for Limits {
     fn read(section: &mut Section<'_>) -> Self {
-        Self(Peers::read(section, Self::default().0))
+        let Self(peers, log) = Self::default();
+        let peers = Peers::read(section, peers);
+        let entries = section.get_checked("log_entries_per_day", log.entries, |count| {
+            at_least(*count, 100, "100")
+        });
+        let bytes = section.get_checked("log_bytes_per_day", log.bytes, |size| {
+            at_least(size.0, 1 << 20, "1MiB")
+        });
+        Self(peers, Log { entries, bytes })
     }
 }
 

@@ -160,6 +160,10 @@ pub struct Limits {
     pub rendezvous_entries: u64,
     /// Entries in one sync batch.
     pub sync_batch: usize,
+    /// Entries that one gateway may write into its site's log here in a day.
+    pub log_entries_per_day: u64,
+    /// Bytes of them.
+    pub log_bytes_per_day: u64,
     /// Messages kept per (device, topic) in the ledger.
     pub ledger_messages: u64,
     /// Longest wait for a remote rendezvous before the local one answers.
@@ -195,6 +199,8 @@ impl Default for Limits {
             registration: Duration::from_secs(7 * 24 * 60 * 60),
             rendezvous_entries: 20_000,
             sync_batch: 500,
+            log_entries_per_day: 200_000,
+            log_bytes_per_day: 1 << 30,
             ledger_messages: 1_000_000,
             relay_wait: Duration::from_secs(3),
             connections: 512,

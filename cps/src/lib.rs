@@ -11,6 +11,7 @@
 //!
 //! It knows nothing of MQTT connections, opens no listener, and imports no other daemon's code.
 
+mod allowance;
 pub mod alternates;
 pub mod authority;
 pub mod clients;

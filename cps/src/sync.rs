@@ -22,6 +22,7 @@ pub use judge::Distrust;
 pub use replaced::Replaced;
 
 use crate::Core;
+use crate::allowance::{self, Allowances};
 use crate::config::Role;
 use crate::refusals::{Refusals, Refused};
 use crate::registry::Writing;
@@ -29,6 +30,9 @@ use crate::tables::{PeerRow, RefusedRow};
 use crate::turns::{self, Own, Turn, Unserved};
 
 use holes::Holes;
+
+/// The reason under which a gateway's delivery is counted that is over its allowance.
+const OVER: &str = "over its allowance";
 
 /// A piece of the log for the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +71,8 @@ pub struct Sync {
     heard: Arc<Mutex<BTreeMap<ServerId, Heard>>>,
     /// At a gateway: its counter.
     own: Option<Own>,
+    /// At the cloud: how much each gateway may still write today.
+    allowances: Allowances,
 }
 
 /// A gateway as the cloud heard of it last, since the cloud's start.
@@ -87,7 +93,35 @@ impl Sync {
             replaced: watch::Sender::new(None),
             heard: Arc::default(),
             own,
+            allowances: Allowances::default(),
         }
+    }
+
+    /// At the cloud: takes what a gateway delivers of its site's log, as far as its allowance goes.
+    /// The rest is left with it. `Ok(Err)`: nothing more today, and why.
+    pub(crate) async fn deliver(
+        &self,
+        site: &SiteId,
+        from: &ServerId,
+        entries: &[Vec<u8>],
+    ) -> Result<Result<Report, String>, StoreError> {
+        let count = match self.core.cloud {
+            None => self.allowances.take(&self.core, from, entries),
+            Some(_) => entries.len(),
+        };
+        if count == 0 && !entries.is_empty() {
+            let limits = &self.core.config.limits;
+            let day = (limits.log_entries_per_day, limits.log_bytes_per_day);
+            let why = allowance::sentence(from, day);
+            self.core.metrics.refused("sync", OVER);
+            tracing::warn!(gateway = %from, %site, "{why}");
+            let row = (OVER, why.clone());
+            self.refusals.turned_away((from, site), row).await?;
+            return Ok(Err(why));
+        }
+        let report = self.accept(site, from, &entries[..count]).await?;
+        self.allowances.give_back(from, report.repeated);
+        Ok(Ok(report))
     }
 
     /// At the cloud: whether the gateway is the machine that it was, by the turn that it shows; see

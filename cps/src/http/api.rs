@@ -148,11 +148,9 @@ async fn push(
     turn(&cps, (&server, &site), (told.turn, None)).await?;
     hear(&cps, &server, &site, told.about).await?;
     let entries: Vec<Vec<u8>> = told.entries.into_iter().map(|one| one.0).collect();
-    let report = cps
-        .sync()
-        .accept(&site, &server, &entries)
-        .await
-        .map_err(own)?;
+    let report = cps.sync().deliver(&site, &server, &entries).await;
+    let over = |why| Failure(StatusCode::TOO_MANY_REQUESTS, why);
+    let report = report.map_err(own)?.map_err(over)?;
     let cursor = cps.sync().cursor(&site).map_err(own)?.to_cbor();
     let wanted = cps.sync().wanted(&site).map_err(own)?;
     Ok(Json(Pushed {

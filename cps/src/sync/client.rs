@@ -145,6 +145,10 @@ impl Client {
                 self.sync.core.roster.revocation_list().heard();
             }
             Err(SyncError::Refused { status: 403, why }) => self.sync.note_lock(Some(why)),
+            // Nothing is lost: it is delivered with the next exchanges.
+            Err(SyncError::Refused { status: 429, why }) => {
+                tracing::warn!(why, "the cloud takes no more of this site's log for now");
+            }
             Err(SyncError::Replaced { why, statement }) => {
                 self.sync.note_lock(Some(why));
                 self.sync.note_replaced(statement);

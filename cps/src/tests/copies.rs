@@ -210,6 +210,60 @@ async fn a_revoked_gateway_is_out_with_its_authority_and_its_tokens_and_believes
     assert_eq!(*fresh.cps.sync().replaced().borrow(), None);
 }
 
+/// A gateway gone wild is told to come again, the operator is told who it is, and nothing is lost.
+#[tokio::test]
+async fn what_is_over_a_days_allowance_waits_at_the_gateway_and_comes_later() {
+    let cloud = cloud_with(|config| config.limits.log_entries_per_day = 20).await;
+    let gateway = gateway(&cloud, "north", "gw1").await;
+    let admit = async |from: u32, to: u32| {
+        for number in from..to {
+            let name = format!("meter{number}").parse().unwrap();
+            let clients = gateway.cps.clients();
+            clients
+                .issue(name, None, Vec::new(), Vec::new())
+                .await
+                .unwrap();
+        }
+    };
+    admit(0, 20).await;
+    let mut over = None;
+    for _ in 0..5 {
+        over = over.or(sync(&gateway, &cloud).await.err());
+    }
+    let over = told(over.expect("it may write all it likes"));
+    assert!(
+        over.contains("429") && over.contains("log_entries_per_day"),
+        "{over}"
+    );
+    assert_eq!(gateway.cps.sync().locked_out(), None);
+    let here = cloud.cps.clients().list().unwrap().len();
+    assert!((5..20).contains(&here), "{here}");
+    let rows = cloud.cps.refusals().list().unwrap();
+    assert!(
+        rows.iter().any(|row| row.reason == "over its allowance"),
+        "{rows:?}"
+    );
+    assert!(cloud.cps.metrics().refusals("sync", "over its allowance") > 0);
+    // The cloud's news come all the while.
+    cloud
+        .cps
+        .enrolment()
+        .revoke(&site("north"), &server("gw9"))
+        .await
+        .unwrap_err();
+    for _ in 0..4 {
+        cloud.clock.advance(24 * HOUR);
+        _ = sync(&gateway, &cloud).await;
+    }
+    sync(&gateway, &cloud).await.unwrap();
+    assert_eq!(
+        cloud.cps.clients().list().unwrap().len(),
+        20,
+        "nothing is lost"
+    );
+    assert_eq!(gateway.cps.sync().disbelieved().unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_token_of_two_uses_serves_one_name_twice_and_can_be_taken_back() {
     let cloud = cloud().await;

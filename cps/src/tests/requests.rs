@@ -125,14 +125,17 @@ fn greedy(key: &SigningKey) -> Vec<(&'static str, Vec<u8>)> {
     made.collect()
 }
 
+/// Its number, whether it is critical, and its value.
+type Extension = (String, bool, Vec<u8>);
+
 /// All that a template decides: everything but serial, key and what follows from the key.
-fn shape(leaf: &[u8]) -> (String, i64, Vec<(String, bool, Vec<u8>)>) {
+fn shape(leaf: &[u8]) -> (String, i64, Vec<Extension>) {
     let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
     let validity = leaf.validity();
     let life = validity.not_after.timestamp() - validity.not_before.timestamp();
     let extensions = leaf.extensions().iter();
     let extensions = extensions.map(|it| (it.oid.to_string(), it.critical, it.value.to_vec()));
-    let of_key = |it: &(String, bool, Vec<u8>)| it.0 == "2.5.29.14";
+    let of_key = |it: &Extension| it.0 == "2.5.29.14";
     let extensions = extensions.filter(|it| !of_key(it)).collect();
     (leaf.subject().to_string(), life, extensions)
 }
@@ -280,13 +283,9 @@ async fn at_the_update_of_a_service() {
 }
 
 /// The same extensions in the same order; names differ by their party alone.
-fn assert_by_template(
-    got: &[(String, bool, Vec<u8>)],
-    wanted: &[(String, bool, Vec<u8>)],
-    what: &str,
-) {
-    let without_names = |all: &[(String, bool, Vec<u8>)]| -> Vec<(String, bool, Vec<u8>)> {
-        let names = |it: &&(String, bool, Vec<u8>)| it.0 == "2.5.29.17";
+fn assert_by_template(got: &[Extension], wanted: &[Extension], what: &str) {
+    let without_names = |all: &[Extension]| -> Vec<Extension> {
+        let names = |it: &&Extension| it.0 == "2.5.29.17";
         all.iter().filter(|it| !names(it)).cloned().collect()
     };
     assert_eq!(without_names(got), without_names(wanted), "{what}");
