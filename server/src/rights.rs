@@ -228,34 +228,4 @@ fn parse(subject: &str) -> Option<(Serial, &str)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_client_id_is_the_certificates() {
-        let domain = "holdfast.internal".parse().expect("domain");
-        let id = client_id("thermo.clients.bern.holdfast.internal", &domain);
-        assert_eq!(id, "thermo.clients.bern");
-        for good in ["", "thermo", "thermo.clients.bern"] {
-            assert!(agrees(good, id), "{good}");
-        }
-        for bad in [
-            "thermo.clients",
-            "other",
-            "thermo.clients.basel",
-            "THERMO",
-            " ",
-        ] {
-            assert!(!agrees(bad, id), "{bad}");
-        }
-    }
-
-    #[test]
-    fn subjects_are_read_back() {
-        let (serial, dns) = parse("0a1b2c a.b").expect("parses");
-        assert_eq!((serial.to_string().as_str(), dns), ("0a1b2c", "a.b"));
-        for bad in ["", "0a1b2c", "zz a.b", " a.b"] {
-            assert!(parse(bad).is_none(), "{bad:?}");
-        }
-    }
-}
+mod tests;
