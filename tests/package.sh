@@ -87,8 +87,9 @@ taken() { mqtt pub -q 1 -t plant/probe -m here; }
 mode() { mqtt sub -C 1 -W 5 -t "hf/v1/$SITE/gateway/health" | sed -n 's/.*"mode":"\([a-z]*\)".*/\1/p'; }
 mode_is() { [ "$(mode)" = "$1" ]; }
 ledger() { cloud telemetry export --device "$guid"; }
-# All that enrolment left but the gateway's own certificate, which is renewed when its addresses change.
-keys() { guest sh -c "cd $STATE/keys && sha256sum *" | grep -v ' server.pem$'; }
+# All that enrolment left but the gateway's own certificate, which is renewed when its addresses change, and the count of
+# its exchanges with the cloud.
+keys() { guest sh -c "cd $STATE/keys && sha256sum *" | grep -v -e ' server.pem$' -e ' turn\.'; }
 install_package() { guest dpkg -i "/opt/story/$1" >"$world/dpkg.log" 2>&1 || die "dpkg -i $1: $(tail -n 5 "$world/dpkg.log")"; }
 
 # --- the packages and the world ---------------------------------------------------------------------
@@ -263,6 +264,32 @@ rows=$(grep -c . "$world/ledger")
 seq 1 "$rows" | cmp -s - "$world/ledger" || die "of $count acknowledged rows the cloud's ledger has: $(tr '\n' ' ' <"$world/ledger")"
 held "the cloud has all $rows rows, each once and in order"
 
+# --- keys sealed by a credential ------------------------------------------------------------------------------
+SEAL=/etc/credstore.encrypted/holdfast-seal
+sealed() { [ -z "$(guest sh -c "cd $STATE/keys && for file in *.key; do head -c 7 \$file | grep -q HFSEAL1 || echo \$file; done")" ]; }
+sealed && die "the keys are sealed without a credential"
+# As the guide says it; the unit asks for the credential by itself.
+guest sh -c "mkdir -p /etc/credstore.encrypted
+head -c 32 /dev/urandom | systemd-creds encrypt --with-key=host --name=holdfast-seal - $SEAL" \
+    >"$world/creds.log" 2>&1 || die "systemd-creds: $(tail -n 3 "$world/creds.log")"
+guest systemctl restart $UNIT || die "no start with the credential: $(guest journalctl --no-pager -o cat -n 5 -u $UNIT)"
+sealed || die "not every key file is sealed"
+within 20 "service with sealed keys" taken
+gateway status --json | grep -q '"keys": *"sealed"' || die "status does not say that the keys are sealed"
+guest sh -c "cat /proc/\$(systemctl show --value -p MainPID $UNIT)/environ | tr '\\0' '\\n' | grep -q ^CREDENTIALS_DIRECTORY=" || die "no credential was handed over"
+held "with the credential holdfast-seal every key file is sealed, and the gateway serves"
+keys >"$world/keys.before"
+guest mv $SEAL /root/seal
+guest systemctl restart $UNIT >/dev/null 2>&1 && die "it starts without its credential"
+guest journalctl --no-pager -q -o cat -n 50 -u $UNIT | grep -q "start it by systemd with LoadCredentialEncrypted=holdfast-seal" ||
+    die "without the credential it does not say what to do: $(guest journalctl --no-pager -q -o cat -n 5 -u $UNIT)"
+guest mv /root/seal $SEAL
+guest systemctl restart $UNIT || die "no start with the credential again"
+within 20 "service with its credential again" taken
+keys >"$world/keys.after"
+cmp -s "$world/keys.before" "$world/keys.after" || die "the refused start changed the keys"
+held "a disk without its credential: the start fails and says what to do; with it the same gateway serves"
+
 # --- upgrade, removal, purge ------------------------------------------------------------------------------------
 guest sh -c "echo '# edited by the operator' >>$CONFIG"
 install_package 2.deb
@@ -280,6 +307,7 @@ guest test -e $STATE/keys/cloud.json || die "removal took the keys"
 install_package 2.deb
 within 30 "the gateway after reinstallation" active
 held "removal keeps keys and configuration; installed again it serves as the same gateway"
+guest rm $SEAL
 guest dpkg -P holdfast-gateway >/dev/null 2>&1
 left=$(guest find / -xdev \( -path /opt/story -o -path /var/lib/story -o -path /proc -o -path /sys -o -path /run -o -path /root -o -path /var/log \) -prune -o -iname '*holdfast*' -print)
 [ -z "$left" ] || die "purge left: $left"

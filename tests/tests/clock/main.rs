@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
+mod crowd;
 mod jumps;
 mod kit;
 mod weeks;
