@@ -207,7 +207,8 @@ impl Renewal {
             certificate,
             site,
         };
-        let kept = secret_file::write(&self.state.join(FILE), &vault::write_identity(&new));
+        let kept = vault::write_identity(&new)
+            .and_then(|bytes| secret_file::write(&self.state.join(FILE), &bytes));
         kept.map_err(|error| format!("it cannot be kept: {error}"))
     }
 

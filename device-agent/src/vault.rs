@@ -3,12 +3,13 @@
 //! Made by `init`, changed by `onboard`, read by everything. One file, replaced as a whole with mode
 //! 0600, so that each change is in or not. What TO2 brings is staged beside what holds until the owner
 //! has said its last word: killed at any step, the agent finds out on the next start which of the
-//! two the owner believes. It never logs a secret.
+//! two the owner believes. Sealed where the service has a seal. It never logs a secret.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use holdfast_config::secret_file;
+use holdfast_link::seal::{self, SealFault};
 use holdfast_protocol::credential::DeviceCredential;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::id::DeviceId;
@@ -44,6 +45,14 @@ pub enum VaultError {
         path: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// What it holds is sealed, and not for this process, or cannot be sealed.
+    #[error("{path} {fault}")]
+    Seal {
+        /// The file.
+        path: String,
+        /// Why.
+        fault: SealFault,
     },
     /// The file is not what we wrote.
     #[error("{path} is damaged ({why}): restore it from a copy, or initialise the device anew")]
@@ -136,11 +145,21 @@ impl Vault {
             Ok(_) => std::fs::read(&self.path).map(Zeroizing::new),
             Err(error) => Err(error),
         };
-        match bytes {
-            Ok(bytes) => decode(&bytes).map_err(|fault| self.damaged(&fault.to_string())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VaultError::Missing),
-            Err(error) => Err(self.io(error)),
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(VaultError::Missing);
+            }
+            Err(error) => return Err(self.io(error)),
+        };
+        let opened = seal::open(bytes).map_err(|fault| self.seal(fault))?;
+        let damaged = |fault: Fault| self.damaged(&fault.to_string());
+        let contents = decode(&opened.plain).map_err(damaged)?;
+        if opened.is_due {
+            self.put(&contents)?;
+            tracing::info!("the vault is sealed now");
         }
+        Ok(contents)
     }
 
     /// Puts the first credential in.
@@ -205,7 +224,12 @@ impl Vault {
     fn write(&self, contents: &Contents) -> Result<(), VaultError> {
         #[cfg(test)]
         self.may_die(contents)?;
-        secret_file::write(&self.path, &encode(contents)).map_err(|error| self.io(error))
+        self.put(contents)
+    }
+
+    fn put(&self, contents: &Contents) -> Result<(), VaultError> {
+        let bytes = seal::close(&encode(contents)).map_err(|fault| self.seal(fault))?;
+        secret_file::write(&self.path, &bytes).map_err(|error| self.io(error))
     }
 
     #[cfg(test)]
@@ -214,7 +238,7 @@ impl Vault {
         match dies.as_mut() {
             Some(Death { after: 0, written }) => {
                 if *written {
-                    secret_file::write(&self.path, &encode(contents)).unwrap();
+                    self.put(contents).unwrap();
                 }
                 *dies = None;
                 Err(self.io(io::Error::other("dead")))
@@ -231,6 +255,13 @@ impl Vault {
         VaultError::Io {
             path: self.path.display().to_string(),
             source,
+        }
+    }
+
+    fn seal(&self, fault: SealFault) -> VaultError {
+        VaultError::Seal {
+            path: self.path.display().to_string(),
+            fault,
         }
     }
 
@@ -260,16 +291,18 @@ fn encode(contents: &Contents) -> Zeroizing<Vec<u8>> {
 }
 
 /// An identity by itself, for the file of one that is being tried.
-pub(crate) fn write_identity(identity: &Identity) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(cbor::encode(|w| {
+pub(crate) fn write_identity(identity: &Identity) -> io::Result<Zeroizing<Vec<u8>>> {
+    let plain = Zeroizing::new(cbor::encode(|w| {
         w.array(2).uint(FORMAT);
         encode_identity(w, identity);
-    }))
+    }));
+    seal::close(&plain).map_err(io::Error::other)
 }
 
 /// Reads [`write_identity`] back.
 pub(crate) fn read_identity(bytes: &[u8]) -> Option<Identity> {
-    let mut r = Reader::new(bytes).ok()?;
+    let opened = seal::open(Zeroizing::new(bytes.to_vec())).ok()?;
+    let mut r = Reader::new(&opened.plain).ok()?;
     r.array(2).ok()?;
     let ours = r.uint().ok()? == FORMAT;
     let identity = decode_identity(&mut r).ok()?;

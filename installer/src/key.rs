@@ -1,6 +1,7 @@
 //! The installer's own signing key, and the public keys of those it extends vouchers to.
 //!
-//! The private key lies in the state folder, readable by its user alone. Public keys travel as PEM
+//! The private key lies in the state folder, readable by its user alone, and sealed where the tool is started with a
+//! credential for it. Public keys travel as PEM
 //! (`PUBLIC KEY`, RFC 7468 section 13), the form that `openssl pkey -pubout` writes.
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_config::secret_file;
 use holdfast_link::random::SystemRandom;
+use holdfast_link::seal::{self, SealFault};
 use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
+use zeroize::Zeroizing;
 
 const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const END: &str = "-----END PUBLIC KEY-----";
@@ -31,6 +34,8 @@ pub(crate) enum KeyFault {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("{path} {fault}")]
+    Seal { path: PathBuf, fault: SealFault },
     #[error("{0} is no signing key of this tool; restore it from a copy, or use another --state")]
     Damaged(PathBuf),
     #[error(
@@ -46,23 +51,40 @@ pub(crate) fn make(state: &Path) -> Result<SigningKey, KeyFault> {
         return Err(KeyFault::Exists(state.to_owned()));
     }
     let key = SigningKey::generate(&mut SystemRandom);
-    secret_file::make_folder(state)
-        .and_then(|()| secret_file::write(&path, &key.to_pkcs8_der()))
-        .map_err(|source| KeyFault::File { path, source })?;
+    put(state, &key)?;
     Ok(key)
+}
+
+fn put(state: &Path, key: &SigningKey) -> Result<(), KeyFault> {
+    let path = key_path(state);
+    let bytes = match seal::close(&key.to_pkcs8_der()) {
+        Ok(bytes) => bytes,
+        Err(fault) => return Err(KeyFault::Seal { path, fault }),
+    };
+    secret_file::make_folder(state)
+        .and_then(|()| secret_file::write(&path, &bytes))
+        .map_err(|source| KeyFault::File { path, source })
 }
 
 /// Reads the signing key.
 pub(crate) fn load(state: &Path) -> Result<SigningKey, KeyFault> {
     let path = key_path(state);
     let der = match std::fs::read(&path) {
-        Ok(der) => der,
+        Ok(der) => Zeroizing::new(der),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(KeyFault::Missing(state.to_owned()));
         }
         Err(source) => return Err(KeyFault::File { path, source }),
     };
-    SigningKey::from_pkcs8_der(&der).map_err(|_| KeyFault::Damaged(path))
+    let opened = match seal::open(der) {
+        Ok(opened) => opened,
+        Err(fault) => return Err(KeyFault::Seal { path, fault }),
+    };
+    let key = SigningKey::from_pkcs8_der(&opened.plain).map_err(|_| KeyFault::Damaged(path))?;
+    if opened.is_due {
+        put(state, &key)?;
+    }
+    Ok(key)
 }
 
 /// Reads somebody's public key from a PEM file.

@@ -1,4 +1,5 @@
-//! Where the state of the services is kept: one file, replaced as a whole, mode 0600.
+//! Where the state of the services is kept: one file, replaced as a whole, mode 0600, sealed where the
+//! service has a seal.
 //!
 //! It holds service keys, the device credential and the highest notice numbers. A damaged one is
 //! never replaced by an empty one: old notices would count again.
@@ -7,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use holdfast_config::secret_file;
+use holdfast_link::seal::{self, SealFault};
 use holdfast_protocol::lifecycle::Device;
 use zeroize::Zeroizing;
 
@@ -24,6 +26,14 @@ pub enum FileError {
         path: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// What it holds is sealed, and not for this process, or cannot be sealed.
+    #[error("{path} {fault}")]
+    Seal {
+        /// The file.
+        path: String,
+        /// Why.
+        fault: SealFault,
     },
     /// The file is not what we wrote.
     #[error(
@@ -62,6 +72,13 @@ impl File {
         }
     }
 
+    fn seal(&self, fault: SealFault) -> FileError {
+        FileError::Seal {
+            path: self.path.display().to_string(),
+            fault,
+        }
+    }
+
     fn io(&self, source: io::Error) -> FileError {
         FileError::Io {
             path: self.path.display().to_string(),
@@ -81,10 +98,17 @@ impl Keep for File {
         }
         let bytes = std::fs::read(&self.path).map(Zeroizing::new);
         let bytes = bytes.map_err(|error| self.io(error))?;
-        Device::from_cbor(&bytes).map_err(|_| damaged())
+        let opened = seal::open(bytes).map_err(|fault| self.seal(fault))?;
+        let device = Device::from_cbor(&opened.plain).map_err(|_| damaged())?;
+        if opened.is_due {
+            self.keep(&device)?;
+        }
+        Ok(device)
     }
 
     fn keep(&mut self, device: &Device) -> Result<(), FileError> {
-        secret_file::write(&self.path, &device.to_cbor()).map_err(|error| self.io(error))
+        let plain = Zeroizing::new(device.to_cbor());
+        let bytes = seal::close(&plain).map_err(|fault| self.seal(fault))?;
+        secret_file::write(&self.path, &bytes).map_err(|error| self.io(error))
     }
 }

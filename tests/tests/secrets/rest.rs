@@ -5,9 +5,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_agent::vault::Vault;
 use holdfast_protocol::crypto::Seal;
+use holdfast_protocol::wire::cbor::Reader;
 use holdfast_tests::process::Process;
-use holdfast_tests::world::{Part, Plan, Server, World, fetch};
+use holdfast_tests::world::{Part, Plan, SITE, Server, World, fetch};
 use tokio::time::{Instant, sleep};
 
 use crate::finder::{Known, files, hits, hits_in, scalar};
@@ -93,6 +95,86 @@ async fn no_private_key_is_found_where_it_is_sealed() {
     assert_eq!(hits(world.folder(), &secrets), Vec::<String>::new());
     without_its_credential_it_does_not_start(&world.cloud).await;
     with_another_credential_it_does_not_start(&world.gateway, world.folder()).await;
+}
+
+/// The secrets in a device's vault, by what they are.
+fn of_the_vault(part: &Part) -> Vec<Known> {
+    let held = Vault::new(&part.state).load().unwrap().credential;
+    let key = scalar(&held.key.to_pkcs8_der()).unwrap();
+    let hmac = held.encode();
+    let mut r = Reader::new(&hmac).unwrap();
+    r.array(7).unwrap();
+    for _ in 0..3 {
+        r.raw().unwrap();
+    }
+    let hmac = r.bytes(64).unwrap();
+    assert!(hmac.len() >= 32, "the fourth element is the HMAC secret");
+    vec![
+        Known::new("device key", &key),
+        Known::new("HMAC secret", hmac),
+    ]
+}
+
+#[tokio::test]
+async fn a_device_and_an_installer_seal_their_keys_too() {
+    let mut world = World::new(&Plan::apart()).await.unwrap();
+    world.start_cloud().await.unwrap();
+    world.cloud.ask(&["sites", "add", SITE]).await.unwrap();
+    world.manufacture("thermometer-1").await.unwrap();
+    let (installer, _) = world.installer("anna").await.unwrap();
+    world.cloud.stop().await.unwrap();
+    let key_file = installer.state.join("installer.key");
+    let vault = world.agent.state.join("vault");
+    let mut secrets = of_the_vault(&world.agent);
+    // The control: unsealed, each lies in its file.
+    let content = std::fs::read(&vault).unwrap();
+    assert!(secrets.iter().all(|one| one.is_in(&content)));
+    secrets.push(plain(&key_file));
+    for path in [&vault, &key_file] {
+        only_its_owner_may_read(path);
+    }
+    assert_eq!(hits(world.folder(), &secrets).len(), 3);
+
+    let credential = Credential::new(world.folder(), "laptop");
+    let shell = async |command: String| {
+        let words = ["-c", &command];
+        let done = holdfast_tests::process::run(Path::new("/bin/sh"), &words, "");
+        done.await.unwrap()
+    };
+    let shown = shell(credential.command(&installer, "key show")).await;
+    assert_eq!(shown.code, Some(0), "{}", shown.err);
+    let mut agent = credential.start(&world.agent, "agent", world.folder());
+    let end = Instant::now() + PATIENCE;
+    while !Seal::is_sealed(&std::fs::read(&vault).unwrap()) {
+        assert!(Instant::now() < end, "{}", agent.log_end());
+        sleep(Duration::from_millis(20)).await;
+    }
+    let id = agent.id().unwrap();
+    for file in ["environ", "cmdline"] {
+        let content = std::fs::read(format!("/proc/{id}/{file}")).unwrap();
+        assert_eq!(hits_in(file, &content, &secrets), Vec::<String>::new());
+    }
+    agent.stop().await.unwrap();
+    for path in [&vault, &key_file] {
+        let content = std::fs::read(path).unwrap();
+        assert!(credential.seal.open(&content).is_ok(), "{}", path.display());
+        only_its_owner_may_read(path);
+    }
+    assert_eq!(hits(world.folder(), &secrets), Vec::<String>::new());
+
+    let other = Credential::new(world.folder(), "another");
+    for (part, words) in [(&installer, "key show"), (&world.agent, "run")] {
+        let told = part
+            .command(&words.split(' ').collect::<Vec<_>>(), "")
+            .await
+            .unwrap();
+        assert_ne!(told.code, Some(0));
+        assert!(told.err.contains("LoadCredentialEncrypted"), "{}", told.err);
+        let told = shell(other.command(part, words)).await;
+        assert_ne!(told.code, Some(0));
+        assert!(told.err.contains("does not open"), "{}", told.err);
+    }
+    world.stop().await.unwrap();
 }
 
 /// A credential as systemd would hand it to a service.
