@@ -20,6 +20,7 @@ use holdfast_protocol::id::{DeviceId, SiteId};
 use holdfast_server::ask::{Ask, public_key, read_file, text_of};
 use holdfast_server::cli::certificates::Certificates;
 use holdfast_server::cli::clients::Clients;
+use holdfast_server::cli::keys::Keys;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{AnySite, Devices, Telemetry};
@@ -74,11 +75,14 @@ pub enum Command {
     /// Ordinary MQTT clients
     #[command(subcommand)]
     Clients(Clients<AnySite>),
-    /// Certificates: list them, revoke them
+    /// Certificates: list them, renew them, revoke them
     #[command(subcommand)]
     Certificates(Certificates),
     /// What is on record, in its order, and when that was as far as it is known
     Records(Records),
+    /// Owner key and signing key: show them, rotate them
+    #[command(subcommand)]
+    Keys(Keys),
     /// What devices sent
     #[command(subcommand)]
     Telemetry(Telemetry),
@@ -193,6 +197,7 @@ impl Cli {
             Command::Clients(clients) => clients.execute(&ask).await?,
             Command::Certificates(what) => what.execute(&ask).await?,
             Command::Records(records) => records.execute(&ask).await?,
+            Command::Keys(keys) => keys.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
             Command::Refusals(refusals) => refusals.execute(&ask).await?,
             Command::Installers(installers) => installers.execute(&ask).await?,

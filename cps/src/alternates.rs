@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::Core;
 use crate::devices::Devices;
+use crate::handover::fingerprint as fingerprint_of;
 use crate::lifecycle::{Desired, NOTICES};
 use crate::tables::AlternateRow;
 
@@ -65,6 +66,7 @@ impl Alternates {
     /// # Errors
     /// Our own store.
     pub async fn due(&self, told: &Told) -> Result<Vec<Due>, StoreError> {
+        let signer = fingerprint_of(&self.core.keys.record().public());
         let mut others = BTreeMap::new();
         let mut due = Vec::new();
         for device in self.core.registry.read(|view| view.device_ids())? {
@@ -80,7 +82,8 @@ impl Alternates {
             let Some(Some(server)) = others.get(&site) else {
                 continue;
             };
-            let print = fingerprint(server);
+            // A notice by a key that gave way is believed no more.
+            let print = format!("{} {signer}", fingerprint(server));
             if known.is_none_or(|(_, told)| *told != print) {
                 due.push((site, device, server.clone(), print));
             }
@@ -116,15 +119,18 @@ impl Alternates {
     ) -> Result<Vec<Due>, StoreError> {
         let epoch = self.core.registry.epoch()?;
         let issuer = self.core.config.server.clone();
-        let signer = self.core.keys.record_shared();
         let done: Written<Vec<Due>> = self
             .core
             .registry
             .write(move |it| {
+                let key = it.notice_key()?;
+                let signer = fingerprint_of(&key.public());
                 let mut all = Vec::with_capacity(wanted.len());
                 for (site, device, server, print) in &wanted {
                     let kept = it.tables.alternate(*device)?;
-                    let kept = kept.filter(|row| row.print == *print && row.epoch == epoch);
+                    let kept = kept.filter(|row| {
+                        row.print == *print && row.epoch == epoch && row.signer == signer
+                    });
                     let notice = match kept {
                         Some(row) => row.notice,
                         None => {
@@ -141,7 +147,8 @@ impl Alternates {
                             let row = AlternateRow {
                                 print: print.clone(),
                                 epoch,
-                                notice: notice.sign(&signer),
+                                signer: signer.clone(),
+                                notice: notice.sign(&key),
                             };
                             it.tables.put_alternate(*device, &row)?;
                             row.notice

@@ -1,16 +1,19 @@
 //! Devices as the registry knows them, and what a device is told of its site. Called by the
 //! registrar, the API and the CLI. Reads only.
 
+use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::DeviceRecord;
 use holdfast_protocol::site_module::{ServerAddress, ServerRole, SiteConfig};
+use holdfast_protocol::succession::KeyRole;
 use holdfast_store::StoreError;
 use serde::Serialize;
 
 use crate::Core;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Role;
+use crate::rotation::known::{of_cloud, of_gateway};
 use crate::tables::{LockCause, PeerRow, When};
 
 /// One device, for listings.
@@ -187,22 +190,7 @@ impl Devices {
         chain: Vec<Vec<u8>>,
     ) -> Result<SiteConfig, AuthorityError> {
         let core = &self.core;
-        let mut notice_keys = vec![core.keys.record().public()];
-        let gateways = core.registry.read(|view| view.gateways())?;
-        notice_keys.extend(
-            gateways
-                .into_iter()
-                .filter(|g| g.site == *site)
-                .map(|g| g.record_key),
-        );
-        notice_keys.extend(core.cloud.as_ref().map(|cloud| cloud.record_key.clone()));
-        let mut seen = Vec::new();
-        notice_keys.retain(|key| {
-            let der = key.to_spki_der();
-            let new = !seen.contains(&der);
-            seen.push(der);
-            new
-        });
+        let notice_keys = self.notice_keys(site)?;
         Ok(SiteConfig {
             device,
             site: site.clone(),
@@ -214,5 +202,29 @@ impl Devices {
             servers: self.servers(site)?,
             time: core.clock.certain(),
         })
+    }
+
+    /// The keys by which notices to a site's devices are signed now.
+    ///
+    /// # Errors
+    /// Our own store.
+    pub(crate) fn notice_keys(&self, site: &SiteId) -> Result<Vec<VerifyingKey>, StoreError> {
+        let core = &self.core;
+        let mut keys = vec![core.keys.record().public()];
+        core.registry.read(|view| {
+            for row in view.gateways()?.iter().filter(|row| row.site == *site) {
+                keys.push(of_gateway(view, row, KeyRole::Signing)?);
+            }
+            keys.extend(of_cloud(core, view, KeyRole::Signing)?);
+            Ok(())
+        })?;
+        let mut seen = Vec::new();
+        keys.retain(|key| {
+            let der = key.to_spki_der();
+            let new = !seen.contains(&der);
+            seen.push(der);
+            new
+        });
+        Ok(keys)
     }
 }

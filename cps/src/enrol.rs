@@ -15,6 +15,7 @@ use std::net::IpAddr;
 
 use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
+use holdfast_protocol::succession::KeyRole;
 use holdfast_store::{StoreError, WriteError};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
@@ -27,6 +28,7 @@ pub use tokens::{MOST_USES, Shown, Terms};
 use crate::Core;
 use crate::authority::{Authority, AuthorityError, CsrError, csr_reason};
 use crate::registry::{Draft, RegistryError};
+use crate::rotation::known::{self, Era, Known};
 use crate::tables::GatewayRow;
 use crate::vouchers::{VoucherRefusal, extend_to};
 
@@ -85,6 +87,12 @@ pub struct Given {
     pub mqtt: Vec<String>,
     /// Where the cloud's HTTPS is reached.
     pub https: Vec<String>,
+    /// By which keys the cloud signed in this site's log, and from which number on.
+    #[serde(default)]
+    pub record_eras: Vec<Era>,
+    /// Owner keys that the cloud has had.
+    #[serde(default)]
+    pub owner_keys: Vec<Known>,
 }
 
 /// A secret that is base64 in JSON, is wiped, and is never printed.
@@ -270,9 +278,10 @@ impl Enrolment {
         site: &SiteId,
         issuer_chain: Vec<Vec<u8>>,
         server_chain: Vec<Vec<u8>>,
-    ) -> Given {
+    ) -> Result<Given, StoreError> {
+        let (record_eras, owner_keys) = self.cloud_keys(site)?;
         let (config, advertise) = (&self.core.config, self.core.advertise());
-        Given {
+        Ok(Given {
             server: config.server.to_string(),
             domain: config.domain.to_string(),
             site: site.to_string(),
@@ -284,7 +293,38 @@ impl Enrolment {
             owner_key: self.core.keys.owner().public(),
             mqtt: advertise.mqtt,
             https: advertise.https,
-        }
+            record_eras,
+            owner_keys,
+        })
+    }
+
+    /// What a gateway must know to verify what the cloud wrote before: the keys that it has had.
+    fn cloud_keys(&self, site: &SiteId) -> Result<(Vec<Era>, Vec<Known>), StoreError> {
+        let (core, server) = (&self.core, &self.core.config.server);
+        let epoch = core.registry.epoch()?;
+        let steps = core
+            .registry
+            .read(|view| view.rotations(site, Some((server, epoch))))?;
+        let signing = known::steps(&steps, KeyRole::Signing);
+        let present = core.keys.record().public();
+        let first = signing
+            .first()
+            .map_or(present, |(_, step)| step.old.clone());
+        let mut eras = vec![Era {
+            from: 1,
+            key: first,
+        }];
+        eras.extend(signing.into_iter().map(|(seq, step)| Era {
+            from: seq + 1,
+            key: step.new,
+        }));
+        let mut owners = core.keys.all(KeyRole::Owner);
+        owners.extend(
+            known::steps(&steps, KeyRole::Owner)
+                .into_iter()
+                .map(|(_, step)| step.old),
+        );
+        Ok((eras, owners.into_iter().map(Known).collect()))
     }
 
     /// Gateways of all sites, in their highest enrolment.

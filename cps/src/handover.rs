@@ -62,7 +62,7 @@ impl Handover {
     }
 
     fn check_hands(&self, voucher: &Voucher) -> Result<(), HandoverRefusal> {
-        let ours = voucher.is_owned_by(&self.core.keys.owner().public());
+        let ours = self.core.keys.owns(voucher);
         if self.core.config.handover == HandoverPolicy::AnyChain || !ours {
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod budget;
 mod certificates;
 mod fdo;
 mod gateways;
+mod keys;
 mod lifecycle;
 mod lists;
 mod renew;

@@ -4,6 +4,7 @@
 //! Files are 0600, replaced atomically, and sealed where the service has a seal ([`seal`]); `Debug`
 //! shows no secret.
 
+mod ring;
 pub mod seal;
 
 use std::fs;
@@ -12,10 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_link::random::SystemRandom;
-use holdfast_protocol::crypto::{Seal, SigningKey};
+use holdfast_protocol::crypto::{Seal, SigningKey, VerifyingKey};
+use holdfast_protocol::succession::KeyRole;
+use holdfast_protocol::voucher::{Voucher, VoucherError};
 use zeroize::Zeroizing;
 
 use crate::authority::{FileSigner, Signer};
+
+use ring::Ring;
 
 /// Why the keys could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,14 @@ pub enum KeyError {
         "{0} does not open by this machine's credential 'holdfast-seal': it was sealed by another one, or is damaged; restore the credential or the file"
     )]
     OtherSeal(PathBuf),
+    /// The log names a key that no file holds.
+    #[error(
+        "the {0} key {1} is in use, and no file in {2} holds it; restore the folder from a backup that is not older than the last rotation"
+    )]
+    Lost(&'static str, String, PathBuf),
+    /// Rotated again and again, and never retired.
+    #[error("{0} holds as many keys of one kind as it may; retire some with 'keys retire'")]
+    TooMany(PathBuf),
     /// The credential is no secret.
     #[error("the credential {0} is shorter than 32 bytes; make it anew from 32 random bytes")]
     Credential(PathBuf),
@@ -51,8 +64,8 @@ pub enum KeyError {
 /// The keys of one server.
 #[derive(Clone)]
 pub struct Keys {
-    owner: Arc<SigningKey>,
-    record: Arc<SigningKey>,
+    owner: Ring,
+    record: Ring,
     signer: Arc<dyn Signer>,
     folder: PathBuf,
 }
@@ -84,27 +97,76 @@ impl Keys {
         make_folder(folder)?;
         seal_all(folder)?;
         Ok(Self {
-            owner: Arc::new(load_or_make(&folder.join("owner.key"))?),
-            record: Arc::new(load_or_make(&folder.join("record.key"))?),
+            owner: Ring::open(folder, "owner")?,
+            record: Ring::open(folder, "record")?,
             signer,
             folder: folder.to_path_buf(),
         })
     }
 
-    /// The FDO owner key: vouchers are extended to it.
+    /// The present FDO owner key: vouchers are extended to it.
     #[must_use]
-    pub fn owner(&self) -> &SigningKey {
-        &self.owner
+    pub fn owner(&self) -> Arc<SigningKey> {
+        self.owner.present()
     }
 
-    /// The key that signs this server's change entries and notices.
+    /// The present key that signs this server's change entries and notices.
     #[must_use]
-    pub fn record(&self) -> &SigningKey {
-        &self.record
+    pub fn record(&self) -> Arc<SigningKey> {
+        self.record.present()
     }
 
-    pub(crate) fn record_shared(&self) -> Arc<SigningKey> {
-        Arc::clone(&self.record)
+    /// The present key of a role.
+    #[must_use]
+    pub fn present(&self, role: KeyRole) -> Arc<SigningKey> {
+        self.ring(role).present()
+    }
+
+    /// The key of a role with that public half, present or not.
+    pub(crate) fn find(&self, role: KeyRole, public: &VerifyingKey) -> Option<Arc<SigningKey>> {
+        self.ring(role).find(public)
+    }
+
+    /// The owner key that a voucher names last.
+    pub(crate) fn owner_of(&self, voucher: &Voucher) -> Result<Arc<SigningKey>, VoucherError> {
+        let found = self.owner.find(voucher.owner_key().key());
+        found.ok_or(VoucherError::NotOwned)
+    }
+
+    /// Whether a voucher makes this server the owner, by whichever of its keys.
+    pub(crate) fn owns(&self, voucher: &Voucher) -> bool {
+        self.owner_of(voucher).is_ok()
+    }
+
+    /// The public halves of a role's keys, the first made first.
+    pub(crate) fn all(&self, role: KeyRole) -> Vec<VerifyingKey> {
+        self.ring(role).all()
+    }
+
+    /// Takes another key into use; false where there is no such key here.
+    pub(crate) fn make_present(&self, role: KeyRole, public: &VerifyingKey) -> bool {
+        self.ring(role).make_present(public)
+    }
+
+    /// A key that is none of `used`, durable.
+    pub(crate) fn spare(
+        &self,
+        role: KeyRole,
+        used: &[VerifyingKey],
+    ) -> Result<Arc<SigningKey>, KeyError> {
+        self.ring(role).spare(used)
+    }
+
+    /// Takes a key away for good; the present one stays.
+    pub(crate) fn forget(&self, role: KeyRole, public: &VerifyingKey) -> Result<(), KeyError> {
+        self.ring(role).forget(public)
+    }
+
+    fn ring(&self, role: KeyRole) -> &Ring {
+        match role {
+            KeyRole::Owner => &self.owner,
+            KeyRole::Signing => &self.record,
+        }
     }
 
     pub(crate) fn signer(&self) -> &dyn Signer {

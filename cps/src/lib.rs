@@ -35,9 +35,11 @@ pub mod rendezvous;
 pub mod renewal;
 pub mod revocations;
 pub mod roster;
+pub mod rotation;
 pub mod sync;
 mod tables;
 pub mod telemetry;
+pub mod tidings;
 pub mod times;
 pub mod to0;
 mod turns;
@@ -156,6 +158,8 @@ pub struct Cps {
     lifecycle: lifecycle::Lifecycle,
     renewal: renewal::Renewal,
     alternates: alternates::Alternates,
+    rotation: rotation::Rotation,
+    tidings: tidings::Tidings,
 }
 
 impl Cps {
@@ -179,8 +183,11 @@ impl Cps {
         let roster = Roster::new(&config, Arc::clone(&clock), revocations);
         let author = Signing {
             server: config.server.clone(),
-            key: keys.record_shared(),
-            owner: keys.owner().public(),
+            keys: keys.clone(),
+            home: match &config.role {
+                Role::Cloud => SiteId::of_cloud(),
+                Role::Gateway { site } => site.clone(),
+            },
             at_cloud: cloud.is_none(),
             clock: Arc::clone(&clock),
         };
@@ -206,11 +213,17 @@ impl Cps {
             roster,
             cloud,
         }));
+        rotation::settle(&core)?;
         let authority = Authority::new(core.clone());
         if core.cloud.is_none() {
             authority.establish_root()?;
         }
-        Ok(Self::assemble(core, authority, ledger, own))
+        let cps = Self::assemble(core, authority, ledger, own);
+        // What a rotation that was cut left undone; one odd voucher must not keep a server away.
+        if let Err(error) = cps.rotation.extend_all().await {
+            tracing::error!(%error, "vouchers could not be extended to the present owner key");
+        }
+        Ok(cps)
     }
 
     fn assemble(
@@ -243,6 +256,8 @@ impl Cps {
             renewal: renewal::Renewal::new(core.clone(), authority.clone()),
             alternates: alternates::Alternates::new(core.clone(), devices.clone()),
             times: times::Times::new(core.clone(), ledger.clone()),
+            rotation: rotation::Rotation::new(core.clone()),
+            tidings: tidings::Tidings::new(core.clone()),
             rendezvous,
             devices,
             authority,
@@ -394,6 +409,18 @@ impl Cps {
     #[must_use]
     pub fn alternates(&self) -> &alternates::Alternates {
         &self.alternates
+    }
+
+    /// Rotation of the owner key and the signing key.
+    #[must_use]
+    pub fn rotation(&self) -> &rotation::Rotation {
+        &self.rotation
+    }
+
+    /// Tells devices of rotated keys, and to renew their certificates.
+    #[must_use]
+    pub fn tidings(&self) -> &tidings::Tidings {
+        &self.tidings
     }
 
     /// Who may speak: asked by brokers.

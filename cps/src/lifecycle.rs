@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::Core;
 use crate::authority::{Authority, AuthorityError, csr_reason};
 use crate::devices::Devices;
+use crate::handover::fingerprint;
 use crate::registry::{Draft, RegistryError, Writing, record_of};
 use crate::roster;
 use crate::tables::NoticeRow;
@@ -269,13 +270,13 @@ impl Lifecycle {
         };
         let epoch = self.core.registry.epoch()?;
         let kept = self.core.registry.read(|view| view.notice(device))?;
-        if let Some(row) = kept.filter(|row| row.order == order && row.epoch == epoch) {
+        let signer = fingerprint(&self.core.keys.record().public());
+        let holds =
+            |row: &NoticeRow| row.order == order && row.epoch == epoch && row.signer == signer;
+        if let Some(row) = kept.filter(holds) {
             return Ok(Some(row.notice));
         }
-        let (server, signer) = (
-            self.core.config.server.clone(),
-            self.core.keys.record_shared(),
-        );
+        let server = self.core.config.server.clone();
         let done: Written<Option<Vec<u8>>> = self
             .core
             .registry
@@ -294,9 +295,11 @@ impl Lifecycle {
                     stamp: Stamp { epoch, seq },
                     body,
                 };
+                let signer = it.notice_key()?;
                 let row = NoticeRow {
                     order: key(order),
                     epoch,
+                    signer: fingerprint(&signer.public()),
                     notice: notice.sign(&signer),
                 };
                 it.tables.put_notice(device, &row)?;

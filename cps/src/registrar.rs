@@ -93,12 +93,14 @@ impl Registrar {
             .filter(|row| row.live);
         let row = row.ok_or(Error::NotFound)?;
         let voucher = registrable(&row, &self.core)?;
+        // An earlier key of ours serves the vouchers that name it; the successor names the present one.
+        let key = self.core.keys.owner_of(&voucher)?;
         let owner = PublicKey::x509(&self.core.keys.owner().public());
         let mut new_guid = Guid([0; 16]);
         SystemRandom.fill_bytes(&mut new_guid.0);
         let terms = Terms {
             voucher: voucher.clone(),
-            key: self.core.keys.owner().clone(),
+            key: (*key).clone(),
             replacement: Replacement::Replace {
                 guid: new_guid,
                 rendezvous: voucher.rendezvous().clone(),

@@ -9,7 +9,6 @@ mod writing;
 use std::sync::Arc;
 
 use holdfast_link::time::Clock;
-use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::record::{Change, DeviceRecord, RecordFault};
 use holdfast_store::{Store, StoreError, WriteError, Written};
@@ -20,8 +19,9 @@ use tokio_util::task::TaskTracker;
 pub(crate) use standing::{is_believed, record_of};
 pub(crate) use writing::Writing;
 
+use crate::keys::Keys;
 use crate::roster::{Content, Roster};
-use crate::tables::Tables;
+use crate::tables::{Source, Tables};
 
 /// Name of this server's enrolment number among the settings kept in the registry.
 const EPOCH: &str = "epoch";
@@ -63,9 +63,9 @@ pub(crate) struct Registry {
 /// Who writes here.
 pub(crate) struct Signing {
     pub(crate) server: ServerId,
-    pub(crate) key: Arc<SigningKey>,
-    /// Vouchers with this owner are ours.
-    pub(crate) owner: VerifyingKey,
+    pub(crate) keys: Keys,
+    /// The log in which every rotation of this server's keys stands.
+    pub(crate) home: SiteId,
     /// The cloud believes its own word about manufacturers and devices; a gateway the cloud's and
     /// its site's.
     pub(crate) at_cloud: bool,
@@ -228,6 +228,11 @@ fn own(error: WriteError) -> StoreError {
         WriteError::Store(error) => error,
         WriteError::Job(never) => match never {},
     }
+}
+
+/// This server's enrolment number, 1 at first.
+pub(crate) fn epoch_in<S: Source>(view: Tables<S>) -> Result<u32, StoreError> {
+    Ok(epoch_of(view.meta(EPOCH)?))
 }
 
 fn epoch_of(kept: Option<u64>) -> u32 {

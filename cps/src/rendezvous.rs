@@ -63,7 +63,8 @@ impl Rendezvous {
     ) -> Result<u32, Error> {
         let (owner, first) = hello();
         let (server, answer) = ExpectOwnerSign::begin(&first, &mut SystemRandom)?;
-        let (owner, signed) = owner.step(&answer, voucher, self.core.keys.owner(), registration)?;
+        let own = self.core.keys.owner_of(voucher)?;
+        let (owner, signed) = owner.step(&answer, voucher, &own, registration)?;
         let accepted = self.register(server, &signed).await?;
         owner.step(&accepted)
     }
@@ -146,7 +147,7 @@ impl Rendezvous {
             voucher: offer.voucher.as_bytes().to_vec(),
             expires: self.core.clock.certain().secs.saturating_add(granted),
         };
-        let ours = offer.voucher.is_owned_by(&self.core.keys.owner().public());
+        let ours = self.core.keys.owns(&offer.voucher);
         if !ours {
             self.sweep().await.map_err(|error| own_store(&error))?;
         }

@@ -26,6 +26,7 @@ use crate::allowance::{self, Allowances};
 use crate::config::Role;
 use crate::refusals::{Refusals, Refused};
 use crate::registry::Writing;
+use crate::rotation::known::all_of_cloud;
 use crate::tables::{PeerRow, RefusedRow};
 use crate::turns::{self, Own, Turn, Unserved};
 
@@ -161,7 +162,8 @@ impl Sync {
     /// Believes the cloud's statement if it holds.
     fn note_replaced(&self, statement: &[u8]) {
         let own = self.core.cloud.as_ref();
-        match own.and_then(|own| Replaced::verify(statement, own)) {
+        let keys = all_of_cloud(&self.core).unwrap_or_default();
+        match own.and_then(|own| Replaced::verify_by(statement, own, &keys)) {
             Some(replaced) => {
                 let epoch = replaced.epoch;
                 if self.replaced.send_replace(Some(replaced)).is_none() {

@@ -6,6 +6,7 @@
 //! (`registry::rebuild`, tested). The tables marked *local* are this server's own business.
 
 mod read;
+mod rotations;
 mod rows;
 mod source;
 mod times;
@@ -17,6 +18,7 @@ use holdfast_protocol::record::{EntryId, ListedAs, SignedEntry};
 use holdfast_store::StoreError;
 use redb::{TableDefinition, WriteTransaction};
 
+pub(crate) use rotations::Rotation;
 pub(crate) use rows::{AlternateRow, Enrolled, NoticeRow, RendezvousRow, TokenRow};
 pub use rows::{
     CertificateRow, ClientRow, GatewayRow, InboxRow, KeyRow, LockCause, LockRow, PeerRow,
@@ -59,6 +61,10 @@ const KEYS: Json = TableDefinition::new("keys");
 const MAKERS: TableDefinition<'_, &[u8; 16], &str> = TableDefinition::new("makers");
 /// GUID whose device an operator gave his word for. *Fold.*
 const VOUCHED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("vouched");
+/// (site, origin, epoch, seq) of each succession of a key. *Fold.*
+const ROTATIONS: TableDefinition<'_, EntryKey, ()> = TableDefinition::new("rotations");
+/// (device, serial) of each certificate that shall be renewed. *Fold.*
+const RENEWALS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("renewals");
 
 /// (site, origin, epoch, the entry that says so, number within it) -> first, last, shift: by how much the
 /// times of a log's earlier entries are off. *Fold.*
@@ -181,6 +187,8 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(LISTINGS)?;
     tx.open_table(MAKERS)?;
     tx.open_table(VOUCHED)?;
+    tx.open_table(ROTATIONS)?;
+    tx.open_table(RENEWALS)?;
     tx.open_table(REFUSALS)?;
     tx.open_table(REFUSALS_OF)?;
     tx.open_table(HOLES)?;

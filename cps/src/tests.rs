@@ -9,6 +9,7 @@ mod enrolment;
 mod flood;
 mod halfway;
 mod handover;
+mod keys;
 mod kit;
 mod lifecycle;
 mod lists;

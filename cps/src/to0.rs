@@ -57,10 +57,11 @@ pub struct To0 {
     wake: watch::Sender<u64>,
 }
 
-/// What one rendezvous server holds of us, as far as we know: GUID -> when to register again. Kept
+/// What one rendezvous server holds of us, as far as we know: GUID -> when to register again, and
+/// the voucher's length: one that was extended is registered anew at once. Kept
 /// in memory: after a restart all is registered anew, which also mends a server that forgot.
 #[derive(Debug, Default)]
-pub struct Registered(HashMap<Guid, Instant>);
+pub struct Registered(HashMap<Guid, (Instant, usize)>);
 
 /// What one round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,14 +128,16 @@ impl To0 {
             .retain(|guid, _| live.iter().any(|row| row.guid == *guid));
         let now = Instant::now();
         for row in &live {
-            if registered.0.get(&row.guid).is_some_and(|due| *due > now) {
+            let length = row.voucher.len();
+            let known = registered.0.get(&row.guid);
+            if known.is_some_and(|(due, of)| *due > now && *of == length) {
                 continue;
             }
             match self.register(server, row).await {
                 Ok(granted) => {
                     round.done += 1;
                     let half = Duration::from_secs(u64::from(granted) / 2);
-                    registered.0.insert(row.guid, now + half);
+                    registered.0.insert(row.guid, (now + half, length));
                 }
                 Err(error) => {
                     tracing::warn!(guid = ?row.guid, %error, "registration failed");
@@ -144,7 +147,7 @@ impl To0 {
                         break;
                     }
                     // The server said no and will say so again: others go first.
-                    registered.0.insert(row.guid, now + REFUSED_REST);
+                    registered.0.insert(row.guid, (now + REFUSED_REST, length));
                 }
             }
         }
@@ -184,8 +187,12 @@ impl To0 {
         let mut run = server.start();
         let (state, first) = hello();
         let answer = run.exchange(&first).await?;
-        let (state, second) =
-            state.step(&answer, &voucher, self.core.keys.owner(), &registration)?;
+        let (state, second) = state.step(
+            &answer,
+            &voucher,
+            &*self.core.keys.owner_of(&voucher)?,
+            &registration,
+        )?;
         Ok(state.step(&run.exchange(&second).await?)?)
     }
 
@@ -215,8 +222,10 @@ pub(crate) fn registrable(row: &VoucherRow, core: &Core) -> Result<Voucher, Vouc
     if !voucher.entries().is_empty() {
         return Ok(voucher);
     }
-    let own = holdfast_protocol::key::PublicKey::x509(&core.keys.owner().public());
-    voucher.extend(&own, core.keys.owner())
+    // Signing is deterministic: the entry is the same each time, also after the key has given way.
+    let own = core.keys.owner_of(&voucher)?;
+    let next = holdfast_protocol::key::PublicKey::x509(&own.public());
+    voucher.extend(&next, &own)
 }
 
 fn to2_address(address: &FdoAddress) -> To2Address {

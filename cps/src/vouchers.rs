@@ -6,12 +6,15 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, SiteId};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::record::Change;
+use holdfast_protocol::succession::KeyRole;
 use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
 use crate::config::Role;
 use crate::registry::{Draft, RegistryError, is_believed};
+use crate::rotation::extended;
+use crate::rotation::known::{is_ahead_by_us, of_cloud, of_gateway};
 use crate::tables::{InboxRow, VoucherRow, key_hash};
 use crate::to0::registrable;
 
@@ -180,12 +183,12 @@ impl Vouchers {
             now: self.core.clock.certain(),
             ..Policy::default()
         };
-        if !voucher.is_owned_by(&self.core.keys.owner().public()) {
+        let Ok(own) = self.core.keys.owner_of(voucher) else {
             // Verified first, so that a broken one is called broken whoever it is for.
             voucher.verify(&policy)?;
             return Err(VoucherRefusal::NotOurs(device));
-        }
-        voucher.verify_owned_by(&self.core.keys.owner().public(), &policy)?;
+        };
+        voucher.verify_owned_by(&own.public(), &policy)?;
         if voucher.device_key().is_none() {
             return Err(VoucherRefusal::NoDeviceKey(device));
         }
@@ -234,7 +237,10 @@ impl Vouchers {
         let Some(held) = held.or(waiting.map(|row| row.voucher)) else {
             return Ok(false);
         };
-        match voucher.relation_to(&Voucher::parse(&held)?) {
+        let held = Voucher::parse(&held)?;
+        match voucher.relation_to(&held) {
+            // It names an earlier key of ours, and we went on from there.
+            Relation::Ancestor if is_ahead_by_us(&self.core, &held, voucher) => Ok(settled),
             Relation::Same => Ok(settled || site.is_none()),
             Relation::Descendant => Ok(false),
             Relation::Ancestor => Err(VoucherRefusal::Ancestor(device)),
@@ -300,6 +306,12 @@ impl Vouchers {
             drafts.extend(self.word_for(voucher, &row.site)?);
         }
         drafts.extend(advance(&self.core, &row)?);
+        // Made out to an earlier key of ours.
+        drafts.extend(extended(
+            &self.core,
+            &row,
+            &self.core.keys.owner().public(),
+        )?);
         self.write(move |it| {
             drafts
                 .iter()
@@ -394,16 +406,15 @@ impl Vouchers {
 /// site's gateways, so that the device can come in an outage; a gateway's to the cloud, so that a
 /// lost gateway costs no device.
 pub(crate) fn advance(core: &Core, row: &VoucherRow) -> Result<Vec<Draft>, VoucherRefusal> {
-    let next = match &core.cloud {
-        Some(cloud) => vec![cloud.owner_key.clone()],
-        None => {
-            let rows = core.registry.read(|view| view.gateways())?;
-            rows.into_iter()
-                .filter(|g| g.site == row.site)
-                .map(|g| g.owner_key)
-                .collect()
+    let next = core.registry.read(|view| {
+        if let Some(key) = of_cloud(core, view, KeyRole::Owner)? {
+            return Ok(vec![key]);
         }
-    };
+        let rows = view.gateways()?.into_iter();
+        let rows = rows.filter(|gateway| gateway.site == row.site);
+        rows.map(|gateway| of_gateway(view, &gateway, KeyRole::Owner))
+            .collect()
+    })?;
     extend_to(core, row, &next)
 }
 
@@ -414,9 +425,10 @@ pub(crate) fn extend_to(
     next: &[VerifyingKey],
 ) -> Result<Vec<Draft>, VoucherRefusal> {
     let voucher = registrable(row, core)?;
+    let own = core.keys.owner_of(&voucher)?;
     let mut drafts = Vec::with_capacity(next.len());
     for key in next {
-        let extended = voucher.extend(&PublicKey::x509(key), core.keys.owner())?;
+        let extended = voucher.extend(&PublicKey::x509(key), &own)?;
         let change = Change::VoucherAccepted {
             guid: row.guid,
             voucher: extended.as_bytes().to_vec(),

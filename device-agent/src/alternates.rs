@@ -17,6 +17,8 @@ use holdfast_protocol::wire::cbor::{self, CborError, Reader};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::signers::Signers;
+
 const FILE: &str = "alternates";
 /// Number at the head of the file.
 const FORMAT: u64 = 1;
@@ -39,6 +41,7 @@ pub struct Alternates(Arc<Mutex<Inner>>);
 struct Inner {
     path: PathBuf,
     site: SiteConfig,
+    signers: Signers,
     kept: Kept,
     servers: watch::Sender<Vec<ServerAddress>>,
 }
@@ -73,7 +76,8 @@ impl Alternates {
     #[must_use]
     pub fn open(state: &Path, site: &SiteConfig) -> (Self, Servers) {
         let path = state.join(FILE);
-        let kept = load(&path, site).unwrap_or_else(|why| {
+        let signers = Signers::open(state, site);
+        let kept = load(&path, site, &signers).unwrap_or_else(|why| {
             warn!(
                 why,
                 "what the device was told of other servers cannot be read; it is told again"
@@ -84,10 +88,18 @@ impl Alternates {
         let inner = Inner {
             path,
             site: site.clone(),
+            signers,
             kept,
             servers,
         };
         (Self(Arc::new(Mutex::new(inner))), watching)
+    }
+
+    /// By whose keys notices are believed.
+    #[must_use]
+    pub fn signers(&self) -> Signers {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.signers.clone()
     }
 
     /// Takes what claims to be a notice; durable when it returns.
@@ -114,7 +126,8 @@ impl Inner {
     /// What is to be kept of a notice; none if it says nothing new.
     fn judge(&self, payload: &[u8]) -> Result<Option<Kept>, String> {
         let site = &self.site;
-        let notice = Notice::verify(payload, &site.notice_keys, &site.site, site.device);
+        let keys = self.signers.trusted();
+        let notice = Notice::verify(payload, &keys, &site.site, site.device);
         let notice = notice.map_err(|fault: NoticeFault| fault.to_string())?;
         let Body::Alternate(server) = &notice.body else {
             return Err("it is no notice of another server".to_owned());
@@ -178,14 +191,14 @@ fn encode(site: &SiteConfig, kept: &Kept) -> Vec<u8> {
 }
 
 /// What is kept of this site; nothing if there is no file, or one of another site.
-fn load(path: &Path, site: &SiteConfig) -> Result<Kept, String> {
+fn load(path: &Path, site: &SiteConfig, signers: &Signers) -> Result<Kept, String> {
     let bytes = match std::fs::metadata(path) {
         Ok(found) if found.len() > MAX_FILE => return Err("it is too long".to_owned()),
         Ok(_) => std::fs::read(path),
         Err(error) => Err(error),
     };
     match bytes {
-        Ok(bytes) => decode(&bytes, site).map_err(|fault| fault.to_string()),
+        Ok(bytes) => decode(&bytes, site, signers).map_err(|fault| fault.to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
         Err(error) => Err(error.to_string()),
     }
@@ -199,7 +212,7 @@ enum Damage {
     Notice(#[from] NoticeFault),
 }
 
-fn decode(bytes: &[u8], site: &SiteConfig) -> Result<Kept, Damage> {
+fn decode(bytes: &[u8], site: &SiteConfig, signers: &Signers) -> Result<Kept, Damage> {
     let mut r = Reader::new(bytes)?;
     r.array(4)?;
     if r.uint()? != FORMAT {
@@ -215,8 +228,10 @@ fn decode(bytes: &[u8], site: &SiteConfig) -> Result<Kept, Damage> {
     if !ours {
         return Ok(Kept::default());
     }
+    // It was believed when it was stored; the key may have given way since.
+    let keys = signers.ever();
     let read = |notice: Vec<u8>| {
-        let read = Notice::verify(&notice, &site.notice_keys, &site.site, site.device)?;
+        let read = Notice::verify(&notice, &keys, &site.site, site.device)?;
         Ok(match read.body {
             Body::Alternate(server) => Some(Told { server, notice }),
             _ => None,

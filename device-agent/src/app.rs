@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use anyhow::Context;
-use holdfast_config::cli::Misuse;
+use holdfast_config::cli::{Misuse, Unavailable};
 use holdfast_config::{life, secret_file};
 use holdfast_link::discovery::Discovery;
 use holdfast_link::time::{Clock, SystemClock, SystemTrust};
@@ -26,12 +26,14 @@ use crate::connection::Connection;
 use crate::network::NetworkFile;
 use crate::onboard::Onboarding;
 use crate::outbox::{Numbering, Outbox, Outboxes};
-use crate::renewal::Renewal;
+use crate::renewal::{Ordered, Renewal};
 use crate::service::{Desk, File, Net, Pace, Services, Session};
 use crate::source;
 use crate::status::{Board, Lock, Phase};
 use crate::vault::{Identity, Vault};
 
+/// For a renewal by the command line.
+const RENEWAL: Duration = Duration::from_secs(60);
 /// For an orderly end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,25 @@ impl Agent {
         served
     }
 
+    /// Renews the certificate now, and does nothing else: for `renew` while no agent runs.
+    ///
+    /// # Errors
+    /// No identity yet, or no server that renews.
+    pub async fn renew(self) -> anyhow::Result<()> {
+        let identity = self.vault.load()?.identity;
+        let Some(identity) = identity else {
+            return Err(Misuse("this device was not onboarded yet".to_owned()).into());
+        };
+        let ordered = Ordered::of(&self.state);
+        let renewal = self.renewal(&identity, Arc::default(), ordered);
+        let done = tokio::time::timeout(RENEWAL, renewal.once()).await;
+        let done = done.unwrap_or_else(|_| Err("no server answers in time".to_owned()));
+        done.map_err(|why| {
+            let told = format!("{why}; the order stays open: the agent renews when it runs");
+            Unavailable(told).into()
+        })
+    }
+
     async fn serve(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let Some(identity) = stop.run_until_cancelled(self.onboard()).await else {
             return Ok(());
@@ -136,15 +157,18 @@ impl Agent {
         )?;
         let (room, servers) = Alternates::open(&self.state, &identity.site);
         let (services, desk) = self.services(identity, servers.clone())?;
+        let services = services.believing(room.signers());
+        let ordered = Ordered::of(&self.state);
         let sessions = Arc::default();
         let connection = connection
             .with_desk(desk)
             .with_commands(commands.clone())
             .counted_in(Arc::clone(&sessions))
             .with_teller(Arc::clone(&self.clock))
+            .renewed_by(ordered.clone())
             .told_by(room, servers.clone());
         let session = self.session(identity, servers, commands);
-        let renewal = self.renewal(identity, sessions);
+        let renewal = self.renewal(identity, sessions, ordered);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
@@ -169,12 +193,13 @@ impl Agent {
         }
     }
 
-    fn renewal(&self, identity: &Identity, sessions: Arc<AtomicU32>) -> Renewal {
+    fn renewal(&self, identity: &Identity, sessions: Arc<AtomicU32>, ordered: Ordered) -> Renewal {
         Renewal {
             vault: self.vault.clone(),
             state: self.state.clone(),
             identity: identity.clone(),
             wish: self.config.renewal,
+            ordered,
             sessions,
             clock: Arc::clone(&self.clock),
             connect_timeout: self.config.connection.connect_timeout,

@@ -4,7 +4,7 @@
 //! beside a running agent.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +16,7 @@ use holdfast_link::fdo;
 use crate::app::Agent;
 use crate::config::Config;
 use crate::onboard::{self, Fault};
+use crate::renewal::Ordered;
 use crate::status::{self, Lock};
 use crate::vault::{Vault, VaultError};
 
@@ -24,6 +25,10 @@ pub const PROGRAM: &str = "holdfast-agent";
 
 /// Port of FDO over HTTP when the URL names none.
 const DEFAULT_PORT: u16 = 8042;
+/// For the running agent to renew.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// From one look whether it has to the next.
+const POLL: Duration = Duration::from_millis(200);
 /// For one answer of the manufacturer.
 const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -56,6 +61,8 @@ pub enum Command {
     },
     /// Onboard if need be, then publish, in the foreground
     Run,
+    /// Renew the device's certificate now, with a fresh key: by the running agent, or without one
+    Renew,
     /// Show how the agent is
     Status {
         /// As JSON
@@ -94,9 +101,38 @@ async fn act(cli: Cli) -> anyhow::Result<()> {
             let stop = life::stop_on_signal()?;
             Agent::open(config, state)?.run(stop).await
         }
+        Command::Renew => {
+            let config: Config = holdfast_config::read(cli.common.config.as_deref())?;
+            renew(config, state).await
+        }
         Command::Status { json } => show(&state, json),
         Command::Extra(extra) => extra.run::<Config, Cli>(&cli.common),
     }
+}
+
+/// The order is left in the folder first: whoever carries it out, and whenever, it is not lost.
+async fn renew(config: Config, state: PathBuf) -> anyhow::Result<()> {
+    Vault::new(&state).load()?;
+    let ordered = Ordered::of(&state);
+    ordered.leave().context("cannot leave the order")?;
+    if !Lock::is_held(&state) {
+        Agent::open(config, state)?.renew().await?;
+        writeln!(std::io::stdout(), "renewed")?;
+        return Ok(());
+    }
+    let carried_out = async {
+        while ordered.is_open() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, carried_out).await {
+        Ok(()) => writeln!(std::io::stdout(), "renewed by the running agent")?,
+        Err(_) => {
+            let why = "the running agent has not renewed yet; the order stays open, see its log";
+            return Err(Unavailable(why.to_owned()).into());
+        }
+    }
+    Ok(())
 }
 
 async fn init(state: &Path, manufacturer: &str, serial: &str, model: &str) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 
 mod flight;
 mod line;
+mod notices;
 mod server;
 
 use std::collections::BTreeMap;
@@ -27,15 +28,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::alternates::{self, Alternates, Heard};
+use crate::alternates::{self, Alternates};
 use crate::commands::Commands;
 use crate::config;
 use crate::outbox::{Outbox, Row};
+use crate::renewal::Ordered;
 use crate::service::{self, Desk};
 use crate::status::Board;
 use crate::vault::Identity;
 use flight::Flight;
 use line::{How, Line};
+use notices::Last;
 pub(crate) use server::SESSION;
 use server::Servers;
 pub use server::Unusable;
@@ -68,6 +71,8 @@ pub struct Connection {
     line: Line,
     commands: Commands,
     told: Option<Told>,
+    /// Hears that the certificate shall be renewed.
+    ordered: Option<Ordered>,
     clock: Arc<dyn Clock>,
     /// Hears the time that servers tell.
     teller: Option<Arc<SystemClock>>,
@@ -127,6 +132,7 @@ impl Connection {
             line: Line::Site(None),
             commands: Commands::logged(),
             told: None,
+            ordered: None,
             clock,
             teller: None,
             sessions: Arc::default(),
@@ -175,6 +181,13 @@ impl Connection {
     #[must_use]
     pub fn told_by(mut self, room: Alternates, servers: alternates::Servers) -> Self {
         self.told = Some(Told { room, servers });
+        self
+    }
+
+    /// Hands orders to renew the certificate over to `ordered`.
+    #[must_use]
+    pub fn renewed_by(mut self, ordered: Ordered) -> Self {
+        self.ordered = Some(ordered);
         self
     }
 
@@ -492,36 +505,18 @@ impl Connection {
             // Readings go out all the same.
             Err(error) => warn!(%error, "the device hears no commands on this connection"),
         }
+        let mut last = Last::default();
         while let Some(message) = inbox.next().await {
             info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
             self.board.tell(|status| status.received += 1);
             match message.topic.parse() {
-                Ok(Topic::ServiceDesired { .. }) => {
-                    if let Some(desk) = self.line.desk() {
-                        // Retained at the server: what is lost here with a crash comes again.
-                        _ = desk.notices.send(message.payload.to_vec()).await;
-                    }
-                }
-                Ok(Topic::Alternate { .. }) => self.hear_of_server(&message.payload),
                 Ok(Topic::Down { .. } | Topic::Command { .. }) => self.keep(&message).await,
-                _ => {}
+                Ok(topic) => self.hear(&topic, &message, &mut last).await,
+                Err(_) => {}
             }
             inbox.acknowledge(&message).await;
         }
         End::Lost(client.ended().await)
-    }
-
-    /// Retained at the server: what the disk refuses now comes again.
-    fn hear_of_server(&self, payload: &[u8]) {
-        let Some(told) = &self.told else { return };
-        match told.room.hear(payload) {
-            Ok(Heard::Taken | Heard::Known) => {}
-            Ok(Heard::Refused(why)) => {
-                warn!(why, "a notice of another server is refused");
-                self.board.tell(|status| status.notices_refused += 1);
-            }
-            Err(error) => warn!(%error, "a notice of another server cannot be kept"),
-        }
     }
 
     /// Tries until a command is kept: what is not acknowledged comes again, and nothing behind it overtakes it.

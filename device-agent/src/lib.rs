@@ -20,6 +20,7 @@ pub mod onboard;
 pub mod outbox;
 pub mod renewal;
 pub mod service;
+pub mod signers;
 pub mod source;
 pub mod status;
 pub mod vault;

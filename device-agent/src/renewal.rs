@@ -6,6 +6,8 @@
 //! has let the device in by it: killed at any step, the device holds a certificate that is accepted,
 //! since the old one is void only after the new one was used. It knows nothing of services.
 
+mod ordered;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +21,7 @@ use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
 use holdfast_link::time::{Clock, Doubting, SystemClock};
 use holdfast_link::tls::{self, Anchors, Trust};
-use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
 use holdfast_protocol::csr;
 use holdfast_protocol::renewal::Wish;
 use holdfast_protocol::site_module::{MAX_LIST, ServerAddress, ServerRole, SiteConfig};
@@ -32,6 +34,8 @@ use crate::onboard::check_certificate;
 use crate::service::{client, endpoint};
 use crate::vault::{self, Identity, Vault};
 
+pub use ordered::Ordered;
+
 /// From one look at the certificate to the next.
 const LOOK: Duration = Duration::from_secs(60);
 /// Pauses after a failure.
@@ -41,6 +45,8 @@ const PAUSES: Policy = Policy {
 };
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
+/// Steps of one renewal by the command line: what was left over, another, and its trial.
+const ATTEMPTS: u32 = 4;
 /// The file of a certificate that is being tried.
 const FILE: &str = "renewal";
 
@@ -55,6 +61,8 @@ pub struct Renewal {
     pub identity: Identity,
     /// What the operator asks for beyond the rule.
     pub wish: Wish,
+    /// Whether somebody wants another certificate now.
+    pub ordered: Ordered,
     /// Sessions begun with the present certificate.
     pub sessions: Arc<AtomicU32>,
     /// Judges, and hears the time from whoever answers.
@@ -91,13 +99,15 @@ impl Renewal {
                 Some(new) => self.try_out(new).await,
                 None if self.is_due() => self.renew(&self.identity).await,
                 None => {
-                    tokio::time::sleep(LOOK).await;
-                    self.ask_time().await;
+                    tokio::select! {
+                        () = self.ordered.come() => {}
+                        () = self.rest() => {}
+                    }
                     continue;
                 }
             };
             match outcome {
-                Outcome::Renewed => return,
+                Outcome::Renewed => return self.ordered.done(),
                 Outcome::Kept => continue,
                 Outcome::Refused(why) => warn!(why, "the device's certificate is not renewed"),
                 Outcome::Unreachable(why) => debug!(why, "nobody renews the certificate now"),
@@ -107,7 +117,37 @@ impl Renewal {
         }
     }
 
+    async fn rest(&self) {
+        tokio::time::sleep(LOOK).await;
+        self.ask_time().await;
+    }
+
+    /// Renews now, once, whatever the rule says: for the command line while no agent runs.
+    ///
+    /// # Errors
+    /// Why not, in words; the order stays open for the agent then.
+    pub async fn once(&self) -> Result<(), String> {
+        for _ in 0..ATTEMPTS {
+            let outcome = match self.left_over() {
+                Some(new) => self.try_out(new).await,
+                None => self.renew(&self.identity).await,
+            };
+            match outcome {
+                Outcome::Renewed => {
+                    self.ordered.done();
+                    return Ok(());
+                }
+                Outcome::Kept => {}
+                Outcome::Refused(why) | Outcome::Unreachable(why) => return Err(why),
+            }
+        }
+        Err("the servers give one certificate after the other, and take none".to_owned())
+    }
+
     fn is_due(&self) -> bool {
+        if self.ordered.is_open() {
+            return true;
+        }
         let (now, sessions) = (
             self.clock.certain().secs,
             self.sessions.load(Ordering::Relaxed),
@@ -127,7 +167,7 @@ impl Renewal {
     }
 
     fn forget(&self) {
-        if let Err(error) = std::fs::remove_file(self.state.join(FILE)) {
+        if let Err(error) = secret_file::remove(&self.state.join(FILE)) {
             debug!(%error, "the file of a renewal stays for now");
         }
     }
@@ -198,6 +238,9 @@ impl Renewal {
             if !site.anchors.contains(&anchor) && site.anchors.len() < MAX_LIST {
                 site.anchors.push(anchor);
             }
+        }
+        if let Some(keys) = notice_keys(&answer["notice_keys"])? {
+            site.notice_keys = keys;
         }
         let certificate = der(&answer["certificate"])?;
         let now = self.clock.certain();
@@ -316,8 +359,24 @@ fn ders(value: &Value) -> Result<Vec<Vec<u8>>, String> {
     list.iter().map(der).collect()
 }
 
+/// The keys by which notices are signed now; servers of before do not tell.
+fn notice_keys(value: &Value) -> Result<Option<Vec<VerifyingKey>>, String> {
+    if value.as_array().is_none_or(Vec::is_empty) {
+        return Ok(None);
+    }
+    let read = |der: Vec<u8>| VerifyingKey::from_spki_der(&der).map_err(|bad| bad.to_string());
+    ders(value)?
+        .into_iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
 fn gateway_first(site: &SiteConfig) -> Vec<ServerAddress> {
     let mut servers = site.servers.clone();
     servers.sort_by_key(|server| server.role != ServerRole::Gateway);
     servers
 }
+
+#[cfg(test)]
+mod tests;

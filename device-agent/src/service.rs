@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::signers::Signers;
 use crate::status::Board;
 use crate::vault::Identity;
 
@@ -80,6 +81,7 @@ pub struct Services<W, K> {
     device: Device,
     store: K,
     site: SiteConfig,
+    signers: Option<Signers>,
     cps_key: SigningKey,
     wire: W,
     pace: Pace,
@@ -109,6 +111,7 @@ impl<W: Wire, K: Keep> Services<W, K> {
             device,
             store,
             site: identity.site.clone(),
+            signers: None,
             cps_key: identity.key.clone(),
             wire,
             pace,
@@ -122,6 +125,13 @@ impl<W: Wire, K: Keep> Services<W, K> {
             report: reports,
         };
         Ok((services, desk))
+    }
+
+    /// Believes notices by these keys, as they change, instead of those of the onboarding.
+    #[must_use]
+    pub fn believing(mut self, signers: Signers) -> Self {
+        self.signers = Some(signers);
+        self
     }
 
     /// What runs, now and as it changes.
@@ -192,8 +202,11 @@ impl<W: Wire, K: Keep> Services<W, K> {
     /// Takes what claims to be a notice; true if there is something new to do.
     fn hear(&mut self, payload: &[u8]) -> bool {
         let site = &self.site;
-        let keys = &site.notice_keys;
-        let notice = match Notice::verify(payload, keys, &site.site, site.device) {
+        let keys = match &self.signers {
+            Some(signers) => signers.trusted(),
+            None => site.notice_keys.clone(),
+        };
+        let notice = match Notice::verify(payload, &keys, &site.site, site.device) {
             Ok(notice) => notice,
             Err(fault) => {
                 self.refuse(&fault.to_string());

@@ -17,6 +17,7 @@ use holdfast_cps::enrol::Token;
 use holdfast_server::ask::{Ask, read_file, text_of};
 use holdfast_server::cli::certificates::Certificates;
 use holdfast_server::cli::clients::Clients;
+use holdfast_server::cli::keys::Keys;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{Devices, OwnSite, Telemetry};
@@ -88,9 +89,12 @@ pub enum Command {
         #[arg(long)]
         fingerprint: bool,
     },
-    /// Certificates: list them, revoke them
+    /// Certificates: list them, renew them, revoke them
     #[command(subcommand)]
     Certificates(Certificates),
+    /// Owner key and signing key: show them, rotate them
+    #[command(subcommand)]
+    Keys(Keys),
     /// Services that devices work for
     #[command(subcommand)]
     Services(Services),
@@ -142,6 +146,7 @@ impl Cli {
             }
             Command::Certificates(what) => what.execute(&ask).await?,
             Command::Records(records) => records.execute(&ask).await?,
+            Command::Keys(keys) => keys.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,
             Command::Bridge(bridge) => bridge.execute(&ask).await?,
         };

@@ -25,6 +25,7 @@ pub mod renewal;
 pub mod rights;
 pub mod rv;
 pub mod site_module;
+pub mod succession;
 pub mod time;
 pub mod topic;
 pub mod uplink;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::{
     crypto::{SigningKey, VerifyingKey},
     id::{DeviceId, Guid, InvalidId, ServerId, SiteId},
-    record::{Assignment, RecordFault},
+    record::{Assignment, MAX_SERIAL, RecordFault, Serial},
     site_module::{ServerAddress, SiteFault},
     wire::{
         cbor::{self, CborError, Reader},
@@ -54,6 +54,12 @@ pub enum Body {
         /// As in `Service`: the two are orders in one row.
         rank: u64,
     },
+    /// The device shall renew its certificate, with a fresh key. It names the one that it has, so the
+    /// same order again moves nothing.
+    Renew {
+        /// Of the certificate that shall go.
+        serial: Serial,
+    },
     /// A kind from the future: verified, never acted on.
     Unknown {
         /// Its number.
@@ -64,6 +70,7 @@ pub enum Body {
 const ALTERNATE: u64 = 1;
 const SERVICE: u64 = 2;
 const SERVICE_END: u64 = 3;
+const RENEW: u64 = 4;
 
 impl Body {
     /// The number that stands for the kind.
@@ -73,6 +80,7 @@ impl Body {
             Self::Alternate(_) => ALTERNATE,
             Self::Service { .. } => SERVICE,
             Self::ServiceEnd { .. } => SERVICE_END,
+            Self::Renew { .. } => RENEW,
             Self::Unknown { kind } => *kind,
         }
     }
@@ -122,6 +130,7 @@ impl Notice {
                     w.uint(*rank);
                 }
                 Body::ServiceEnd { rank } => _ = w.array(1).uint(*rank),
+                Body::Renew { serial } => _ = w.array(1).bytes(serial.as_bytes()),
                 Body::Unknown { .. } => _ = w.null(),
             }
         });
@@ -177,6 +186,13 @@ impl Notice {
             SERVICE_END => {
                 r.array(1)?;
                 Body::ServiceEnd { rank: r.uint()? }
+            }
+            RENEW => {
+                r.array(1)?;
+                let serial = Serial::new(r.bytes(MAX_SERIAL)?);
+                Body::Renew {
+                    serial: serial.ok_or(CborError::Value("serial number"))?,
+                }
             }
             kind => {
                 r.raw()?;

@@ -6,6 +6,7 @@
 //! hf/v1/<site>/<device>/service/desired       retained signed notice of the service
 //! hf/v1/<site>/<device>/service/reported      what runs
 //! hf/v1/<site>/<device>/alternate             retained signed notice of the other CPS server
+//! hf/v1/<site>/<device>/identity              retained: successions of signing keys, order to renew
 //! hf/v1/<site>/gateway/health                 mode, reason, since; retained, last will
 //! svc/v1/<site>/<service>/<device>/telemetry  device -> service-providing server
 //! svc/v1/<site>/<service>/<device>/command    service-providing server -> device
@@ -122,6 +123,13 @@ pub enum Topic {
         /// Who is meant.
         device: DeviceId,
     },
+    /// What the device is told about keys and its certificate: parts that are signed.
+    Identity {
+        /// Site of the device.
+        site: SiteId,
+        /// Who is meant.
+        device: DeviceId,
+    },
     /// The uplink's mode as the gateway sees it.
     Health {
         /// Whose gateway.
@@ -157,6 +165,7 @@ impl Topic {
             | Self::ServiceDesired { site, .. }
             | Self::ServiceReported { site, .. }
             | Self::Alternate { site, .. }
+            | Self::Identity { site, .. }
             | Self::Health { site }
             | Self::Telemetry { site, .. }
             | Self::Command { site, .. } => site,
@@ -172,6 +181,7 @@ impl Topic {
             | Self::ServiceDesired { device, .. }
             | Self::ServiceReported { device, .. }
             | Self::Alternate { device, .. }
+            | Self::Identity { device, .. }
             | Self::Telemetry { device, .. }
             | Self::Command { device, .. } => Some(*device),
             Self::Health { .. } => None,
@@ -199,6 +209,7 @@ impl fmt::Display for Topic {
                 write!(f, "hf/v1/{site}/{device}/service/reported")
             }
             Self::Alternate { site, device } => write!(f, "hf/v1/{site}/{device}/alternate"),
+            Self::Identity { site, device } => write!(f, "hf/v1/{site}/{device}/identity"),
             Self::Health { site } => write!(f, "hf/v1/{site}/gateway/health"),
             Self::Telemetry {
                 site,
@@ -271,6 +282,7 @@ impl FromStr for Topic {
             ("service", Some("desired")) => Ok(Self::ServiceDesired { site, device }),
             ("service", Some("reported")) => Ok(Self::ServiceReported { site, device }),
             ("alternate", None) => Ok(Self::Alternate { site, device }),
+            ("identity", None) => Ok(Self::Identity { site, device }),
             _ => Err(InvalidTopic::Form),
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod clients;
+pub mod keys;
 pub mod lists;
 mod password;
 pub mod records;

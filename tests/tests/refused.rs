@@ -53,7 +53,7 @@ impl Pen<'_> {
             device: None,
             change,
         };
-        let signed = SignedEntry::sign(entry, self.keys.record()).unwrap();
+        let signed = SignedEntry::sign(entry, &self.keys.record()).unwrap();
         signed.as_bytes().to_vec()
     }
 }

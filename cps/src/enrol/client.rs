@@ -13,6 +13,7 @@ use holdfast_link::tls::{Anchors, Purpose, Trust, client_config, verify_chain};
 use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::Party;
+use holdfast_protocol::succession::KeyRole;
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Given, Secret, Token, parse_given};
@@ -20,6 +21,7 @@ use crate::OpenError;
 use crate::authority::{Issuer, SignerError, pem, witness};
 use crate::config::{CpsConfig, Role};
 use crate::keys::{KeyError, Keys, load_or_make, read_file, write_secret};
+use crate::rotation::known::{Era, Known};
 
 /// Where the cloud's identity is kept, in the key folder.
 const FILE: &str = "cloud.json";
@@ -85,9 +87,44 @@ pub struct Cloud {
     pub mqtt: Vec<String>,
     /// Where its HTTPS is reached, `host:port`.
     pub https: Vec<String>,
+    /// By which keys it signed in this site's log before, and from which number on.
+    #[serde(default)]
+    record_eras: Vec<Era>,
+    /// Owner keys that it had before.
+    #[serde(default)]
+    owner_keys: Vec<Known>,
+    /// This gateway's owner key and signing key, with which it enrolled.
+    #[serde(default)]
+    own: Option<(Known, Known)>,
 }
 
 impl Cloud {
+    /// By which keys the cloud signs in this site's log, as far as the enrolment said.
+    pub(crate) fn eras(&self) -> Vec<Era> {
+        match self.record_eras.is_empty() {
+            true => vec![Era {
+                from: 1,
+                key: self.record_key.clone(),
+            }],
+            false => self.record_eras.clone(),
+        }
+    }
+
+    /// The owner keys of the cloud, as far as the enrolment said.
+    pub(crate) fn all_owner_keys(&self) -> Vec<VerifyingKey> {
+        let earlier = self.owner_keys.iter().map(|known| known.0.clone());
+        earlier.chain([self.owner_key.clone()]).collect()
+    }
+
+    /// The key of this gateway with which it enrolled.
+    pub(crate) fn own_key(&self, role: KeyRole) -> Option<&VerifyingKey> {
+        let (owner, record) = self.own.as_ref()?;
+        Some(match role {
+            KeyRole::Owner => &owner.0,
+            KeyRole::Signing => &record.0,
+        })
+    }
+
     /// The cloud's server id.
     ///
     /// # Panics
@@ -235,13 +272,14 @@ pub async fn enrol(
         https: enrolling.https.clone(),
     };
     let given = ask(&enrolling, token, &asked, Arc::clone(&clock)).await?;
-    let cloud = check(
+    let mut cloud = check(
         &given,
         token,
         &server_key.public(),
         &*clock,
         enrolling.cloud,
     )?;
+    cloud.own = Some((Known(asked.owner_key), Known(asked.record_key)));
     let issuer_chain: Vec<Vec<u8>> = given.issuer_chain.into_iter().map(|der| der.0).collect();
     if keys.signer().chain(&issuer)?.is_empty()
         && let Some(own) = issuer_chain.first()
@@ -333,6 +371,9 @@ fn check(
         owner_key: given.owner_key.clone(),
         mqtt: given.mqtt.clone(),
         https,
+        record_eras: given.record_eras.clone(),
+        owner_keys: given.owner_keys.clone(),
+        own: None,
     })
 }
 

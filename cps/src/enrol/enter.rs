@@ -56,7 +56,7 @@ impl Enrolment {
                 mqtt: asked.mqtt.clone(),
                 https: asked.https.clone(),
             },
-            given: self.given(&site, issuer_chain, server_chain),
+            given: self.given(&site, issuer_chain, server_chain)?,
             domain: self.core.config.domain.clone(),
         };
         let done = self.core.registry.write(move |it| entering.enter(it)).await;

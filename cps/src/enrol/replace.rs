@@ -119,9 +119,9 @@ impl Enrolment {
                 site,
                 gateway,
                 (row.epoch, lock.at),
-                key,
+                &key,
             )),
-            None if row.epoch > 1 => Some(Replaced::sign(site, gateway, (row.epoch, row.at), key)),
+            None if row.epoch > 1 => Some(Replaced::sign(site, gateway, (row.epoch, row.at), &key)),
             None => None,
         })
     }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use holdfast_protocol::certificate::{Leaf, Purpose};
 
 use super::api::{Failure, gateway, own, read};
 use super::serve::Peer;
@@ -31,11 +32,18 @@ async fn renew(
     let issued = cps.renewal().renew(&peer.certificates, &asked.csr).await;
     let issued = issued.map_err(|refusal| refused(&peer, refusal))?;
     let list = |ders: Vec<Vec<u8>>| ders.into_iter().map(Base64).collect();
+    let leaf = Leaf::inspect(&issued.leaf, &cps.config().domain, Purpose::Client).map_err(own)?;
+    let notice_keys = match leaf.party.site() {
+        Some(site) => cps.devices().notice_keys(site).map_err(own)?,
+        None => Vec::new(),
+    };
+    let notice_keys = notice_keys.iter().map(|key| Base64(key.to_spki_der()));
     Ok(Json(RenewGiven {
         certificate: Base64(issued.leaf),
         chain: list(issued.chain),
         anchors: list(cps.authority().anchors().map_err(own)?),
         time: cps.clock().certain().to_words(),
+        notice_keys: notice_keys.collect(),
     }))
 }
 

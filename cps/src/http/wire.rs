@@ -151,6 +151,9 @@ pub(crate) struct RenewGiven {
     pub(crate) anchors: Vec<Bytes>,
     /// This server's time and how good it is.
     pub(crate) time: String,
+    /// The keys by which notices are signed now, SubjectPublicKeyInfo.
+    #[serde(default)]
+    pub(crate) notice_keys: Vec<Bytes>,
 }
 
 /// Answer of `POST /api/v1/renew/done`.

@@ -2,11 +2,14 @@
 //! into all that follows from it at once.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use holdfast_protocol::id::Guid;
+use holdfast_protocol::crypto::SigningKey;
+use holdfast_protocol::id::{Guid, SiteId};
 use holdfast_protocol::record::{
     Author, Change, DeviceRecord, Entry, EntryId, ListedAs, Listing, Onboarded, SignedEntry,
 };
+use holdfast_protocol::succession::KeyRole;
 use holdfast_protocol::time::Time;
 use holdfast_protocol::voucher::Voucher;
 use holdfast_store::{StoreError, WriteError};
@@ -93,9 +96,10 @@ impl<'t> Writing<'t> {
         own.iter()
             .chain(&highest)
             .for_each(|entry| author.observe(entry.entry()));
+        let key = self.signer(&site)?;
         let read = self.author.clock.read();
         let signed = author
-            .write(read.time, device, change, &self.author.key)
+            .write(read.time, device, change, &key)
             .map_err(|fault| WriteError::Job(fault.into()))?;
         // What could not be read again must never get into the log.
         SignedEntry::parse(signed.as_bytes()).map_err(|fault| WriteError::Job(fault.into()))?;
@@ -104,6 +108,29 @@ impl<'t> Writing<'t> {
             self.tables.put_untimed(signed.entry(), read.moment)?;
         }
         Ok(self.take(&signed)?)
+    }
+
+    /// The key that signs in a log: the one that the last succession there names; in a log that began
+    /// since, the present one.
+    fn signer(&self, site: &SiteId) -> Result<Arc<SigningKey>, StoreError> {
+        let epoch = super::epoch_in(self.tables)?;
+        let whose = Some((&self.author.server, epoch));
+        for log in [site, &self.author.home] {
+            let steps = self.tables.rotations(log, whose)?;
+            let last = steps.iter().rfind(|step| step.is_of(KeyRole::Signing));
+            if let Some(step) = last {
+                let key = self.author.keys.find(KeyRole::Signing, &step.said().new);
+                let lost =
+                    || StoreError::Misuse("the signing key that the log names is lost".into());
+                return key.ok_or_else(lost);
+            }
+        }
+        Ok(self.author.keys.record())
+    }
+
+    /// The key for notices.
+    pub(crate) fn notice_key(&self) -> Result<Arc<SigningKey>, StoreError> {
+        self.signer(&self.author.home)
     }
 
     /// Takes an entry over: into the log and the folds. Whoever calls has verified it.
@@ -177,6 +204,17 @@ impl<'t> Writing<'t> {
                 false => Ok(()),
             },
             Change::TimeLearnt { spans } => self.tables.put_learnt(it, spans),
+            Change::KeySucceeded(_) => {
+                self.news.ordered = true;
+                self.tables.put_rotation(it)
+            }
+            Change::RenewalOrdered { serial } => {
+                self.news.ordered = true;
+                match it.device {
+                    Some(device) => self.tables.put_renewal(device, &serial.to_string()),
+                    None => Ok(()),
+                }
+            }
             Change::AlternateTold { .. }
             | Change::ServiceActivated { .. }
             | Change::ServiceStarted { .. }
@@ -231,7 +269,7 @@ impl<'t> Writing<'t> {
         let Ok(voucher) = Voucher::parse(bytes) else {
             return Ok(());
         };
-        if !voucher.is_owned_by(&self.author.owner) {
+        if !self.author.keys.owns(&voucher) {
             return Ok(());
         }
         let kept = self.tables.voucher(guid)?;

@@ -8,11 +8,14 @@ use holdfast_protocol::record::{
     Change, DeviceRecord, Entry, EntryId, EvidenceFault, Expected, Onboarded, RecordFault,
     SignedEntry, verify_evidence,
 };
-use holdfast_protocol::voucher::{self, Policy, Relation, Voucher, VoucherError};
+use holdfast_protocol::succession::{KeyRole, SignedSuccession, Succession};
+use holdfast_protocol::voucher::{Policy, Relation, Voucher, VoucherError};
 use holdfast_store::{StoreError, WriteError};
 
 use crate::Core;
+use crate::enrol::Cloud;
 use crate::registry::{Writing, record_of};
+use crate::rotation::known::{self, Era};
 
 /// Why an entry is refused. Blame: its origin, or whoever delivered it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,6 +69,9 @@ pub enum Distrust {
         "the voucher in the entry contradicts the one held of device {0}: it was sold twice, or made up"
     )]
     SecondChain(DeviceId),
+    /// A server says that its key gave way to another, and it does not hold.
+    #[error("the rotation of a key is not believed: {0}; look at the server that wrote it")]
+    Succession(String),
     /// It states its key each time, if it ever did.
     #[error(
         "the onboarding of device {0} comes without the device's own statement, which it made before; the gateway made it up, or the device lost its program"
@@ -91,6 +97,7 @@ impl Distrust {
             Self::ForeignSerial(_) => "foreign serial",
             Self::ForeignDevice(..) => "foreign device",
             Self::SecondChain(_) => "voucher fork",
+            Self::Succession(_) => "succession",
             Self::NoStatement(_) => "no statement",
         }
     }
@@ -98,6 +105,7 @@ impl Distrust {
 
 /// The key that must have signed an entry. At a gateway the cloud's own is known from enrolment;
 /// all others from the enrolments in the log, including those that the cloud delivered just before.
+/// Of a server that rotated its key it depends on the number.
 pub(super) fn key_of(
     core: &Core,
     site: &SiteId,
@@ -106,22 +114,16 @@ pub(super) fn key_of(
     before: &[SignedEntry],
 ) -> Result<VerifyingKey, Distrust> {
     let unknown = || Distrust::UnknownOrigin(id.origin.clone(), id.epoch);
-    if let Some(cloud) = &core.cloud
-        && cloud.server() == id.origin
-    {
-        return Ok(cloud.record_key.clone());
-    }
-    let at_cloud = core.cloud.is_none();
-    let (row, highest) = core
+    let whose = (&id.origin, id.epoch);
+    let (mut eras, rotations, highest) = core
         .registry
         .read(|view| {
-            Ok((
-                view.enrolment(&id.origin, id.epoch)?,
-                view.gateway(&id.origin)?,
-            ))
+            let rotations = view.rotations(site, Some(whose))?;
+            let highest = view.gateway(&id.origin)?;
+            Ok((known::eras(core, view, site, whose)?, rotations, highest))
         })
         .map_err(|_| unknown())?;
-    if at_cloud {
+    if core.cloud.is_none() {
         // A gateway delivers its own entries alone, and only the latest enrolment may write.
         if id.origin != *from {
             return Err(unknown());
@@ -130,9 +132,27 @@ pub(super) fn key_of(
             return Err(Distrust::LockedOut(id.origin.clone(), id.epoch));
         }
     }
-    match row.filter(|row| row.site == *site) {
-        Some(row) => Ok(row.record_key),
-        None => enrolled_before(core, id, before).ok_or_else(unknown),
+    if eras.is_empty() {
+        let key = enrolled_before(core, id, before).ok_or_else(unknown)?;
+        eras.push(Era { from: 1, key });
+    }
+    let mut steps = known::steps(&rotations, KeyRole::Signing);
+    steps.extend(before.iter().filter_map(|entry| step_of(entry, id)));
+    steps.sort_by_key(|(seq, _)| *seq);
+    known::signer_at(&eras, &steps, id.seq).ok_or_else(unknown)
+}
+
+/// The succession of a signing key that was delivered just before, by the same server.
+fn step_of(entry: &SignedEntry, id: &EntryId) -> Option<(u64, Succession)> {
+    let entry = entry.entry();
+    let same = (&entry.id.origin, entry.id.epoch) == (&id.origin, id.epoch);
+    match &entry.change {
+        Change::KeySucceeded(step) if same && step.verify().is_ok() => {
+            let said = step.said();
+            let counts = said.role == KeyRole::Signing && said.server == id.origin;
+            counts.then(|| (entry.id.seq, said.clone()))
+        }
+        _ => None,
     }
 }
 
@@ -150,6 +170,33 @@ fn enrolled_before(core: &Core, id: &EntryId, before: &[SignedEntry]) -> Option<
             ..
         } if *gateway == id.origin && *epoch == id.epoch => Some(record_key.clone()),
         _ => None,
+    })
+}
+
+/// A server speaks of its own keys alone, and the one that gives way must be the one that holds.
+fn judge_succession(
+    core: &Core,
+    it: &Writing<'_>,
+    entry: &SignedEntry,
+    step: &SignedSuccession,
+) -> Result<Verdict, StoreError> {
+    let (content, said) = (entry.entry(), step.said());
+    if said.server != content.id.origin {
+        return Ok(Err(Distrust::NotItsBusiness(content.change.word())));
+    }
+    if let Err(fault) = step.verify() {
+        return Ok(Err(Distrust::Succession(fault.to_string())));
+    }
+    let holds = match said.role {
+        // Whoever signed this entry is the one that gives way.
+        KeyRole::Signing => entry.verify(&said.old).is_ok(),
+        KeyRole::Owner => owner_keys(core, it, content)?.contains(&said.old),
+    };
+    Ok(match holds {
+        true => Ok(()),
+        false => Err(Distrust::Succession(
+            "the key that gives way is not the one in use".to_owned(),
+        )),
     })
 }
 
@@ -185,8 +232,8 @@ pub(super) fn judge(
             }
         }
         Change::Onboarded(onboarded) => {
-            let keys = owner_keys(core, it, &content.id)?;
-            let known = known_voucher(core, it, onboarded)?;
+            let keys = owner_keys(core, it, content)?;
+            let known = known_voucher(core, it, onboarded, &keys)?;
             let expected = Expected {
                 origin: &content.id.origin,
                 owner_keys: &keys,
@@ -211,6 +258,7 @@ pub(super) fn judge(
         Change::CertificateIssued { subject, .. } if !by_cloud => {
             judge_subject(core, &content.site, subject)
         }
+        Change::KeySucceeded(step) => judge_succession(core, it, entry, step)?,
         Change::GatewayEnrolled { .. } if !by_cloud => {
             Err(Distrust::NotItsBusiness(content.change.word()))
         }
@@ -229,7 +277,9 @@ fn judge_reach(core: &Core, it: &Writing<'_>, content: &Entry) -> Result<Verdict
         return Ok(Err(Distrust::ForeignDevice(device, site)));
     }
     match &content.change {
-        Change::CertificateIssued { serial, .. } | Change::CertificateRevoked { serial } => {
+        Change::CertificateIssued { serial, .. }
+        | Change::CertificateRevoked { serial }
+        | Change::RenewalOrdered { serial } => {
             let held = it.tables.certificate(serial)?;
             Ok(match held.filter(|row| row.site != content.site) {
                 Some(row) => Err(Distrust::ForeignSerial(row.serial)),
@@ -254,7 +304,7 @@ fn judge_second(
     let (Some(held), Ok(presented)) = (held, Voucher::parse(bytes)) else {
         return Ok(Ok(()));
     };
-    let ours = presented.is_owned_by(&core.keys.owner().public());
+    let ours = core.keys.owns(&presented);
     Ok(match presented.relation_to(&held) {
         Relation::Fork | Relation::Unrelated if ours => {
             Err(Distrust::SecondChain(DeviceId::from_guid(guid)))
@@ -286,17 +336,10 @@ fn judge_new_guid(
 fn owner_keys(
     core: &Core,
     it: &Writing<'_>,
-    id: &EntryId,
+    entry: &Entry,
 ) -> Result<Vec<VerifyingKey>, StoreError> {
-    match &core.cloud {
-        Some(cloud) if cloud.server() == id.origin => Ok(vec![cloud.owner_key.clone()]),
-        _ => Ok(it
-            .tables
-            .enrolment(&id.origin, id.epoch)?
-            .into_iter()
-            .map(|row| row.owner_key)
-            .collect()),
-    }
+    let whose = (&entry.id.origin, entry.id.epoch);
+    known::owner_keys(core, it.tables, &entry.site, whose)
 }
 
 /// The voucher held here that the presented one must agree with. A server that extended its own
@@ -305,7 +348,12 @@ fn known_voucher(
     core: &Core,
     it: &Writing<'_>,
     onboarded: &Onboarded,
+    origin: &[VerifyingKey],
 ) -> Result<Option<Voucher>, StoreError> {
+    // Who may have extended one voucher twice: we, the cloud, and the server that reports.
+    let mut signers = core.keys.all(KeyRole::Owner);
+    signers.extend(core.cloud.iter().flat_map(Cloud::all_owner_keys));
+    signers.extend(origin.iter().cloned());
     let known = it.tables.voucher(onboarded.old_guid)?;
     let known = known.and_then(|row| Voucher::parse(&row.voucher).ok());
     let known = match known {
@@ -319,7 +367,7 @@ fn known_voucher(
         };
         match presented.relation_to(known) {
             Relation::Ancestor => false,
-            Relation::Fork => !are_siblings(core, presented, known),
+            Relation::Fork => !known::are_siblings(presented, known, &signers),
             _ => true,
         }
     }))
@@ -355,26 +403,6 @@ fn judge_silence(
         true => Err(Distrust::NoStatement(device)),
         false => Ok(()),
     })
-}
-
-/// The cloud extends a voucher to each gateway of the site, one after the other's loss too: two
-/// chains that part at the cloud's own extension do not contradict each other.
-fn are_siblings(core: &Core, one: &Voucher, other: &Voucher) -> bool {
-    let Some(cloud) = &core.cloud else {
-        return false;
-    };
-    let (Some((_, one_above)), Some((_, other_above))) =
-        (one.entries().split_last(), other.entries().split_last())
-    else {
-        return false;
-    };
-    let by_cloud = one_above
-        .last()
-        .is_some_and(|entry| *entry.next().key() == cloud.owner_key);
-    let same = one_above.iter().map(voucher::Entry::as_bytes);
-    by_cloud
-        && one.header().as_bytes() == other.header().as_bytes()
-        && same.eq(other_above.iter().map(voucher::Entry::as_bytes))
 }
 
 /// An entry's device is the one that first came with that GUID, or the one that had it since.

@@ -75,7 +75,13 @@ impl Replaced {
     /// whatever it is.
     #[must_use]
     pub fn verify(statement: &[u8], own: &Cloud) -> Option<Self> {
-        let read = Self::read(statement, &own.record_key)?;
+        let keys: Vec<VerifyingKey> = own.eras().into_iter().map(|era| era.key).collect();
+        Self::verify_by(statement, own, &keys)
+    }
+
+    /// The same where more keys of the cloud are known than the enrolment named.
+    pub(crate) fn verify_by(statement: &[u8], own: &Cloud, keys: &[VerifyingKey]) -> Option<Self> {
+        let read = keys.iter().find_map(|key| Self::read(statement, key))?;
         let is_ours = read.site == own.site() && read.gateway == own.gateway();
         let later = match read.revoked {
             true => read.epoch >= own.epoch,

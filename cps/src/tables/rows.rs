@@ -178,6 +178,9 @@ pub(crate) struct AlternateRow {
     pub(crate) print: String,
     /// This server's enrolment.
     pub(crate) epoch: u32,
+    /// Fingerprint of the key that signed it.
+    #[serde(default)]
+    pub(crate) signer: String,
     /// Signed, CBOR.
     #[serde(with = "base64")]
     pub(crate) notice: Vec<u8>,
@@ -190,6 +193,9 @@ pub(crate) struct NoticeRow {
     pub(crate) order: (u64, String, u32, u64),
     /// This server's enrolment.
     pub(crate) epoch: u32,
+    /// Fingerprint of the key that signed it.
+    #[serde(default)]
+    pub(crate) signer: String,
     /// Signed, CBOR.
     #[serde(with = "base64")]
     pub(crate) notice: Vec<u8>,

@@ -121,7 +121,7 @@ impl Tables<&WriteTransaction> {
         self.0.open_table(MAKERS)?.retain(|_, _| false)?;
         self.0.open_table(VOUCHED)?.retain(|_, ()| false)?;
         self.0.open_table(LEARNT)?.retain(|_, _| false)?;
-        Ok(())
+        self.clear_rotations()
     }
 
     // --- local ---

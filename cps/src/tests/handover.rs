@@ -25,7 +25,7 @@ fn handed(factory: &Factory, installer: &SigningKey, gateway: &Served) -> (Devic
     let voucher = extended(&voucher, &factory.key, installer);
     (
         device,
-        extended(&voucher, installer, gateway.cps.keys().owner()),
+        extended(&voucher, installer, &gateway.cps.keys().owner()),
     )
 }
 
@@ -196,7 +196,7 @@ async fn wrong_keys_forks_and_spoilt_vouchers_are_refused_and_struck_installers_
     assert_eq!(status, 400, "{text}");
     assert!(text.contains("another owner"), "{text}");
 
-    let good = extended(&to_installer, &installer, gateway.cps.keys().owner());
+    let good = extended(&to_installer, &installer, &gateway.cps.keys().owner());
     for at in [40, good.as_bytes().len() / 2, good.as_bytes().len() - 1] {
         let mut spoilt = good.as_bytes().to_vec();
         spoilt[at] ^= 1;
@@ -214,7 +214,7 @@ async fn wrong_keys_forks_and_spoilt_vouchers_are_refused_and_struck_installers_
     let name = "bert".parse().unwrap();
     list(&gateway.cps, name, stranger.public()).await.unwrap();
     let fork = extended(&voucher, &factory.key, &stranger);
-    let fork = extended(&fork, &stranger, gateway.cps.keys().owner());
+    let fork = extended(&fork, &stranger, &gateway.cps.keys().owner());
     let (status, text) = post(&gateway, fork.as_bytes()).await;
     assert_eq!((status, text.contains("sold twice")), (409, true), "{text}");
 

@@ -148,7 +148,7 @@ async fn a_made_up_device_is_not_believed_however_good_its_papers() {
     sync(&south, &cloud).await;
     assert_eq!(standing(&cloud.cps, id), "unknown manufacturer");
     // A device whose first paper is by the gateway's own key is no better.
-    let own = Factory::with_key(south.cps.keys().owner().clone());
+    let own = Factory::with_key((*south.cps.keys().owner()).clone());
     let (mut device, voucher) = own.device_for_itself("ghost-2");
     let id = device.id();
     south.cps.vouchers().accept(&voucher, None).await.unwrap();

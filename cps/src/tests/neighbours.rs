@@ -233,7 +233,7 @@ async fn a_gateway_gives_itself_no_enrolment() {
     };
     let record = sites.south.cps.keys().record();
     let forged = [
-        SignedEntry::sign(entry(1, next, enrolled), record).unwrap(),
+        SignedEntry::sign(entry(1, next, enrolled), &record).unwrap(),
         SignedEntry::sign(entry(2, 1, told), &key).unwrap(),
     ]
     .map(|entry| entry.as_bytes().to_vec());

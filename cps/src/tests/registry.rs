@@ -247,7 +247,7 @@ async fn vouchers_of_others_broken_ones_and_second_chains_are_refused() {
 
     // Our own key extends to itself: a strict descendant, taken. The first one then comes back.
     let own = PublicKey::x509(&cloud.cps.keys().owner().public());
-    let longer = good.extend(&own, cloud.cps.keys().owner()).unwrap();
+    let longer = good.extend(&own, &cloud.cps.keys().owner()).unwrap();
     let taken = vouchers
         .import(longer.as_bytes(), Some(site("north")))
         .await

@@ -98,7 +98,7 @@ async fn tokens_die_at_the_end_at_an_error_and_belong_to_one_run() {
     let cloud = cloud().await;
     let factory = Factory::new();
     let (device, voucher) = factory.device_for(&cloud.cps, "s");
-    let key = cloud.cps.keys().owner();
+    let key = &*cloud.cps.keys().owner();
     register(cloud.fdo, &voucher, key, 1).await.unwrap();
     // Used twice: the nonce of the first run is over with it.
     let mut run = fdo_client(cloud.fdo).start();
@@ -148,12 +148,12 @@ async fn relayed() -> (Served, Served, Device) {
     let gateway = gateway(&cloud, "north", "gw1").await;
     let factory = Factory::new();
     let (device, voucher) = factory.device_for(&cloud.cps, "s");
-    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 40)
+    register(cloud.fdo, &voucher, &cloud.cps.keys().owner(), 40)
         .await
         .unwrap();
     let next = PublicKey::x509(&gateway.cps.keys().owner().public());
-    let extended = voucher.extend(&next, cloud.cps.keys().owner()).unwrap();
-    register(gateway.fdo, &extended, gateway.cps.keys().owner(), 50)
+    let extended = voucher.extend(&next, &cloud.cps.keys().owner()).unwrap();
+    register(gateway.fdo, &extended, &gateway.cps.keys().owner(), 50)
         .await
         .unwrap();
     (cloud, gateway, device)
@@ -198,7 +198,7 @@ async fn what_the_remote_does_not_know_the_local_one_answers() {
     gateway.cps.relay().set_remote(Some(fdo_client(cloud.fdo)));
     let factory = Factory::new();
     let (device, voucher) = factory.device_for(&gateway.cps, "s");
-    register(gateway.fdo, &voucher, gateway.cps.keys().owner(), 7)
+    register(gateway.fdo, &voucher, &gateway.cps.keys().owner(), 7)
         .await
         .unwrap();
     assert_eq!(port(&device, gateway.fdo).await, 7);
@@ -231,7 +231,7 @@ async fn a_crowd_of_runs_is_bounded_and_the_newest_is_served() {
     let cloud = cloud_with(|config| config.limits.fdo_sessions = 8).await;
     let factory = Factory::new();
     let (device, voucher) = factory.device_for(&cloud.cps, "s");
-    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 1)
+    register(cloud.fdo, &voucher, &cloud.cps.keys().owner(), 1)
         .await
         .unwrap();
     let party: Arc<dyn crate::fdo::FdoParty> = cloud.cps.rendezvous().clone();
@@ -264,7 +264,7 @@ async fn strangers_fill_no_disk_and_keep_no_device_from_its_owner() {
     // Who is in may register anew, and this server's own vouchers always find room.
     register(cloud.fdo, &first, &stranger, 2).await.unwrap();
     let (device, voucher) = factory.device_for(&cloud.cps, "s");
-    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 4)
+    register(cloud.fdo, &voucher, &cloud.cps.keys().owner(), 4)
         .await
         .unwrap();
     assert_eq!(port(&device, cloud.fdo).await, 4);
@@ -288,7 +288,7 @@ async fn a_crowd_of_owners_ends_no_devices_run() {
     let cloud = cloud_with(|config| config.limits.fdo_sessions = 4).await;
     let factory = Factory::new();
     let (device, voucher) = factory.device_for(&cloud.cps, "s");
-    register(cloud.fdo, &voucher, cloud.cps.keys().owner(), 1)
+    register(cloud.fdo, &voucher, &cloud.cps.keys().owner(), 1)
         .await
         .unwrap();
     let mut run = fdo_client(cloud.fdo).start();

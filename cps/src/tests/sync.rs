@@ -197,7 +197,7 @@ async fn entries_of_another_site_another_writer_or_an_old_enrolment_are_refused(
             server: server("gw2"),
         },
     };
-    let forged = SignedEntry::sign(forged, south.cps.keys().record()).unwrap();
+    let forged = SignedEntry::sign(forged, &south.cps.keys().record()).unwrap();
     let report = accept("north", "gw2", &[forged.as_bytes().to_vec()]).await;
     assert!(
         report.refused[0].contains("not enrolled at this site"),

@@ -89,8 +89,13 @@ impl Line {
             site: site.clone(),
             device,
         };
-        let alternate = Topic::Alternate { site, device };
-        let mut filters = vec![Filter::exactly(&desired), Filter::exactly(&alternate)];
+        let alternate = Topic::Alternate {
+            site: site.clone(),
+            device,
+        };
+        let identity = Topic::Identity { site, device };
+        let told = [identity, desired, alternate];
+        let mut filters: Vec<_> = told.iter().map(Filter::exactly).collect();
         filters.extend(down.parse());
         filters
     }

@@ -56,6 +56,9 @@ fn bodies() -> Vec<Body> {
             rank: 4,
         },
         Body::ServiceEnd { rank: 5 },
+        Body::Renew {
+            serial: Serial::new(&[1, 2]).unwrap(),
+        },
         Body::Unknown { kind: 77 },
     ]
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     crypto::VerifyingKey,
     id::{ClientName, Guid, ServerId},
+    succession::{KeyRole, MAX_SUCCESSION, SignedSuccession},
     topic::Filter,
     voucher::MAX_VOUCHER,
     wire::cbor::{self, Reader, Writer},
@@ -178,6 +179,14 @@ pub enum Change {
         /// Of which, and by how much they are off.
         spans: Vec<LearntSpan>,
     },
+    /// One of the origin's own keys gave way to another. Of signing keys: this entry is the last one
+    /// by the old key in this log, and all after it are by the new one.
+    KeySucceeded(Box<SignedSuccession>),
+    /// A device shall renew its certificate with a fresh key.
+    RenewalOrdered {
+        /// Of the certificate that shall go.
+        serial: Serial,
+    },
     /// A kind from the future: kept and forwarded, changes nothing here.
     Unknown {
         /// Its number.
@@ -205,6 +214,8 @@ const MANUFACTURER_STRUCK: u64 = 15;
 const DEVICE_VOUCHED: u64 = 16;
 const SERVICE_END_ORDERED: u64 = 17;
 const TIME_LEARNT: u64 = 20;
+const KEY_SUCCEEDED: u64 = 18;
+const RENEWAL_ORDERED: u64 = 19;
 
 impl Change {
     /// A word for logs and listings.
@@ -226,6 +237,11 @@ impl Change {
             Self::KeyListing(listing) => listing.word(),
             Self::DeviceVouched { .. } => "device vouched for",
             Self::TimeLearnt { .. } => "time learnt",
+            Self::KeySucceeded(step) => match step.said().role {
+                KeyRole::Owner => "owner key rotated",
+                KeyRole::Signing => "signing key rotated",
+            },
+            Self::RenewalOrdered { .. } => "renewal ordered",
             Self::Unknown { .. } => "unknown change",
         }
     }
@@ -314,6 +330,14 @@ impl Change {
                 cbor::encode(|w| _ = w.array(1).bytes(&guid.0)),
             ),
             Self::TimeLearnt { spans } => (TIME_LEARNT, cbor::encode(|w| learnt::encode(spans, w))),
+            Self::KeySucceeded(step) => (
+                KEY_SUCCEEDED,
+                cbor::encode(|w| _ = w.array(1).bytes(step.as_bytes())),
+            ),
+            Self::RenewalOrdered { serial } => (
+                RENEWAL_ORDERED,
+                cbor::encode(|w| _ = w.array(1).bytes(serial.as_bytes())),
+            ),
             Self::Unknown { kind, body } => (*kind, body.clone()),
         };
         w.array(2).uint(kind).raw(&body);
@@ -411,6 +435,17 @@ impl Change {
                 at_least(body, 1)?;
                 Self::TimeLearnt {
                     spans: learnt::decode(body)?,
+                }
+            }
+            KEY_SUCCEEDED => {
+                at_least(body, 1)?;
+                let step = SignedSuccession::parse(body.bytes(MAX_SUCCESSION)?);
+                Self::KeySucceeded(Box::new(step.map_err(|_| RecordFault::Succession)?))
+            }
+            RENEWAL_ORDERED => {
+                at_least(body, 1)?;
+                Self::RenewalOrdered {
+                    serial: read_serial(body)?,
                 }
             }
             kind => Self::Unknown {

@@ -208,6 +208,9 @@ pub enum RecordFault {
     /// A public key that we cannot read.
     #[error("the change entry holds a key that is not P-256 or P-384")]
     Key,
+    /// A statement of succession that is none.
+    #[error("the change entry holds a bad statement of succession")]
+    Succession,
     /// A server address that is none.
     #[error("the change entry holds a bad server address")]
     Address,

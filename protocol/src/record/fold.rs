@@ -130,6 +130,8 @@ impl DeviceRecord {
             | Change::KeyListing(_)
             | Change::DeviceVouched { .. }
             | Change::TimeLearnt { .. }
+            | Change::KeySucceeded(_)
+            | Change::RenewalOrdered { .. }
             | Change::Unknown { .. } => {}
         }
     }
@@ -363,6 +365,8 @@ impl SiteRecord {
             | Change::ServiceEnded
             | Change::ServiceEndOrdered
             | Change::TimeLearnt { .. }
+            | Change::KeySucceeded(_)
+            | Change::RenewalOrdered { .. }
             | Change::Unknown { .. } => {}
         }
     }

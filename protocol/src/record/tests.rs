@@ -12,6 +12,7 @@ use crate::{
     fixture::{Dice, TestRng},
     id::{DeviceId, Guid, ServerId, SiteId},
     site_module::{ServerAddress, ServerRole},
+    succession::{KeyRole, SignedSuccession},
     time::{Time, TimeQuality},
     wire::{cbor, cose::Sign1},
 };
@@ -137,6 +138,14 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
         },
         Change::ServiceEnded,
         Change::ServiceEndOrdered,
+        Change::RenewalOrdered {
+            serial: Serial::new(&[7, 7]).unwrap(),
+        },
+        Change::KeySucceeded(Box::new({
+            let draw = |seed| SigningKey::generate(&mut TestRng::new(seed));
+            let (role, server) = (KeyRole::Owner, "gw1".parse().unwrap());
+            SignedSuccession::sign(role, &server, &draw(90), &draw(91)).unwrap()
+        })),
         Change::KeyListing(Box::new(Listing {
             role: ListedAs::Installer,
             key: key.clone(),

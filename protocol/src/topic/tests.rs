@@ -12,7 +12,7 @@ fn label() -> impl Strategy<Value = String> {
 fn topic() -> impl Strategy<Value = Topic> {
     let name = prop::collection::vec("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", 1..=4)
         .prop_map(|parts| parts.join("/").parse::<TopicName>().unwrap());
-    (label(), label(), any::<[u8; 16]>(), name, 0..8).prop_map(
+    (label(), label(), any::<[u8; 16]>(), name, 0..9).prop_map(
         |(site, service, guid, name, kind)| {
             let (site, service) = (site.parse().unwrap(), service.parse().unwrap());
             let device = DeviceId::from_guid(Guid(guid));
@@ -23,6 +23,7 @@ fn topic() -> impl Strategy<Value = Topic> {
                 3 => Topic::ServiceReported { site, device },
                 4 => Topic::Alternate { site, device },
                 5 => Topic::Health { site },
+                8 => Topic::Identity { site, device },
                 6 => Topic::Telemetry {
                     site,
                     service,

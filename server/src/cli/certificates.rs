@@ -24,6 +24,12 @@ pub enum Certificates {
     },
     /// Revoke for good: live sessions are cut at once, and nobody comes back by it
     Revoke(Whose),
+    /// Have a device renew its certificate with a fresh key; the old one is good until the new one was used
+    Renew {
+        /// Which
+        #[arg(long)]
+        device: DeviceId,
+    },
     /// Show the numbered list of what is revoked, and how old it is
     Revocations {
         /// As JSON
@@ -88,6 +94,12 @@ impl Certificates {
                     true => "revoked before; nothing changed\n".to_owned(),
                     false => format!("revoked: {}\n", serials.join(" ")),
                 })
+            }
+            Self::Renew { device } => {
+                let body = json!({ "device": device.as_str() });
+                let done = ask.post("/v1/certificates/renew", &body).await?;
+                let serial = done["serial"].as_str().unwrap_or_default();
+                Ok(format!("{device} is told to renew certificate {serial}\n"))
             }
             Self::Revocations { json } => {
                 let view = ask.get("/v1/revocations").await?;
