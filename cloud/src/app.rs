@@ -77,7 +77,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     let cps = open_cps(&config, &reached, state, Arc::clone(&clock)).await?;
     let addresses = reached.certified(&listeners);
     let identity = IdentitySlot::with(cps.authority().own_identity(&addresses).await?);
-    let anchors = Anchors::new(cps.authority().anchors()?)?;
+    let anchors = cps.authority().trust();
     let users = opening::users(&cps, &config.clients)?;
     let bounds = (&config.limits.0, &config.journal);
     let (broker, epoch) = opening::broker(state, &cps, &users, bounds)?;

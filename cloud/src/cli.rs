@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone. It opens no store and no key: only one process ever does.
 
+mod authority;
 mod gateways;
 mod services;
 
@@ -26,6 +27,7 @@ use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{AnySite, Devices, Telemetry};
 use serde_json::json;
 
+use self::authority::Authority;
 use self::gateways::Gateways;
 use self::services::Services;
 use crate::app;
@@ -78,6 +80,9 @@ pub enum Command {
     /// Certificates: list them, renew them, revoke them
     #[command(subcommand)]
     Certificates(Certificates),
+    /// Roots and intermediates: which hold, and others in their place
+    #[command(subcommand)]
+    Authority(Authority),
     /// What is on record, in its order, and when that was as far as it is known
     Records(Records),
     /// Owner key and signing key: show them, rotate them
@@ -196,6 +201,7 @@ impl Cli {
             Command::Devices(devices) => devices.execute(&ask).await?,
             Command::Clients(clients) => clients.execute(&ask).await?,
             Command::Certificates(what) => what.execute(&ask).await?,
+            Command::Authority(what) => what.execute(&ask).await?,
             Command::Records(records) => records.execute(&ask).await?,
             Command::Keys(keys) => keys.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,

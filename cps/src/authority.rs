@@ -4,34 +4,46 @@
 //! request but its key, and hands out nothing that is not in the log.
 
 mod error;
+mod following;
 mod identity;
 mod intermediate;
+mod leaning;
 pub(crate) mod pem;
 mod revoke;
+mod rotation;
 mod signer;
 mod template;
 pub(crate) mod witness;
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
+use holdfast_link::tls::Anchors;
+use holdfast_protocol::certificate::validity;
 use holdfast_protocol::crypto::{Curve, VerifyingKey};
 use holdfast_protocol::csr::Csr;
 use holdfast_protocol::id::{DeviceId, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::Change;
 use holdfast_protocol::renewal::BACKDATE;
+use holdfast_protocol::roots;
 use holdfast_store::{WriteError, Written};
 use rand_core::Rng as _;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use error::AuthorityError;
 pub(crate) use error::csr_reason;
+pub use following::Followed;
+pub(crate) use following::PATH as ROOTS_PATH;
 pub use holdfast_protocol::csr::CsrError;
 pub use holdfast_protocol::record::Serial;
 pub use intermediate::{RenewalError, WINDOW_WARNING};
+pub use leaning::{Leaning, Standing};
 pub use revoke::Whose;
+pub use rotation::RotationError;
 pub use signer::{FileSigner, Signer, SignerError};
 pub use template::{Issuer, Subject, Template, is_private};
 
@@ -82,7 +94,7 @@ pub struct Request<'a> {
 pub struct Issued {
     /// The certificate, DER.
     pub leaf: Vec<u8>,
-    /// Intermediates that go with it, nearest first, without the root.
+    /// What goes with it: the intermediate, and cross-certificates while there are two roots.
     pub chain: Vec<Vec<u8>>,
     /// Its serial.
     pub serial: Serial,
@@ -107,11 +119,72 @@ impl Issued {
 #[derive(Clone, Debug)]
 pub struct Authority {
     core: Core,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// What every handshake of this server believes.
+    trust: Anchors,
+    /// Counts changes of what is believed or of who issues.
+    changes: watch::Sender<u64>,
+    /// One change of roots and issuers at a time.
+    changing: Mutex<()>,
+    /// At the cloud: how gateways stood when they last asked.
+    gateways: Mutex<leaning::Gateways>,
 }
 
 impl Authority {
-    pub(crate) fn new(core: Core) -> Self {
-        Self { core }
+    pub(crate) fn new(core: Core) -> Result<Self, AuthorityError> {
+        let gateways = leaning::Gateways::open(core.keys.folder())?;
+        Ok(Self {
+            core,
+            shared: Arc::new(Shared {
+                trust: Anchors::none(),
+                changes: watch::Sender::new(0),
+                changing: Mutex::default(),
+                gateways: Mutex::new(gateways),
+            }),
+        })
+    }
+
+    /// Makes what is missing, finishes what a power cut interrupted, and believes what is on the disk.
+    pub(crate) fn open(&self) -> Result<(), AuthorityError> {
+        if self.core.cloud.is_none() {
+            self.establish_root()?;
+            self.renew_issuers()?;
+        }
+        self.believe()
+    }
+
+    /// The roots that every handshake of this server believes, as they change.
+    #[must_use]
+    pub fn trust(&self) -> Anchors {
+        self.shared.trust.clone()
+    }
+
+    /// Tells when roots or issuers changed: this server's own certificate may be due then.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Takes over from the disk what is believed.
+    fn believe(&self) -> Result<(), AuthorityError> {
+        let broken = |_| SignerError::Encoding(rcgen::Error::CouldNotParseCertificate);
+        let anchors = self.anchors()?;
+        let chain = self.chain(self.core.config.role.site())?;
+        let since = chain.first().and_then(|der| validity(der));
+        let since = since.map_or(0, |(since, _)| since);
+        self.core.metrics.believes(anchors.len(), since);
+        self.shared.trust.set(anchors).map_err(broken)?;
+        self.shared.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        let lock = self.shared.changing.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Issues a certificate from the party's template.
@@ -162,8 +235,8 @@ impl Authority {
             .collect())
     }
 
-    /// The chain of the issuer that certifies for `site` here (`None`: the cloud's own), its own
-    /// certificate first, the root last.
+    /// The chain of the issuer that certifies for `site` here (`None`: the cloud's own): its own
+    /// certificate first, cross-certificates, roots.
     ///
     /// # Errors
     /// No such issuer, or its files.
@@ -176,19 +249,31 @@ impl Authority {
         Ok(chain)
     }
 
-    /// Root certificates, DER.
+    /// The root certificates believed, DER, the present one first.
     ///
     /// # Errors
     /// The authority has no root yet.
     pub fn anchors(&self) -> Result<Vec<Vec<u8>>, AuthorityError> {
-        let root = match self.core.config.role.site() {
+        let chain = match self.core.config.role.site() {
             None => self.core.keys.signer().chain(&Issuer::Root)?,
             Some(site) => self.chain(Some(site))?,
         };
-        let root = root.into_iter().next_back();
-        Ok(vec![
-            root.ok_or_else(|| SignerError::NoIssuer("root".into()))?,
-        ])
+        let (_, roots) = roots::split(&chain);
+        match roots.is_empty() {
+            true => Err(SignerError::NoIssuer("root".into()).into()),
+            false => Ok(roots),
+        }
+    }
+
+    /// What others are told of roots: cross-certificates, and the roots.
+    pub(crate) fn told(&self) -> Result<[Vec<Vec<u8>>; 2], AuthorityError> {
+        let chain = match self.core.config.role.site() {
+            None => self.core.keys.signer().chain(&Issuer::Root)?,
+            // Its own certificate is no cross-certificate.
+            Some(site) => self.chain(Some(site))?.split_off(1),
+        };
+        let (crosses, roots) = roots::split(&chain);
+        Ok([crosses, roots])
     }
 
     /// Adds a site at the cloud, with an intermediate of its own.
@@ -225,7 +310,7 @@ impl Authority {
             signer.install(&Issuer::Root, &[root])?;
         }
         if signer.chain(&Issuer::Servers)?.is_empty() {
-            self.establish_issuer(Issuer::Servers)?;
+            self.establish_issuer(&Issuer::Servers)?;
         }
         Ok(())
     }
@@ -234,20 +319,20 @@ impl Authority {
     pub(crate) fn establish_site(&self, site: &SiteId) -> Result<(), AuthorityError> {
         let issuer = Issuer::Site(site.clone());
         if self.core.keys.signer().chain(&issuer)?.is_empty() {
-            self.establish_issuer(issuer)?;
+            self.establish_issuer(&issuer)?;
         }
         Ok(())
     }
 
-    fn establish_issuer(&self, issuer: Issuer) -> Result<(), AuthorityError> {
+    fn establish_issuer(&self, issuer: &Issuer) -> Result<(), AuthorityError> {
         let signer = self.core.keys.signer();
-        let spki = signer.prepare(&issuer)?;
-        let chain = self.sign_issuer(&issuer, &self.core.config.server, spki)?;
-        Ok(signer.install(&issuer, &chain)?)
+        let spki = signer.prepare(issuer)?;
+        let chain = self.sign_issuer(issuer, &self.core.config.server, spki)?;
+        Ok(signer.install(issuer, &chain)?)
     }
 
-    /// Signs an intermediate by the root: its own certificate first, the root last.
-    fn sign_issuer(
+    /// Signs an intermediate by the present root: its own certificate first, then what goes with it.
+    pub(crate) fn sign_issuer(
         &self,
         issuer: &Issuer,
         holder: &ServerId,
@@ -265,10 +350,8 @@ impl Authority {
         };
         let template = self.template(subject, spki, config.lives.issuer);
         let signer = self.core.keys.signer();
-        let own = signer.sign(&Issuer::Root, &template)?;
-        Ok(std::iter::once(own)
-            .chain(signer.chain(&Issuer::Root)?)
-            .collect())
+        let (own, root) = signed_within(signer, &Issuer::Root, &template)?;
+        Ok(std::iter::once(own).chain(above_issuers(&root)).collect())
     }
 
     /// Signs by template over the key of a request: the certificate, and the entry to be recorded
@@ -340,12 +423,9 @@ impl Authority {
             true => limit,
             false => template.not_after.min(limit),
         };
-        let leaf = signer.sign(&issuer, &template)?;
+        let (leaf, chain) = signed_within(signer, &issuer, &template)?;
         let draft = issue_draft(&site, device, &leaf, dns)?;
-        let chain = chain
-            .split_last()
-            .map(|(_, above)| above.to_vec())
-            .unwrap_or_default();
+        let (chain, _) = roots::split(&chain);
         let not_after = template.not_after;
         let serial = Serial::new(&template.serial).expect("a random serial begins with a bit");
         Ok((
@@ -380,6 +460,35 @@ impl Authority {
             spki,
         }
     }
+}
+
+/// Signs, and gives the issuer's chain that goes with the signature: another may take its place between
+/// the two.
+fn signed_within(
+    signer: &dyn Signer,
+    issuer: &Issuer,
+    template: &Template,
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), SignerError> {
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        let signed = signer.sign(issuer, template)?;
+        let chain = signer.chain(issuer)?;
+        if chain
+            .first()
+            .is_some_and(|own| roots::is_signed_by(&signed, own))
+        {
+            return Ok((signed, chain));
+        }
+    }
+    Err(SignerError::NoIssuer(issuer.label()))
+}
+
+/// What an issuer keeps above its own certificate, of the root's chain: cross-certificates first,
+/// since a program that looks for a way up takes the first that fits.
+fn above_issuers(root: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let (mut above, roots) = roots::split(root);
+    above.extend(roots);
+    above
 }
 
 /// The entry that logs an issue.

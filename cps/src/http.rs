@@ -5,6 +5,7 @@
 pub mod admin;
 mod api;
 pub mod ask;
+mod authority;
 mod budget;
 mod certificates;
 mod fdo;

@@ -214,10 +214,8 @@ impl Cps {
             cloud,
         }));
         rotation::settle(&core)?;
-        let authority = Authority::new(core.clone());
-        if core.cloud.is_none() {
-            authority.establish_root()?;
-        }
+        let authority = Authority::new(core.clone())?;
+        authority.open()?;
         let cps = Self::assemble(core, authority, ledger, own);
         // What a rotation that was cut left undone; one odd voucher must not keep a server away.
         if let Err(error) = cps.rotation.extend_all().await {

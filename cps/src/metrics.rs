@@ -23,6 +23,8 @@ pub struct Metrics {
     ledger_pruned: Counter,
     relayed: Family<RelayLabels, Counter>,
     registered: Gauge,
+    roots: Gauge,
+    authority_since: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +94,16 @@ impl Metrics {
             pruned,
         );
         registry.register("relay_runs", "TO1 runs by backend", self.relayed.clone());
+        registry.register(
+            "roots",
+            "Root certificates believed; two until the earlier one is retired",
+            self.roots.clone(),
+        );
+        registry.register(
+            "authority_since_seconds",
+            "When the intermediate that certifies here began to be valid, unix time",
+            self.authority_since.clone(),
+        );
         let registered = self.registered.clone();
         registry.register(
             "rendezvous_registered",
@@ -123,6 +135,12 @@ impl Metrics {
         self.refused
             .get_or_create(&RefusedLabels { area, reason })
             .get()
+    }
+
+    pub(crate) fn believes(&self, roots: usize, authority_since: u64) {
+        self.roots.set(i64::try_from(roots).unwrap_or(i64::MAX));
+        let since = i64::try_from(authority_since).unwrap_or(i64::MAX);
+        self.authority_since.set(since);
     }
 
     pub(crate) fn issued(&self) {

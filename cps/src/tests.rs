@@ -21,5 +21,6 @@ mod registry;
 mod rendezvous;
 mod replace;
 mod requests;
+mod rotation;
 mod sync;
 mod times;

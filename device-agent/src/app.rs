@@ -14,6 +14,7 @@ use holdfast_config::cli::{Misuse, Unavailable};
 use holdfast_config::{life, secret_file};
 use holdfast_link::discovery::Discovery;
 use holdfast_link::time::{Clock, SystemClock, SystemTrust};
+use holdfast_link::tls::Anchors;
 use holdfast_protocol::certificate::{self, Leaf, Purpose};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +118,7 @@ impl Agent {
             return Err(Misuse("this device was not onboarded yet".to_owned()).into());
         };
         let ordered = Ordered::of(&self.state);
-        let renewal = self.renewal(&identity, Arc::default(), ordered);
+        let renewal = self.renewal(&identity, (Arc::default(), Anchors::none()), ordered);
         let done = tokio::time::timeout(RENEWAL, renewal.once()).await;
         let done = done.unwrap_or_else(|_| Err("no server answers in time".to_owned()));
         done.map_err(|why| {
@@ -159,7 +160,7 @@ impl Agent {
         let (services, desk) = self.services(identity, servers.clone())?;
         let services = services.believing(room.signers());
         let ordered = Ordered::of(&self.state);
-        let sessions = Arc::default();
+        let (sessions, met) = (Arc::default(), connection.anchors());
         let connection = connection
             .with_desk(desk)
             .with_commands(commands.clone())
@@ -168,7 +169,7 @@ impl Agent {
             .renewed_by(ordered.clone())
             .told_by(room, servers.clone());
         let session = self.session(identity, servers, commands);
-        let renewal = self.renewal(identity, sessions, ordered);
+        let renewal = self.renewal(identity, (sessions, met), ordered);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
@@ -193,7 +194,12 @@ impl Agent {
         }
     }
 
-    fn renewal(&self, identity: &Identity, sessions: Arc<AtomicU32>, ordered: Ordered) -> Renewal {
+    fn renewal(
+        &self,
+        identity: &Identity,
+        (sessions, met): (Arc<AtomicU32>, Anchors),
+        ordered: Ordered,
+    ) -> Renewal {
         Renewal {
             vault: self.vault.clone(),
             state: self.state.clone(),
@@ -201,6 +207,7 @@ impl Agent {
             wish: self.config.renewal,
             ordered,
             sessions,
+            met,
             clock: Arc::clone(&self.clock),
             connect_timeout: self.config.connection.connect_timeout,
         }

@@ -19,6 +19,7 @@ use holdfast_link::discovery::Discovery;
 use holdfast_link::mqtt::{self, Client, Inbox, Publish, PublishError, Qos};
 use holdfast_link::random::SystemRandom;
 use holdfast_link::time::{Clock, SystemClock};
+use holdfast_link::tls::Anchors;
 use holdfast_protocol::alternate::{Alternate, Settings, Step};
 use holdfast_protocol::id::{ServerId, ServiceId};
 use holdfast_protocol::time::{PROPERTY, Time};
@@ -138,6 +139,12 @@ impl Connection {
             sessions: Arc::default(),
             begun: Instant::now(),
         })
+    }
+
+    /// By which servers are believed; it remembers what the last one showed.
+    #[must_use]
+    pub fn anchors(&self) -> Anchors {
+        self.servers.anchors()
     }
 
     /// Hands notices about services over to `desk`, and publishes its reports.

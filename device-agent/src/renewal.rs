@@ -23,10 +23,12 @@ use holdfast_link::time::{Clock, Doubting, SystemClock};
 use holdfast_link::tls::{self, Anchors, Trust};
 use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
 use holdfast_protocol::csr;
-use holdfast_protocol::renewal::Wish;
+use holdfast_protocol::renewal::{BACKDATE, Wish};
+use holdfast_protocol::roots;
 use holdfast_protocol::site_module::{MAX_LIST, ServerAddress, ServerRole, SiteConfig};
 use holdfast_protocol::time::Time;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -37,12 +39,18 @@ use crate::vault::{self, Identity, Vault};
 pub use ordered::Ordered;
 
 /// From one look at the certificate to the next.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
+/// Looks until the time is asked for.
+const LOOKS: u32 = 6;
+/// How often a server is met for nothing but the roots that it shows.
+const ROOTS: Duration = Duration::from_secs(6 * 3600);
 /// Pauses after a failure.
 const PAUSES: Policy = Policy {
     first: Duration::from_secs(2),
     longest: Duration::from_secs(300),
 };
+/// How old a certificate is before the roots that servers no longer show are a reason for another.
+const SETTLED: u64 = 24 * 3600 + BACKDATE.as_secs();
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
 /// Steps of one renewal by the command line: what was left over, another, and its trial.
@@ -65,6 +73,8 @@ pub struct Renewal {
     pub ordered: Ordered,
     /// Sessions begun with the present certificate.
     pub sessions: Arc<AtomicU32>,
+    /// Remembers what the last server showed: another root there is a reason to renew.
+    pub met: Anchors,
     /// Judges, and hears the time from whoever answers.
     pub clock: Arc<SystemClock>,
     /// For one address.
@@ -93,7 +103,7 @@ impl Renewal {
     }
 
     async fn look_after(&self) {
-        let mut backoff = Backoff::new(PAUSES);
+        let (mut backoff, mut met) = (Backoff::new(PAUSES), Instant::now());
         loop {
             let outcome = match self.left_over() {
                 Some(new) => self.try_out(new).await,
@@ -101,7 +111,7 @@ impl Renewal {
                 None => {
                     tokio::select! {
                         () = self.ordered.come() => {}
-                        () = self.rest() => {}
+                        () = self.rest(&mut met) => {}
                     }
                     continue;
                 }
@@ -115,11 +125,6 @@ impl Renewal {
             tokio::time::sleep(backoff.failed(&mut SystemRandom)).await;
             self.ask_time().await;
         }
-    }
-
-    async fn rest(&self) {
-        tokio::time::sleep(LOOK).await;
-        self.ask_time().await;
     }
 
     /// Renews now, once, whatever the rule says: for the command line while no agent runs.
@@ -144,6 +149,40 @@ impl Renewal {
         Err("the servers give one certificate after the other, and take none".to_owned())
     }
 
+    /// Until the next look, or until a server has shown another root.
+    async fn rest(&self, met: &mut Instant) {
+        for _ in 0..LOOKS {
+            tokio::time::sleep(LOOK).await;
+            if self.is_due() {
+                return;
+            }
+        }
+        self.ask_time().await;
+        if met.elapsed() >= ROOTS {
+            *met = Instant::now();
+            self.look_at_roots().await;
+        }
+    }
+
+    /// A session may last for months: what its server shows now is seen in a handshake of its own.
+    async fn look_at_roots(&self) {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let trust = Trust::Anchors(self.met.clone());
+        let Ok(tls) = tls::client_config(trust, None, clock) else {
+            return;
+        };
+        for server in gateway_first(&self.identity.site) {
+            if self
+                .client(&server, &tls)
+                .get("/api/v1/health")
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
+    }
+
     fn is_due(&self) -> bool {
         if self.ordered.is_open() {
             return true;
@@ -152,7 +191,22 @@ impl Renewal {
             self.clock.certain().secs,
             self.sessions.load(Ordering::Relaxed),
         );
-        self.wish.is_due(&self.identity.certificate, now, sessions)
+        self.wish.is_due(&self.identity.certificate, now, sessions) || self.met_other_roots(now)
+    }
+
+    /// Whether the last server showed other roots than we hold. One that follows ours is a reason to
+    /// renew now, since it is ours afterwards whatever the answer says. One that is gone waits until
+    /// the certificate is a day old: servers may differ for a while.
+    fn met_other_roots(&self, now: u64) -> bool {
+        let held = &self.identity.site.anchors;
+        let (crosses, told) = roots::split(&self.met.shown());
+        let believed = roots::believed(held, &told, &crosses);
+        if believed.iter().any(|root| !held.contains(root)) {
+            return true;
+        }
+        let begin = holdfast_protocol::certificate::validity(&self.identity.certificate);
+        let is_settled = begin.is_some_and(|(from, _)| now.saturating_sub(from) > SETTLED);
+        is_settled && !believed.is_empty() && held.iter().any(|root| !believed.contains(root))
     }
 
     /// What was being tried when the agent ended.
@@ -233,12 +287,7 @@ impl Renewal {
         }
         let mut site = self.identity.site.clone();
         site.chain = ders(&answer["chain"])?;
-        // What is believed only grows here: an anchor goes when it is void.
-        for anchor in ders(&answer["anchors"])? {
-            if !site.anchors.contains(&anchor) && site.anchors.len() < MAX_LIST {
-                site.anchors.push(anchor);
-            }
-        }
+        site.anchors = self.roots_after(&ders(&answer["anchors"])?, &site.chain);
         if let Some(keys) = notice_keys(&answer["notice_keys"])? {
             site.notice_keys = keys;
         }
@@ -253,6 +302,20 @@ impl Renewal {
         let kept = vault::write_identity(&new)
             .and_then(|bytes| secret_file::write(&self.state.join(FILE), &bytes));
         kept.map_err(|error| format!("it cannot be kept: {error}"))
+    }
+
+    /// The roots to believe from now on: told, or shown by the last server, and ours or cross-signed by one
+    /// of ours. What nobody tells any more is dropped.
+    fn roots_after(&self, told: &[Vec<u8>], chain: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let held = &self.identity.site.anchors;
+        let (mut crosses, shown) = roots::split(&self.met.shown());
+        crosses.extend(chain.iter().cloned());
+        let mut all = told.to_vec();
+        all.extend(shown.into_iter().filter(|root| !told.contains(root)));
+        match roots::believed(held, &all, &crosses) {
+            none if none.is_empty() => held.clone(),
+            some => some,
+        }
     }
 
     /// Comes in by the new certificate, which makes the old one void; then the new one holds.

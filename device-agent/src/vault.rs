@@ -377,4 +377,4 @@ fn decode_identity(r: &mut Reader<'_>) -> Result<Identity, Fault> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,18 +4,20 @@
 //! Served by [`crate::app`] on the Unix socket; asked by [`crate::cli`]. Only the user who runs the
 //! gateway can open that socket.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::State as Of;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_broker::Broker;
 use holdfast_cps::Cps;
-use holdfast_cps::authority::WINDOW_WARNING;
+use holdfast_cps::authority::{RenewalError, WINDOW_WARNING, serial_of};
 use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::{Answer, admin_router};
+use holdfast_link::https;
 use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_link::tls::IdentitySlot;
+use holdfast_protocol::roots;
 use holdfast_server::reload::Reload;
 use serde::Deserialize;
 use serde_json::json;
@@ -29,6 +31,9 @@ use crate::bridge::{Backlog, DeadLetters, Watched, leftover};
 use crate::config::Rule;
 use crate::uplink::State;
 
+/// Longest wait for the cloud while an operator waits.
+const ASKING: Duration = Duration::from_secs(20);
+
 /// What the verbs work on.
 #[derive(Debug, Clone)]
 pub struct Served {
@@ -40,6 +45,7 @@ pub struct Served {
     rules: Vec<Rule>,
     uplink: watch::Receiver<State>,
     identity: IdentitySlot,
+    cloud: https::Client,
     clock: Arc<SystemClock>,
     reload: Reload,
     started: Instant,
@@ -58,6 +64,7 @@ impl Served {
             rules: app.config.bridge.clone(),
             uplink: app.uplink(),
             identity: app.identity.clone(),
+            cloud: app.cloud.clone(),
             clock: Arc::clone(&app.clock),
             reload: app.reload(),
             started: Instant::now(),
@@ -73,9 +80,26 @@ pub fn router(served: Served) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/bridge", get(remotes))
         .route("/v1/bridge/forget", post(forget))
+        .route("/v1/authority/renew", post(renew_authority))
         .with_state(served)
         .merge(shared)
         .merge(clients)
+}
+
+/// The site's authority gets a fresh key now; the gateway's certificate follows by itself.
+async fn renew_authority(Of(served): Of<Served>) -> Answer {
+    let authority = served.cps.authority();
+    let asked = tokio::time::timeout(ASKING, authority.refresh_intermediate(&served.cloud)).await;
+    let away = "the cloud does not answer; it alone can certify the site's authority: try again when the uplink is back, the present one goes on meanwhile";
+    match asked {
+        Err(_) | Ok(Err(RenewalError::Link(_))) => return Err(Failure::failed(away)),
+        Ok(done) => done.map_err(Failure::failed)?,
+    }
+    let chain = authority.chain(served.cps.config().role.site());
+    let chain = chain.map_err(Failure::failed)?;
+    Ok(Json(json!({
+        "intermediate": chain.first().and_then(|der| serial_of(der)).map(|it| it.to_string()),
+    })))
 }
 
 async fn status(Of(served): Of<Served>) -> Answer {
@@ -93,6 +117,8 @@ async fn status(Of(served): Of<Served>) -> Answer {
         .get()
         .and_then(|own| not_after(own.chain().first()?));
     let window = served.cps.authority().window().map_err(Failure::failed)?;
+    let anchors = served.cps.authority().anchors().map_err(Failure::failed)?;
+    let leads = roots::leads_to(&chain, &anchors);
     let site_ends = chain.first().and_then(|der| not_after(der));
     Ok(Json(json!({
         "server": config.server.to_string(),
@@ -111,6 +137,8 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "journal_rows": figures.journal_rows,
         "certificate_ends": own_ends,
         "site_certificate_ends": site_ends,
+        "root": leads.map(|der| roots::fingerprint(der)),
+        "roots_believed": anchors.len(),
         "offline_window_left_secs": window,
         "offline_window_warning": window.filter(|left| *left < WINDOW_WARNING).map(|_| {
             "the site must see its cloud within this time: let it go online soon"

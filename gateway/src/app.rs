@@ -96,7 +96,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     identity::bound_clock(&clock, &cps.authority().chain(Some(&cloud.site()))?);
     let certified = identity::certified(&config, addresses.clone());
     let identity = IdentitySlot::with(cps.authority().own_identity(&certified).await?);
-    let anchors = Anchors::new(cps.authority().anchors()?)?;
+    let anchors = cps.authority().trust();
     let users = opening::users(&cps, &config.clients)?;
     let bounds = (&config.limits.peers, &config.journal);
     let (broker, began) = opening::broker(state, &cps, &users, bounds)?;

@@ -3,6 +3,7 @@
 //!
 //! Called by `main` alone.
 
+mod authority;
 mod bridge;
 mod services;
 
@@ -22,6 +23,7 @@ use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::records::Records;
 use holdfast_server::cli::{Devices, OwnSite, Telemetry};
 
+use self::authority::Authority;
 use self::bridge::Bridge;
 use self::services::Services;
 use crate::app::{self, BuildError, RunError};
@@ -95,6 +97,9 @@ pub enum Command {
     /// Owner key and signing key: show them, rotate them
     #[command(subcommand)]
     Keys(Keys),
+    /// The site's authority and the roots that are believed
+    #[command(subcommand)]
+    Authority(Authority),
     /// Services that devices work for
     #[command(subcommand)]
     Services(Services),
@@ -145,6 +150,7 @@ impl Cli {
                 }
             }
             Command::Certificates(what) => what.execute(&ask).await?,
+            Command::Authority(what) => what.execute(&ask).await?,
             Command::Records(records) => records.execute(&ask).await?,
             Command::Keys(keys) => keys.execute(&ask).await?,
             Command::Services(services) => services.execute(&ask).await?,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_config::{HostPort, secret_file};
-use holdfast_cps::authority::{RenewalError, WINDOW_WARNING};
+use holdfast_cps::authority::{Followed, RenewalError, WINDOW_WARNING};
 use holdfast_cps::enrol::{self, Cloud, EnrolError, Enrolling, Token};
 use holdfast_cps::{Advertise, Cps, FdoAddress};
 use holdfast_link::discovery::{Interfaces, local_addresses};
@@ -20,15 +20,14 @@ use holdfast_link::https;
 use holdfast_link::time::{FloorError, SystemClock, SystemTrust};
 use holdfast_link::tls::IdentitySlot;
 use holdfast_protocol::certificate;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::discovery::Ports;
 
-/// How often the gateway looks whether its certificate is due.
-const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+/// How often the gateway looks whether its certificate is due, and asks the cloud which roots hold.
+const RENEWAL_CHECK: Duration = Duration::from_secs(10);
 /// How often it looks whether its addresses have changed.
 const ADDRESS_CHECK: Duration = Duration::from_secs(5);
 /// How often while it has none: without an address nobody is served, and the certificate is empty.
@@ -218,9 +217,17 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Looks now and then until cancelled.
+    /// Looks now and then until cancelled. A cloud that does not answer keeps nobody from following
+    /// the machine's addresses.
     pub async fn run(self, stop: CancellationToken) {
-        let mut renewed = Instant::now();
+        let one = Mutex::new(());
+        tokio::join!(
+            self.keep_addresses(&one, &stop),
+            self.keep_authority(&one, &stop)
+        );
+    }
+
+    async fn keep_addresses(&self, one: &Mutex<()>, stop: &CancellationToken) {
         loop {
             let rest = match self.lan.borrow().is_empty() {
                 true => FIRST_ADDRESS_CHECK,
@@ -230,12 +237,34 @@ impl Upkeep {
             if stop.run_until_cancelled(rest).await.is_none() {
                 return;
             }
-            let moved = self.follow_addresses();
-            if moved || renewed.elapsed() >= RENEWAL_CHECK {
-                renewed = Instant::now();
-                self.renew_authority().await;
-                self.renew().await;
+            if self.follow_addresses() {
+                self.renew(one).await;
             }
+        }
+    }
+
+    async fn keep_authority(&self, one: &Mutex<()>, stop: &CancellationToken) {
+        let mut changes = self.cps.authority().changes();
+        loop {
+            let rest = tokio::time::timeout(RENEWAL_CHECK, changes.changed());
+            let Some(rested) = stop.run_until_cancelled(rest).await else {
+                return;
+            };
+            match rested {
+                // Somebody changed the authority: the certificate and the clock's bounds follow at once.
+                Ok(_) => {
+                    if let Ok(chain) = self.cps.authority().chain(self.cps.config().role.site()) {
+                        bound_clock(&self.clock, &chain);
+                    }
+                }
+                Err(_) => {
+                    let asked = stop.run_until_cancelled(self.renew_authority());
+                    if asked.await.is_none() {
+                        return;
+                    }
+                }
+            }
+            self.renew(one).await;
         }
     }
 
@@ -254,23 +283,21 @@ impl Upkeep {
         true
     }
 
-    /// The site's intermediate: monthly, while the cloud is there. Without it the present one goes on.
+    /// The site's intermediate: monthly, and when the cloud has another root, while the cloud is there.
+    /// Without it the present one goes on.
     async fn renew_authority(&self) {
         let authority = self.cps.authority();
-        if !authority.is_intermediate_due().unwrap_or(false) {
-            return;
-        }
-        match authority.refresh_intermediate(&self.cloud).await {
-            Ok(()) => {
-                let site = self.cps.config().role.site();
-                if let Ok(chain) = authority.chain(site) {
-                    bound_clock(&self.clock, &chain);
-                }
-            }
+        match authority.follow(&self.cloud).await {
+            Ok(Followed::Nothing) => return,
+            // The change is heard by whoever keeps the certificate.
+            Ok(Followed::Renewed | Followed::Dropped) => {}
             Err(RenewalError::Link(error)) => {
                 tracing::debug!(%error, "the site's authority is renewed when the cloud is back");
             }
             Err(error) => tracing::warn!(%error, "the site's authority was not renewed"),
+        }
+        if !authority.is_intermediate_due().unwrap_or(false) {
+            return;
         }
         let left = authority.window().ok().flatten();
         if let Some(left) = left.filter(|left| *left < WINDOW_WARNING) {
@@ -281,7 +308,9 @@ impl Upkeep {
         }
     }
 
-    async fn renew(&self) {
+    /// One at a time, so that there is one certificate for one reason.
+    async fn renew(&self, one: &Mutex<()>) {
+        let _one = one.lock().await;
         let addresses = certified(&self.config, self.lan.borrow().clone());
         match self.cps.authority().own_identity(&addresses).await {
             Ok(identity) => self.slot.set(identity),

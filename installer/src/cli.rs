@@ -169,15 +169,28 @@ impl Extend {
     }
 
     fn to_gateway(&self, state: &Path) -> anyhow::Result<String> {
-        let root = match &self.root {
-            Some(given) => trust::read(given)?,
+        let roots = match &self.root {
+            Some(given) => trust::read(given)?.into(),
             None => trust::pinned(state)?,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        runtime.block_on(self.hand_in(state, root))
+        runtime.block_on(self.hand_in(state, &roots))
+    }
+
+    /// The site's root may be about to change: the pinned one vouches for the next.
+    async fn follow_roots(&self, state: &Path, met: &Gateway) -> anyhow::Result<()> {
+        if self.root.is_some() {
+            return Ok(());
+        }
+        if let Some((told, crosses)) = met.roots().await
+            && trust::follow(state, &told, &crosses)?
+        {
+            progress("the site's root has changed, vouched for by the trusted one: noted");
+        }
+        Ok(())
     }
 
     fn notes<'a>(&self, state: &'a Path) -> Notes<'a> {
@@ -185,7 +198,7 @@ impl Extend {
     }
 
     /// Checks all that can be checked without a network first; says what it does as it goes.
-    async fn hand_in(&self, state: &Path, root: trust::Root) -> anyhow::Result<String> {
+    async fn hand_in(&self, state: &Path, roots: &trust::Roots) -> anyhow::Result<String> {
         let signer = key::load(state)?;
         let voucher = paper::read(&self.voucher, &signer.public())?;
         let guid = voucher.guid();
@@ -203,7 +216,7 @@ impl Extend {
             }
         };
         let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
-        let met = Gateway::meet(&addresses, self.site.as_ref(), root, clock)
+        let met = Gateway::meet(&addresses, self.site.as_ref(), roots, clock)
             .await
             .map_err(unavailable)?;
         progress(&format!("gateway {} at {}", met.name, addresses.join(", ")));
@@ -217,7 +230,11 @@ impl Extend {
             progress("extended to it");
             (extended, noted)
         };
-        match met.hand_in(&extended).await {
+        let handed = met.hand_in(&extended).await;
+        if handed.is_ok() {
+            self.follow_roots(state, &met).await?;
+        }
+        match handed {
             Ok(true) => Ok(format!("{} has the voucher of {guid} already\n", met.name)),
             Ok(false) => Ok(format!(
                 "{} took the voucher of {guid}; the device can be powered on\n",

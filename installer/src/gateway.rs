@@ -18,11 +18,12 @@ use holdfast_link::time::Clock;
 use holdfast_link::tls::{PeerFault, Trust, client_config};
 use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::SiteId;
+use holdfast_protocol::roots::MOST_ROOTS;
 use holdfast_protocol::voucher::Voucher;
 use serde_json::Value;
 
 use crate::cli::progress;
-use crate::trust::Root;
+use crate::trust::Roots;
 
 /// How long the LAN is listened to.
 const LISTEN: Duration = Duration::from_secs(4);
@@ -165,10 +166,10 @@ impl Gateway {
     pub(crate) async fn meet(
         addresses: &[String],
         site: Option<&SiteId>,
-        root: Root,
+        roots: &Roots,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GatewayFault> {
-        let config = client_config(Trust::RootHash(root.0), None, clock)
+        let config = client_config(Trust::RootHashes(roots.0.clone()), None, clock)
             .map_err(|error| GatewayFault::Tls(error.to_string()))?;
         let client = |name: String, addresses: &[String]| {
             let endpoint = Endpoint {
@@ -200,6 +201,18 @@ impl Gateway {
             }
         }
         Err(last)
+    }
+
+    /// Which roots it believes, and the cross-certificates between them; nothing of one that does not tell.
+    pub(crate) async fn roots(&self) -> Option<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+        let answer = self.client.get("/api/v1/authority").await.ok()?;
+        let value: Value = serde_json::from_slice(&answer.body).ok()?;
+        let list = |name: &str| -> Option<Vec<Vec<u8>>> {
+            let list = value[name].as_array()?.iter().take(MOST_ROOTS);
+            list.map(|one| STANDARD.decode(one.as_str()?).ok())
+                .collect()
+        };
+        Some((list("roots")?, list("crosses")?))
     }
 
     /// Hands in a voucher; whether the gateway had it before.

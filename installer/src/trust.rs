@@ -2,7 +2,8 @@
 //! gateways show.
 //!
 //! Pinned once by `trust`, or given for one call by `--root`. Without it nothing is sent to anybody:
-//! whoever answers on a LAN could be anyone.
+//! whoever answers on a LAN could be anyone. A root that follows a pinned one is pinned beside it, by the
+//! cross-certificate that the pinned one signed; one that no gateway tells any more is dropped.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use holdfast_config::secret_file;
 use holdfast_link::tls::{AnchorError, Anchors};
 use holdfast_protocol::crypto::{HashAlg, hash};
+use holdfast_protocol::roots;
 
 /// A root certificate has about a kilobyte.
 const MAX_FILE: u64 = 64 * 1024;
@@ -58,6 +60,34 @@ impl std::fmt::Debug for Root {
     }
 }
 
+/// The roots believed: more than one while another takes the first one's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Roots(pub(crate) Vec<[u8; 32]>);
+
+impl From<Root> for Roots {
+    fn from(root: Root) -> Self {
+        Self(vec![root.0])
+    }
+}
+
+impl Roots {
+    /// Those to believe after a gateway, believed by these, has told its own (DER).
+    fn after(&self, told: &[Vec<u8>], crosses: &[Vec<u8>]) -> Self {
+        let digest = |der: &Vec<u8>| -> [u8; 32] {
+            let digest = hash(HashAlg::Sha256, der);
+            digest.value().try_into().expect("SHA-256 has 32 bytes")
+        };
+        let held = told.iter().filter(|der| self.0.contains(&digest(der)));
+        let held: Vec<Vec<u8>> = held.cloned().collect();
+        let believed = roots::believed(&held, told, crosses);
+        match believed.is_empty() {
+            // It was believed by one of ours, and tells of others only: nothing is learnt from it.
+            true => self.clone(),
+            false => Self(believed.iter().map(digest).collect()),
+        }
+    }
+}
+
 /// Reads a certificate file, or a fingerprint (colons and capitals are fine).
 pub(crate) fn read(given: &str) -> Result<Root, TrustFault> {
     let path = Path::new(given);
@@ -90,21 +120,55 @@ pub(crate) fn read(given: &str) -> Result<Root, TrustFault> {
 pub(crate) fn pin(state: &Path, root: Root) -> Result<(), TrustFault> {
     let path = file_of(state);
     match pinned(state) {
-        Ok(known) if known == root => return Ok(()),
-        Ok(known) => return Err(TrustFault::Other(known.to_string(), path)),
+        Ok(known) if known.0.contains(&root.0) => return Ok(()),
+        Ok(known) => return Err(TrustFault::Other(text_of(&known).trim().to_owned(), path)),
         Err(TrustFault::Missing | TrustFault::Damaged(_)) => {}
         Err(fault) => return Err(fault),
     }
+    write(state, &root.into())
+}
+
+/// Pins what a gateway tells of its roots, as far as those pinned vouch for it; whether anything changed.
+pub(crate) fn follow(
+    state: &Path,
+    told: &[Vec<u8>],
+    crosses: &[Vec<u8>],
+) -> Result<bool, TrustFault> {
+    let known = pinned(state)?;
+    let next = known.after(told, crosses);
+    if next == known {
+        return Ok(false);
+    }
+    write(state, &next).map(|()| true)
+}
+
+fn write(state: &Path, roots: &Roots) -> Result<(), TrustFault> {
+    let path = file_of(state);
     secret_file::make_folder(state)
-        .and_then(|()| secret_file::write(&path, format!("{root}\n").as_bytes()))
+        .and_then(|()| secret_file::write(&path, text_of(roots).as_bytes()))
         .map_err(|source| TrustFault::File { path, source })
 }
 
-/// The root pinned before.
-pub(crate) fn pinned(state: &Path) -> Result<Root, TrustFault> {
+fn text_of(roots: &Roots) -> String {
+    let lines = roots.0.iter().map(|hash| format!("{}\n", Root(*hash)));
+    lines.collect()
+}
+
+/// The roots pinned before.
+pub(crate) fn pinned(state: &Path) -> Result<Roots, TrustFault> {
     let path = file_of(state);
     match std::fs::read_to_string(&path) {
-        Ok(text) => from_hex(text.trim()).ok_or(TrustFault::Damaged(path)),
+        Ok(text) => {
+            let roots: Option<Vec<_>> = text
+                .lines()
+                .take(roots::MOST_ROOTS)
+                .map(|line| from_hex(line.trim()).map(|root| root.0))
+                .collect();
+            match roots {
+                Some(roots) if !roots.is_empty() => Ok(Roots(roots)),
+                _ => Err(TrustFault::Damaged(path)),
+            }
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(TrustFault::Missing),
         Err(source) => Err(TrustFault::File { path, source }),
     }
@@ -152,7 +216,10 @@ mod tests {
         let root = read(&format!("{}CD", "AB:".repeat(31))).expect("fingerprint");
         pin(folder.path(), root).expect("pinned");
         pin(folder.path(), root).expect("twice");
-        assert_eq!(pinned(folder.path()).expect("pinned"), root);
+        assert_eq!(pinned(folder.path()).expect("pinned"), root.into());
+        // A gateway that tells of other roots alone teaches nothing.
+        let told = follow(folder.path(), &[b"no root".to_vec()], &[]).expect("told");
+        assert!(!told && pinned(folder.path()).expect("pinned") == root.into());
         let other = pin(folder.path(), Root([1; 32]));
         assert!(matches!(other, Err(TrustFault::Other(..))));
         std::fs::write(file_of(folder.path()), "spoilt").expect("write");

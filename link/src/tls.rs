@@ -28,9 +28,9 @@ use crate::time::Clock;
 pub enum Trust {
     /// Servers of this house, whose chain ends in one of these: no wildcard names, no weak keys.
     Anchors(Anchors),
-    /// Servers that present a chain with the root certificate whose DER has this SHA-256: for first
-    /// contact by an enrolment token, before the root itself is known.
-    RootHash([u8; 32]),
+    /// Servers whose chain shows, and leads to, a root certificate whose DER has one of these SHA-256:
+    /// for first contact by an enrolment token or a printed fingerprint, before the root itself is known.
+    RootHashes(Vec<[u8; 32]>),
 }
 
 /// What a server asks of its clients.

@@ -23,6 +23,7 @@ pub mod notice;
 pub mod record;
 pub mod renewal;
 pub mod rights;
+pub mod roots;
 pub mod rv;
 pub mod site_module;
 pub mod succession;

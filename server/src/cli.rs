@@ -1,6 +1,7 @@
 //! Verbs that gateway and cloud both have. Each binary's own `cli` puts them among its commands; they
 //! ask the running daemon through [`Ask`](crate::ask::Ask) and give back what is to be printed.
 
+pub mod authority;
 pub mod certificates;
 pub mod clients;
 pub mod keys;

@@ -133,8 +133,61 @@ async fn a_device_is_revoked_in_an_outage_and_stays_out() {
     );
     assert_eq!(acknowledged(&world.agent).await, before, "nor by the cloud");
     works(&other).await;
+    the_root_is_replaced(&mut world, &other).await;
     other.stop().await.unwrap();
     world.stop().await.unwrap();
+}
+
+async fn authority(part: &Part) -> Value {
+    let said = part.ask(&["authority", "show", "--json"]).await.unwrap();
+    serde_json::from_str(&said).unwrap()
+}
+
+/// With the site at work: another root, which everybody follows; the old one is retired when the log
+/// says that nobody leans on it; a new device comes in under the new one.
+async fn the_root_is_replaced(world: &mut World, device: &Part) {
+    let old = authority(&world.cloud).await["roots"][0]["sha256"].clone();
+    world
+        .cloud
+        .ask(&["authority", "rotate", "root"])
+        .await
+        .unwrap();
+    let new = authority(&world.cloud).await["roots"][0]["sha256"].clone();
+    assert_ne!(new, old);
+    let retire = ["authority", "retire", old.as_str().unwrap()];
+    let refused = world.cloud.ask(&retire).await.unwrap_err().to_string();
+    assert!(refused.contains("gateway gw1"), "{refused}");
+    // The gateway follows by itself; nobody's session is cut for it.
+    let sessions = acknowledged(device).await;
+    until("the gateway follows", PATIENCE, async || {
+        authority(&world.gateway).await["intermediate"]["root"] == new
+    })
+    .await;
+    assert!(acknowledged(device).await > sessions);
+    works(device).await;
+    // The device sees it when it connects next, and renews.
+    world.gateway.stop().await.unwrap();
+    world.start_gateway().await.unwrap();
+    until("nobody leans on the old root", TOLD, async || {
+        world.cloud.ask(&retire).await.is_ok()
+    })
+    .await;
+    until("the gateway drops it", PATIENCE, async || {
+        authority(&world.gateway).await["roots"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
+    })
+    .await;
+    works(device).await;
+    let mut third = world.another_device("device-c").unwrap();
+    let c = world.make(&third, "C-0001").await.unwrap();
+    let assign = ["vouchers", "assign", &c, "--site", SITE];
+    world.cloud.ask(&assign).await.unwrap();
+    third.start(None).await.unwrap();
+    works(&third).await;
+    third.stop().await.unwrap();
 }
 
 /// A client that would resume its TLS session if it could.

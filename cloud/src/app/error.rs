@@ -8,7 +8,6 @@ use holdfast_cps::authority::AuthorityError;
 use holdfast_cps::lists::ListingError;
 use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::time::FloorError;
-use holdfast_link::tls::AnchorError;
 use holdfast_server::bind::BindError;
 use holdfast_store::StoreError;
 
@@ -68,9 +67,6 @@ pub enum BuildError {
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// The root certificate.
-    #[error(transparent)]
-    Anchors(#[from] AnchorError),
     /// The hashes of clients' passwords.
     #[error(transparent)]
     Passwords(#[from] holdfast_broker::PasswordsError),

@@ -182,10 +182,14 @@ struct Renewal {
 
 impl Renewal {
     async fn run(self, stop: CancellationToken) {
+        let mut changes = self.cps.authority().changes();
         loop {
-            let wait = tokio::time::sleep(RENEWAL_CHECK);
+            let wait = tokio::time::timeout(RENEWAL_CHECK, changes.changed());
             if stop.run_until_cancelled(wait).await.is_none() {
                 return;
+            }
+            if let Err(error) = self.cps.authority().renew_issuers() {
+                tracing::error!(%error, "this server's issuers were not renewed");
             }
             match self.cps.authority().own_identity(&self.addresses).await {
                 Ok(identity) => self.identity.set(identity),

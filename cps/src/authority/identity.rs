@@ -8,6 +8,7 @@ use holdfast_protocol::certificate::validity;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::name::Party;
 use holdfast_protocol::renewal::due_at;
+use holdfast_protocol::roots;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Authority, AuthorityError, BACKDATE, pem};
@@ -31,7 +32,7 @@ impl Authority {
         }
         let issued = self.certify(party, key.public(), addresses).await?;
         let mut chain = issued.full_chain();
-        // A gateway at first contact knows only the root's hash, so the root is shown as well.
+        // Who knows only a root's hash, at first contact, is shown the roots as well.
         chain.extend(self.anchors()?);
         write_secret(&chain_file, pem::chain(&chain).as_bytes())?;
         Ok(Identity::new(chain, key.to_pkcs8_der())?)
@@ -50,6 +51,22 @@ impl Authority {
         }
     }
 
+    /// What this server shows above its own certificate if that is made now.
+    fn above_own(&self, party: &Party) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let chain = self.core.keys.signer().chain(&self.issuer_of(party)?)?;
+        let (mut above, _) = roots::split(&chain);
+        above.extend(self.anchors()?);
+        Ok(above)
+    }
+
+    /// Whether this server's own certificate leads to that root.
+    pub(super) fn own_leads_to(&self, root: &[u8]) -> bool {
+        let kept = read_file(&self.core.keys.folder().join("server.pem"));
+        let chain = kept.ok().flatten();
+        let chain = chain.and_then(|text| pem::certificates(&text));
+        chain.is_some_and(|chain| roots::leads_to(&chain[1..], &[root.to_vec()]).is_some())
+    }
+
     fn still_good(
         &self,
         chain: &[Vec<u8>],
@@ -57,6 +74,11 @@ impl Authority {
         party: &Party,
         addresses: &[IpAddr],
     ) -> bool {
+        // By another authority than the present one, or with other roots: each outlives its use by far,
+        // but nobody should have to lean on what was replaced.
+        if self.above_own(party).ok().as_deref() != chain.get(1..) {
+            return false;
+        }
         let Some((_, leaf)) = chain
             .first()
             .and_then(|der| X509Certificate::from_der(der).ok())

@@ -4,8 +4,8 @@
 
 use holdfast_link::https;
 use holdfast_protocol::certificate::validity;
-use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::roots;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Authority, AuthorityError, Issuer, SignerError, csr_key, issue_draft};
@@ -96,17 +96,21 @@ impl Authority {
     /// # Errors
     /// The chain cannot be read.
     pub fn is_intermediate_due(&self) -> Result<bool, AuthorityError> {
-        let Some(site) = self.core.config.role.site() else {
-            return Ok(false);
-        };
-        let chain = self.chain(Some(site))?;
+        match self.core.config.role.site() {
+            Some(site) => Ok(self.is_aged(&self.chain(Some(site))?)),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether an issuer's certificate is to be replaced by its age.
+    pub(super) fn is_aged(&self, chain: &[Vec<u8>]) -> bool {
         let Some((from, to)) = chain.first().and_then(|der| validity(der)) else {
-            return Ok(true);
+            return true;
         };
         let age = self.core.config.lives.issuer_renewal.as_secs();
         // One that was made for a short life is renewed by a third of it.
         let due = from + age.min((to - from) / 3).max(1);
-        Ok(self.core.clock.certain().secs >= due)
+        self.core.clock.certain().secs >= due
     }
 
     /// At a gateway: asks the cloud for a new intermediate over a fresh key. The present one stays
@@ -136,48 +140,48 @@ impl Authority {
         let given: RenewIssuerGiven = serde_json::from_slice(&answer.body)
             .map_err(|error| RenewalError::Answer(error.to_string()))?;
         let chain: Vec<Vec<u8>> = given.chain.into_iter().map(|Bytes(der)| der).collect();
-        self.check_intermediate(&chain)?;
+        let chain = self.check_intermediate(&chain)?;
         // Its key is fresh: from its first certificate on all is on record.
         self.witness(&chain[0]).await?;
+        let _one = self.changing();
+        // One file, replaced in one step: by whom the site is certified, and in whom it believes.
         signer.install(&issuer, &chain)?;
+        self.believe()?;
         tracing::info!(%site, "the site's intermediate was renewed");
         Ok(())
     }
 
-    /// It must lead to what we believe in, and be what issues for this site.
-    fn check_intermediate(&self, chain: &[Vec<u8>]) -> Result<(), RenewalError> {
+    /// It must lead to what we believe in, and be what issues for this site. The chain to be kept: with
+    /// no root but those we hold and those that one of them has cross-signed.
+    fn check_intermediate(&self, chain: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, RenewalError> {
         let bad = |why: &str| RenewalError::Answer(why.to_owned());
-        let root = chain.last().ok_or_else(|| bad("it is empty"))?;
-        if !self.anchors()?.contains(root) {
+        let (shown, told) = roots::split(chain);
+        let own = shown.first().ok_or_else(|| bad("it is empty"))?;
+        let believed = roots::believed(&self.anchors()?, &told, &shown);
+        if roots::leads_to(&shown, &believed).is_none() {
             return Err(bad("it leads to another root"));
         }
-        for pair in chain.windows(2) {
-            if !is_signed_by(&pair[0], &pair[1]) {
-                return Err(bad("a certificate is not signed by the one above it"));
-            }
-        }
-        let own = X509Certificate::from_der(&chain[0]).ok();
-        let basic = own
+        let parsed = X509Certificate::from_der(own).ok();
+        let basic = parsed
             .as_ref()
             .and_then(|(_, own)| own.basic_constraints().ok()?);
         match basic.map(|basic| (basic.value.ca, basic.value.path_len_constraint)) {
-            Some((true, Some(0))) => Ok(()),
-            _ => Err(bad("it is no authority of path length 0")),
+            Some((true, Some(0))) => {}
+            _ => return Err(bad("it is no authority of path length 0")),
         }
+        if !shown[1..]
+            .iter()
+            .all(|cross| is_endorsement(cross, &believed))
+        {
+            return Err(bad("it brings certificates that do not belong to it"));
+        }
+        Ok(shown.into_iter().chain(believed).collect())
     }
 }
 
-fn is_signed_by(der: &[u8], above: &[u8]) -> bool {
-    let (Ok((_, signed)), Ok((_, issuer))) = (
-        X509Certificate::from_der(der),
-        X509Certificate::from_der(above),
-    ) else {
-        return false;
-    };
-    let key = VerifyingKey::from_spki_der(issuer.public_key().raw);
-    signed.issuer() == issuer.subject()
-        && key.is_ok_and(|key| {
-            let (text, signature) = (signed.tbs_certificate.as_ref(), &signed.signature_value);
-            key.verify_asn1(text, &signature.data).is_ok()
-        })
+/// A cross-certificate of one root that we believe by another.
+pub(super) fn is_endorsement(cross: &[u8], believed: &[Vec<u8>]) -> bool {
+    let key = super::spki_of(cross);
+    believed.iter().any(|root| super::spki_of(root) == key)
+        && believed.iter().any(|root| roots::is_signed_by(cross, root))
 }

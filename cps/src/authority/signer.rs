@@ -1,4 +1,4 @@
-//! Where the authority's private keys are: behind five verbs, so that they can move into a process
+//! Where the authority's private keys are: behind a few verbs, so that they can move into a process
 //! or a device of their own. Called by `authority` alone. A key never comes out. `FileSigner`
 //! keeps them in files of the key folder.
 
@@ -37,7 +37,7 @@ pub enum SignerError {
     Encoding(#[from] rcgen::Error),
 }
 
-/// The five verbs.
+/// The verbs.
 pub trait Signer: Send + Sync + Debug {
     /// Makes the issuer's key if there is none; its public half as SubjectPublicKeyInfo DER.
     ///
@@ -58,13 +58,22 @@ pub trait Signer: Send + Sync + Debug {
     /// The key cannot be made or read.
     fn request_next(&self, issuer: &Issuer) -> Result<Vec<u8>, SignerError>;
 
-    /// Keeps the issuer's certificate chain, DER, its own first and the root last.
+    /// A root's follower: its own certificate over a fresh key, and the cross-certificate by which whoever
+    /// believes the present root believes it. It takes the present one's place with the chain that
+    /// `install` brings for it; the present key is gone then.
+    ///
+    /// # Errors
+    /// No such issuer, or the key cannot be made or read.
+    fn succeed(&self, own: &Template, cross: &Template) -> Result<[Vec<u8>; 2], SignerError>;
+
+    /// Keeps the issuer's certificate chain, DER: its own first, cross-certificates, roots, the present
+    /// one before the earlier.
     ///
     /// # Errors
     /// The first certificate is for neither key of this issuer, or the chain cannot be kept.
     fn install(&self, issuer: &Issuer, chain: &[Vec<u8>]) -> Result<(), SignerError>;
 
-    /// The installed chain, its own certificate first and the root last; empty when none is.
+    /// The installed chain, as `install` got it; empty when none is.
     ///
     /// # Errors
     /// The chain cannot be read.
@@ -120,6 +129,22 @@ impl FileSigner {
         Ok(IssuerKey::new(next))
     }
 
+    /// Signs by the present key, under the name in its certificate.
+    fn certify(
+        &self,
+        issuer: &Issuer,
+        template: &Template,
+        spki: &[u8],
+    ) -> Result<Vec<u8>, SignerError> {
+        let key = self.key(issuer)?;
+        let own = self.chain(issuer)?.into_iter().next();
+        let own = own.ok_or_else(|| SignerError::NoIssuer(issuer.label()))?;
+        let signing = rcgen::Issuer::from_ca_cert_der(&own.into(), &key)?;
+        let subject = rcgen::SubjectPublicKeyInfo::from_der(spki)?;
+        let params = template.params()?;
+        Ok(params.signed_by(&subject, &signing)?.der().to_vec())
+    }
+
     /// Gives the next key the name of the present one, if the chain is for it.
     fn settle(&self, issuer: &Issuer) -> Result<(), SignerError> {
         let next = self.file(issuer, NEXT);
@@ -150,6 +175,7 @@ impl Signer for FileSigner {
     }
 
     fn request(&self, issuer: &Issuer) -> Result<Vec<u8>, SignerError> {
+        let _one = self.lock();
         Ok(holdfast_protocol::csr::request(
             &issuer.label(),
             &self.key(issuer)?.key,
@@ -161,6 +187,15 @@ impl Signer for FileSigner {
         self.settle(issuer)?;
         let key = load_or_make(&self.file(issuer, NEXT))?;
         Ok(holdfast_protocol::csr::request(&issuer.label(), &key))
+    }
+
+    fn succeed(&self, own: &Template, cross: &Template) -> Result<[Vec<u8>; 2], SignerError> {
+        let _one = self.lock();
+        self.settle(&Issuer::Root)?;
+        let next = IssuerKey::new(load_or_make(&self.file(&Issuer::Root, NEXT))?);
+        let spki = next.key.public().to_spki_der();
+        let fresh = own.params()?.self_signed(&next)?.der().to_vec();
+        Ok([fresh, self.certify(&Issuer::Root, cross, &spki)?])
     }
 
     fn install(&self, issuer: &Issuer, chain: &[Vec<u8>]) -> Result<(), SignerError> {
@@ -191,16 +226,13 @@ impl Signer for FileSigner {
     }
 
     fn sign(&self, issuer: &Issuer, template: &Template) -> Result<Vec<u8>, SignerError> {
-        let key = self.key(issuer)?;
-        let params = template.params()?;
-        if let Subject::Root { .. } = template.subject {
-            return Ok(params.self_signed(&key)?.der().to_vec());
+        // Key and chain are two files: not while one of them changes.
+        let _one = self.lock();
+        if matches!(template.subject, Subject::Root { .. }) && self.chain(issuer)?.is_empty() {
+            let key = self.key(issuer)?;
+            return Ok(template.params()?.self_signed(&key)?.der().to_vec());
         }
-        let own = self.chain(issuer)?.into_iter().next();
-        let own = own.ok_or_else(|| SignerError::NoIssuer(issuer.label()))?;
-        let signing = rcgen::Issuer::from_ca_cert_der(&own.into(), &key)?;
-        let subject = rcgen::SubjectPublicKeyInfo::from_der(&template.spki)?;
-        Ok(params.signed_by(&subject, &signing)?.der().to_vec())
+        self.certify(issuer, template, &template.spki)
     }
 }
 

@@ -10,9 +10,10 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::https;
 use holdfast_link::time::Clock;
 use holdfast_link::tls::{Anchors, Purpose, Trust, client_config, verify_chain};
-use holdfast_protocol::crypto::VerifyingKey;
+use holdfast_protocol::crypto::{HashAlg, VerifyingKey, hash};
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::Party;
+use holdfast_protocol::roots;
 use holdfast_protocol::succession::KeyRole;
 use serde::{Deserialize, Serialize};
 
@@ -304,7 +305,7 @@ async fn ask(
     asked: &Asked,
     clock: Arc<dyn Clock>,
 ) -> Result<Given, EnrolError> {
-    let config = client_config(Trust::RootHash(token.root_hash), None, clock)?;
+    let config = client_config(Trust::RootHashes(vec![token.root_hash]), None, clock)?;
     let security = Security::Tls {
         name: token.cloud.clone(),
         config,
@@ -346,15 +347,6 @@ fn check(
     if (Party::Cloud { server }).dns(&domain) != token.cloud {
         return Err(EnrolError::Answer("another cloud than the token's"));
     }
-    let root = given
-        .issuer_chain
-        .last()
-        .ok_or(EnrolError::Answer("no certificate"))?;
-    let root_hash =
-        holdfast_protocol::crypto::hash(holdfast_protocol::crypto::HashAlg::Sha256, &root.0);
-    if root_hash.value() != token.root_hash {
-        return Err(EnrolError::Answer("another root than the token's"));
-    }
     check_own(given, token, &domain, server_key, clock)?;
     let https = if given.https.is_empty() {
         addresses
@@ -385,12 +377,17 @@ fn check_own(
     clock: &dyn Clock,
 ) -> Result<(), EnrolError> {
     let bad = EnrolError::Answer("this gateway's certificate");
-    let root = given
-        .issuer_chain
-        .last()
-        .ok_or(EnrolError::Answer("no certificate"))?;
+    let chain: Vec<Vec<u8>> = given.issuer_chain.iter().map(|der| der.0.clone()).collect();
+    // The holder of the pinned root says which others hold; it must be among them, and lead to ours.
+    let (_, told) = roots::split(&chain);
+    let is_pinned = |der: &&Vec<u8>| hash(HashAlg::Sha256, der).value() == token.root_hash;
+    let pinned = told.iter().find(is_pinned);
+    let pinned = pinned.ok_or(EnrolError::Answer("another root than the token's"))?;
+    if roots::leads_to(&chain, &told).is_none() {
+        return Err(EnrolError::Answer("the site's intermediate"));
+    }
     let anchors =
-        Anchors::new([root.0.clone()]).map_err(|_| EnrolError::Answer("the root certificate"))?;
+        Anchors::new([pinned.clone()]).map_err(|_| EnrolError::Answer("the root certificate"))?;
     let Some((own, above)) = given.server_chain.split_first() else {
         return Err(bad);
     };

@@ -49,6 +49,7 @@ pub fn admin_router(cps: Cps) -> Router {
         .merge(super::lists::admin())
         .merge(super::certificates::admin())
         .merge(super::gateways::admin())
+        .merge(super::authority::admin())
         .merge(super::keys::admin())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)

@@ -36,6 +36,7 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/vouchers", post(hand_in))
         .merge(super::lifecycle::api())
         .merge(super::renew::api())
+        .merge(super::authority::api())
         .layer(DefaultBodyLimit::max(limit))
         .with_state(cps)
 }

@@ -168,6 +168,19 @@ pub(crate) struct Renewed {
 /// Answer of `POST /api/v1/renew/issuer`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RenewIssuerGiven {
-    /// The new intermediate, the root last.
+    /// The new intermediate, cross-certificates, the roots.
     pub(crate) chain: Vec<Bytes>,
+}
+
+/// Answer of `GET /api/v1/authority`, which tells whom to believe; the agent and the installer read it
+/// by its field names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RootsGiven {
+    /// Root certificates, the present one first.
+    pub(crate) roots: Vec<Bytes>,
+    /// Cross-certificates: one root's key, signed by the one before it.
+    pub(crate) crosses: Vec<Bytes>,
+    /// To a gateway: its authority is to be replaced now.
+    #[serde(default)]
+    pub(crate) rotate: bool,
 }

@@ -53,6 +53,8 @@ pub(crate) struct Served {
     pub(crate) folder: TempDir,
     pub(crate) fdo: SocketAddr,
     pub(crate) api: SocketAddr,
+    /// What its listener shows.
+    pub(crate) identity: IdentitySlot,
     stop: DropGuard,
     tasks: tokio::task::JoinSet<()>,
 }
@@ -155,10 +157,9 @@ async fn serve_from(
     let cps = opened.unwrap();
     let cancel = CancellationToken::new();
     let identity = IdentitySlot::with(cps.authority().own_identity(&[LOCAL]).await.unwrap());
-    let anchors = Anchors::new(cps.authority().anchors().unwrap()).unwrap();
     let tls = server_config(
-        identity,
-        ClientAuth::Optional(anchors),
+        identity.clone(),
+        ClientAuth::Optional(cps.authority().trust()),
         Arc::clone(&clock) as _,
     )
     .unwrap();
@@ -187,6 +188,7 @@ async fn serve_from(
         folder,
         fdo: fdo_at,
         api: api_at,
+        identity,
         stop: cancel.drop_guard(),
         tasks,
     }

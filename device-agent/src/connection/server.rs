@@ -41,6 +41,7 @@ pub(super) struct Servers {
     servers: Vec<ServerAddress>,
     client_id: String,
     tls: Arc<rustls::ClientConfig>,
+    anchors: Anchors,
     discovery: Option<(Arc<Discovery>, Duration)>,
     config: config::Connection,
     board: Board,
@@ -62,7 +63,7 @@ impl Servers {
         let anchors = Anchors::new(site.anchors.iter().cloned())
             .map_err(|error| Unusable(error.to_string()))?;
         let tls = tls::client_config(
-            Trust::Anchors(anchors),
+            Trust::Anchors(anchors.clone()),
             Some(IdentitySlot::with(own)),
             clock,
         )
@@ -71,6 +72,7 @@ impl Servers {
             servers: preferred_first(&site.servers),
             client_id: site.device.to_string(),
             tls,
+            anchors,
             discovery,
             config: config.clone(),
             board,
@@ -85,6 +87,11 @@ impl Servers {
     /// Keeps the owner's order: for a service the server that it names comes before the gateway that stands in.
     pub(super) fn prefer_as_told(&mut self, identity: &Identity) {
         self.servers.clone_from(&identity.site.servers);
+    }
+
+    /// By which servers are believed; it remembers what the last one showed.
+    pub(super) fn anchors(&self) -> Anchors {
+        self.anchors.clone()
     }
 
     pub(super) fn ids(&self) -> Vec<ServerId> {

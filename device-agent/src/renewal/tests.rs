@@ -1,5 +1,7 @@
 //! The device's key is rotated on order, and the power goes at every step of it.
 
+mod roots;
+
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -223,6 +225,7 @@ fn room(state: &Path, clock: &Path, address: &str) -> Renewal {
         wish: Wish::default(),
         ordered: Ordered::of(state),
         sessions: Arc::default(),
+        met: Anchors::none(),
         clock: Arc::new(SystemClock::open(clock, SystemTrust::Hint).unwrap()),
         connect_timeout: Duration::from_secs(2),
     }
@@ -243,7 +246,10 @@ async fn cut_everywhere(is_hasty: bool) -> (usize, usize) {
     first.once().await.unwrap();
     assert!(!first.ordered.is_open());
     let now = Vault::new(folder.path()).load().unwrap().identity.unwrap();
-    assert_eq!(*lock(&server.accepted), std::slice::from_ref(&now.certificate));
+    assert_eq!(
+        *lock(&server.accepted),
+        std::slice::from_ref(&now.certificate)
+    );
     assert!(now.certificate != old && now.key.public() != first.identity.key.public());
     assert_eq!(now.site.notice_keys, [server.notices.public()]);
     let recorder = lock(&server.disk).take().unwrap();

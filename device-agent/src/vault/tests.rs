@@ -11,7 +11,7 @@ use holdfast_protocol::time::{Time, TimeQuality};
 
 use super::*;
 
-fn credential(guid: u8) -> DeviceCredential {
+pub(crate) fn credential(guid: u8) -> DeviceCredential {
     DeviceCredential {
         guid: Guid([guid; 16]),
         rendezvous: RendezvousInfo::new(vec![vec![Instruction::Dns("rv.example".into())]]).unwrap(),

@@ -9,7 +9,6 @@ use holdfast_cps::sync::Replaced;
 use holdfast_cps::{KeyError, OpenError};
 use holdfast_link::discovery::DiscoveryError;
 use holdfast_link::time::FloorError;
-use holdfast_link::tls::AnchorError;
 use holdfast_server::bind::BindError;
 use holdfast_store::StoreError;
 
@@ -60,9 +59,6 @@ pub enum BuildError {
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// The root certificate.
-    #[error(transparent)]
-    Anchors(#[from] AnchorError),
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),

@@ -284,7 +284,7 @@ async fn first_contact_by_the_hash_of_the_root() {
             .unwrap();
         let slot = IdentitySlot::with(shown.clone());
         let server = server_config(slot, ClientAuth::None, clock()).unwrap();
-        let client = client_config(Trust::RootHash(pin), None, clock()).unwrap();
+        let client = client_config(Trust::RootHashes(vec![pin]), None, clock()).unwrap();
         match shake(server, client).await.0 {
             Ok(()) => assert!(believed),
             Err(DialError::Untrusted { fault, .. }) => {
@@ -301,7 +301,7 @@ async fn first_contact_by_the_hash_of_the_root() {
         .try_into()
         .unwrap();
     let server = server_config(IdentitySlot::with(liar), ClientAuth::None, clock()).unwrap();
-    let client = client_config(Trust::RootHash(pin), None, clock()).unwrap();
+    let client = client_config(Trust::RootHashes(vec![pin]), None, clock()).unwrap();
     let refused = shake(server, client).await.0;
     assert!(
         matches!(refused, Err(DialError::Untrusted { .. })),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use holdfast_protocol::certificate::validity;
@@ -24,14 +24,21 @@ use super::Trust;
 use super::usage::check_use;
 use crate::time::{Clock, Time, TimeQuality};
 
-/// Root certificates that are believed.
+/// Root certificates that are believed. Clones share them: what is believed may change while listeners
+/// and diallers hold it, and each handshake takes what holds at that moment.
 #[derive(Clone)]
-pub struct Anchors(Arc<Inner>);
+pub struct Anchors(Arc<Shared>);
 
+struct Shared {
+    present: RwLock<Arc<Inner>>,
+    /// What the last server that was believed showed above its own certificate.
+    shown: Mutex<Vec<Vec<u8>>>,
+}
+
+#[derive(Default)]
 struct Inner {
     anchors: Vec<TrustAnchor<'static>>,
     certificates: Vec<CertificateDer<'static>>,
-    subjects: Vec<DistinguishedName>,
 }
 
 /// Why a list of certificates gives no anchors.
@@ -49,43 +56,87 @@ pub enum AnchorError {
 }
 
 impl Anchors {
+    /// Believes in nobody, until told to.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::holding(Inner::default())
+    }
+
+    fn holding(inner: Inner) -> Self {
+        Self(Arc::new(Shared {
+            present: RwLock::new(Arc::new(inner)),
+            shown: Mutex::default(),
+        }))
+    }
+
     /// Takes root certificates in DER.
     ///
     /// # Errors
     /// The list is empty or a member is no certificate.
     pub fn new(roots: impl IntoIterator<Item = Vec<u8>>) -> Result<Self, AnchorError> {
-        let mut inner = Inner {
-            anchors: Vec::new(),
-            certificates: Vec::new(),
-            subjects: Vec::new(),
-        };
+        Ok(Self::holding(Inner::new(roots)?))
+    }
+
+    /// Believes these from now on and no others, and so do all clones.
+    ///
+    /// # Errors
+    /// As [`Anchors::new`]; nothing has changed then.
+    pub fn set(&self, roots: impl IntoIterator<Item = Vec<u8>>) -> Result<(), AnchorError> {
+        let inner = Arc::new(Inner::new(roots)?);
+        *self
+            .0
+            .present
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = inner;
+        Ok(())
+    }
+
+    /// The certificates believed now, in the order given.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.now().certificates.clone()
+    }
+
+    /// What the last server that was believed showed above its own certificate; nothing before the
+    /// first.
+    #[must_use]
+    pub fn shown(&self) -> Vec<Vec<u8>> {
+        let shown = self.0.shown.lock();
+        shown.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, above: &[CertificateDer<'_>]) {
+        let above = above.iter().take(MOST_SHOWN).map(|der| der.to_vec());
+        *self.0.shown.lock().unwrap_or_else(PoisonError::into_inner) = above.collect();
+    }
+
+    fn now(&self) -> Arc<Inner> {
+        let present = self.0.present.read();
+        Arc::clone(&present.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Inner {
+    fn new(roots: impl IntoIterator<Item = Vec<u8>>) -> Result<Self, AnchorError> {
+        let mut inner = Self::default();
         for (index, der) in roots.into_iter().enumerate() {
             let der = CertificateDer::from(der);
             let anchor = anchor_from_trusted_cert(&der)
                 .map_err(|_| AnchorError::Malformed { index })?
                 .to_owned();
-            inner
-                .subjects
-                .push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
             inner.anchors.push(anchor);
             inner.certificates.push(der);
         }
-        if inner.anchors.is_empty() {
-            return Err(AnchorError::Empty);
+        match inner.anchors.is_empty() {
+            true => Err(AnchorError::Empty),
+            false => Ok(inner),
         }
-        Ok(Self(Arc::new(inner)))
-    }
-
-    /// The certificates, as given.
-    #[must_use]
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        &self.0.certificates
     }
 }
 
 impl fmt::Debug for Anchors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Anchors({})", self.0.certificates.len())
+        write!(f, "Anchors({})", self.now().certificates.len())
     }
 }
 
@@ -243,7 +294,7 @@ pub fn verify_chain(
     now: Time,
 ) -> Result<(), PeerFault> {
     let end = EndEntityCert::try_from(leaf).map_err(|error| fault(&error, now.secs))?;
-    build(&end, above, &anchors.0.anchors, purpose, now)?;
+    build(&end, above, &anchors.now().anchors, purpose, now)?;
     if let Some(name) = name {
         end.verify_is_valid_for_subject_name(name)
             .map_err(|_| PeerFault::WrongName {
@@ -252,6 +303,9 @@ pub fn verify_chain(
     }
     check_use(leaf, purpose)
 }
+
+/// Certificates that a server's chain may show and be remembered.
+const MOST_SHOWN: usize = 8;
 
 /// No chain of ours is longer, so a time moved up this often will not hold.
 const LONGEST_CHAIN: usize = 4;
@@ -345,17 +399,25 @@ impl ServerVerifier {
     fn anchors(&self, above: &[CertificateDer<'_>]) -> Result<Anchors, PeerFault> {
         match &self.trust {
             Trust::Anchors(anchors) => Ok(anchors.clone()),
-            Trust::RootHash(hash) => pinned(above, hash),
+            Trust::RootHashes(hashes) => pinned(above, hashes),
         }
     }
 }
 
-fn pinned(above: &[CertificateDer<'_>], hash: &[u8; 32]) -> Result<Anchors, PeerFault> {
-    let root = above
+fn pinned(above: &[CertificateDer<'_>], hashes: &[[u8; 32]]) -> Result<Anchors, PeerFault> {
+    let is_pinned = |der: &&CertificateDer<'_>| {
+        let digest = crypto::hash(HashAlg::Sha256, der);
+        hashes.iter().any(|hash| digest.value() == hash)
+    };
+    let roots: Vec<_> = above
         .iter()
-        .find(|der| crypto::hash(HashAlg::Sha256, der).value() == hash)
-        .ok_or(PeerFault::NotPinned)?;
-    Anchors::new([root.to_vec()]).map_err(|_| PeerFault::Malformed)
+        .filter(is_pinned)
+        .map(|der| der.to_vec())
+        .collect();
+    match roots.is_empty() {
+        true => Err(PeerFault::NotPinned),
+        false => Anchors::new(roots).map_err(|_| PeerFault::Malformed),
+    }
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -370,6 +432,7 @@ impl ServerCertVerifier for ServerVerifier {
         let anchors = self.anchors(above)?;
         let now = self.clock.certain();
         verify_chain(leaf, above, &anchors, Purpose::Server, Some(name), now)?;
+        anchors.note(above);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -438,7 +501,8 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.anchors.0.subjects
+        // No hints: what is believed may change, and the clients of this house have one certificate.
+        &[]
     }
 
     fn verify_client_cert(
