@@ -181,7 +181,7 @@ async fn through_a_hundred_cuts_every_reading_arrives_once_and_in_order() {
     assert_eq!(payloads(&ledger, "b"), (0..150).collect::<Vec<_>>());
     assert!(ledger.connections > 10 && ledger.repeats > 0, "{ledger:?}");
     let own = format!("hf/v1/plant/{}/", DeviceId::from_guid(Guid([0xab; 16])));
-    assert_eq!(ledger.filters.len(), 3);
+    assert_eq!(ledger.filters.len(), 4);
     assert!(
         ledger.filters.iter().all(|filter| filter.starts_with(&own)),
         "{ledger:?}"
