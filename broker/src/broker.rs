@@ -323,7 +323,7 @@ impl Shared {
         let core = &self.core;
         let queues = self.sessions.all().into_iter();
         let queued = queues.fold((0, 0), |(messages, bytes), cell| {
-            let own = cell.shown().waiting();
+            let own = cell.shown().held();
             (messages + own.0 as u64, bytes + own.1 as u64)
         });
         Figures {

@@ -127,6 +127,10 @@ pub struct Limits {
     pub queue_messages: usize,
     /// Bytes in one session's memory queue.
     pub queue_bytes: usize,
+    /// Bytes in the memory queues of all sessions together. Half of it is split into equal parts for
+    /// `connections`, so that a full other half leaves room to each; when it is used up, the fullest
+    /// queues are emptied, and what they lose is counted (`DropReason::MemoryFull`).
+    pub queued_bytes: usize,
     /// Journalled messages of one durable session.
     pub session_rows: u64,
     /// Journalled bytes of one durable session.
@@ -165,6 +169,7 @@ impl Default for Limits {
             subscriptions_in_all: 1_000_000,
             queue_messages: 4096,
             queue_bytes: 1 << 20,
+            queued_bytes: 256 << 20,
             session_rows: 100_000,
             session_row_bytes: 64 << 20,
             journal_rows: 20_000_000,

@@ -181,6 +181,8 @@ impl fmt::Display for CutReason {
 pub enum DropReason {
     /// The session's memory queue was full.
     QueueFull,
+    /// The memory of all queues together was used up, and this was one of the fullest.
+    MemoryFull,
     /// The consumer's part of the journal was full.
     JournalFull,
     /// Its time was over.

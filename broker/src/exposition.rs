@@ -108,7 +108,7 @@ fn counters(figures: &Figures) -> [Line; 9] {
 }
 
 #[rustfmt::skip]
-fn limits(limits: &Limits) -> [(&'static str, u64); 21] {
+fn limits(limits: &Limits) -> [(&'static str, u64); 22] {
     [
         ("connections", limits.connections as u64),
         ("handshakes_per_address", limits.handshakes_per_address as u64),
@@ -122,6 +122,7 @@ fn limits(limits: &Limits) -> [(&'static str, u64); 21] {
         ("subscriptions", limits.subscriptions_in_all as u64),
         ("queue_messages", limits.queue_messages as u64),
         ("queue_bytes", limits.queue_bytes as u64),
+        ("queued_bytes", limits.queued_bytes as u64),
         ("session_rows", limits.session_rows),
         ("session_row_bytes", limits.session_row_bytes),
         ("journal_rows", limits.journal_rows),

@@ -31,9 +31,9 @@ pub struct Figures {
     pub retained: u64,
     /// Bytes of retained messages now.
     pub retained_bytes: u64,
-    /// Messages in the memory queues of connected sessions now.
+    /// Messages in the memory queues of connected sessions now, rows on their way among them.
     pub queued_messages: u64,
-    /// Bytes in the memory queues of connected sessions now.
+    /// Bytes in the memory queues of connected sessions now, rows on their way among them.
     pub queued_bytes: u64,
     /// Wills that wait for their delay now.
     pub wills_waiting: u64,

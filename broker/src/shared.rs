@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::codec::property::Properties;
 use crate::events::EVENTS_KEPT;
-use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Rest, Retained, Route};
+use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Pool, Rest, Retained, Route};
 use crate::figures::OwnFigures;
 use crate::metrics::Counters;
 use crate::{Config, CutReason, DropReason, Event, Message, Rights, rights};
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) clock: Ages,
+    /// The memory of all queues.
+    pool: Arc<Pool>,
     /// Rows below this were in the journal when it was opened: they may have been sent before.
     pub(crate) first_row: AtomicU64,
     keys: AtomicU64,
@@ -51,9 +53,12 @@ impl std::fmt::Debug for Core {
 
 impl Core {
     pub(crate) fn new(config: Config, rights: Arc<dyn Rights>) -> Self {
+        let limits = &config.limits;
+        let pool = Arc::new(Pool::new(limits.queued_bytes, limits.connections));
         Self {
             config,
             rights,
+            pool,
             exchange: Exchange::default(),
             retained: Retained::default(),
             own_figures: OwnFigures::default(),
@@ -78,6 +83,8 @@ impl Core {
         Bounds {
             messages: self.config.limits.queue_messages,
             bytes: self.config.limits.queue_bytes,
+            own: self.pool.own(),
+            pool: Arc::clone(&self.pool),
         }
     }
 
@@ -227,7 +234,16 @@ impl Core {
         if mailbox.bridge {
             return false;
         }
-        let place = mailbox.deliver(delivery.clone());
+        let mut place = mailbox.deliver(delivery.clone());
+        if place.starved {
+            for (emptied, lost) in self.pool.relieve() {
+                self.dropped(&emptied.name, DropReason::MemoryFull, lost);
+            }
+            place = mailbox.deliver(delivery.clone());
+        }
+        if place.grown {
+            self.pool.remember(mailbox);
+        }
         if place.refused == 0 {
             return place.crowded;
         }

@@ -320,9 +320,25 @@ impl<S: Schema> Engine<S> {
                     let error = StoreError::Misuse("refused an operation that is not there".into());
                     self.fail(batch, &error);
                 }
-                Err(Halt::Store(error)) => self.fail(batch, &error),
+                Err(Halt::Store(error)) => rest = self.fail_or_reserve(batch, &error),
             }
         }
+    }
+
+    /// The first batch that meets the full disk: what must get through is tried again with the
+    /// reserve's space, the others fail.
+    fn fail_or_reserve(&mut self, batch: Vec<S::Op>, error: &StoreError) -> Vec<S::Op> {
+        if !error.is_full() || self.reserve.in_use() {
+            self.fail(batch, error);
+            return Vec::new();
+        }
+        let (again, failed): (Vec<_>, Vec<_>) = batch.into_iter().partition(S::essential);
+        self.fail(failed, error);
+        if self.reserve.in_use() {
+            return again;
+        }
+        self.schema.failed(again, error);
+        Vec::new()
     }
 
     /// The last operation of `batch` was refused: commits the others, then answers all.

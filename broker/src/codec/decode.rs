@@ -453,7 +453,7 @@ fn subscribe(body: &[u8], v5: bool) -> Result<Subscribe, Fault> {
 fn entry(found: &SubEntry) -> Result<Entry, Fault> {
     let options = found.sub_opts();
     let no_local = options.nl();
-    let filter = clear(found.topic_filter())?;
+    let filter = some(clear(found.topic_filter())?)?;
     if no_local && filter.starts_with("$share/") {
         // [MQTT-3.8.3-4]
         return Err(Fault::Protocol);
@@ -471,6 +471,14 @@ fn entry(found: &SubEntry) -> Result<Entry, Fault> {
     })
 }
 
+/// A filter has a character at least [MQTT-4.7.3-1].
+fn some(filter: String) -> Result<String, Fault> {
+    if filter.is_empty() {
+        return Err(Fault::Malformed);
+    }
+    Ok(filter)
+}
+
 fn unsubscribe(body: &[u8], v5: bool) -> Result<Unsubscribe, Fault> {
     let (packet_id, _) = packet_id(body)?;
     let filters: Result<Vec<String>, Fault> = if v5 {
@@ -480,7 +488,7 @@ fn unsubscribe(body: &[u8], v5: bool) -> Result<Unsubscribe, Fault> {
         found
             .entries()
             .iter()
-            .map(|text| clear(text.as_str()))
+            .map(|text| some(clear(text.as_str())?))
             .collect()
     } else {
         let (found, used) = v3_1_1::Unsubscribe::parse(body).map_err(|error| fault(&error))?;
@@ -488,7 +496,7 @@ fn unsubscribe(body: &[u8], v5: bool) -> Result<Unsubscribe, Fault> {
         found
             .entries()
             .iter()
-            .map(|text| clear(text.as_str()))
+            .map(|text| some(clear(text.as_str())?))
             .collect()
     };
     Ok(Unsubscribe {

@@ -11,47 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::{Delivery, Options, Patience};
+use super::{ConsumerId, Delivery, Outcome, Patience, Place, Pool, TailRow, Taken};
 use crate::{Identity, Message, Qos};
-
-/// A durable consumer's number in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ConsumerId(pub(crate) u32);
-
-/// A row that was committed just now, kept in memory for its reader.
-#[derive(Debug, Clone)]
-pub(crate) struct TailRow {
-    pub(crate) id: u64,
-    pub(crate) message: Arc<Message>,
-    pub(crate) options: Arc<Options>,
-    pub(crate) retained: bool,
-}
-
-/// What the journal says to a connection about what it handed in, in that order.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// One code per PUBACK or PUBREC that waits.
-    Codes(Vec<u8>),
-    /// One code per PUBCOMP that waits.
-    Completed(Vec<u8>),
-    /// So many PUBACKs and PUBRECs fail.
-    Failed(usize),
-    /// PUBCOMPs or PUBRELs fail.
-    NotCompleted,
-    /// These outgoing QoS 2 rows are released (PUBREL may go).
-    Released(Vec<u64>),
-}
-
-/// Where a delivery went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Messages taken.
-    pub(crate) taken: usize,
-    /// Messages refused: the queue is full.
-    pub(crate) refused: usize,
-    /// The queue is more than half full: the sender should let others run.
-    pub(crate) crowded: bool,
-}
 
 /// One receiver.
 #[derive(Debug)]
@@ -69,6 +30,9 @@ pub(crate) struct Mailbox {
     /// Its rows in the journal, as of the last batch.
     rows: AtomicU64,
     consumer: AtomicU64,
+    /// Its rows of limited life up to here may have been sent: in earlier runs, and by now.
+    sent_before: AtomicU64,
+    marked: AtomicU64,
     connected: AtomicBool,
     inner: Mutex<Inner>,
     wake: Notify,
@@ -78,10 +42,13 @@ pub(crate) struct Mailbox {
 }
 
 /// Bounds of the memory queue.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bounds {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
+    /// Bytes of its own; what it holds beyond them comes from the pool.
+    pub(crate) own: usize,
+    pub(crate) pool: Arc<Pool>,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +61,10 @@ struct Inner {
     bytes: usize,
     tail: VecDeque<TailRow>,
     tail_bytes: usize,
+    /// Bytes taken from the pool.
+    beyond: usize,
+    /// The pool knows that it is large.
+    remembered: bool,
     /// Rows are in the journal that are not in `tail`.
     behind: bool,
     /// A reader is taking a snapshot: what it will see is not known yet.
@@ -103,15 +74,6 @@ struct Inner {
     outcomes: VecDeque<Outcome>,
     /// By topic, the lowest number of the repeat filter that was refused on this connection.
     refused: HashMap<Arc<str>, (u64, u64)>,
-}
-
-/// What the reader got.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    /// These rows, from memory.
-    Rows(Vec<TailRow>),
-    /// Read the journal after this row, then say so with [`Mailbox::read_done`].
-    Behind(u64),
 }
 
 impl Mailbox {
@@ -125,6 +87,8 @@ impl Mailbox {
             take_qos0: AtomicBool::new(false),
             rows: AtomicU64::new(0),
             consumer: AtomicU64::new(0),
+            sent_before: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             inner: Mutex::default(),
             wake: Notify::new(),
@@ -138,11 +102,12 @@ impl Mailbox {
             client_id: (&**name).into(),
             subject: Arc::clone(name),
         };
-        Self {
-            bridge: true,
-            take_qos0: AtomicBool::new(take_qos0),
-            ..Self::new(key, identity, bounds)
-        }
+        // The own parts are split among the connections.
+        let bounds = Bounds { own: 0, ..bounds };
+        let mut mailbox = Self::new(key, identity, bounds);
+        mailbox.bridge = true;
+        mailbox.take_qos0 = AtomicBool::new(take_qos0);
+        mailbox
     }
 
     /// Whose it is.
@@ -184,6 +149,24 @@ impl Mailbox {
         self.rows.store(rows, Ordering::Relaxed);
     }
 
+    /// Rows of limited life up to this one may have been sent in an earlier run.
+    pub(crate) fn sent_before(&self) -> u64 {
+        self.sent_before.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_sent_before(&self, row: u64) {
+        self.sent_before.store(row, Ordering::Relaxed);
+    }
+
+    /// Up to here the journal has it that they may have been sent.
+    pub(crate) fn marked(&self) -> u64 {
+        self.marked.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_marked(&self, row: u64) {
+        self.marked.store(row, Ordering::Release);
+    }
+
     pub(crate) fn connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }
@@ -199,6 +182,7 @@ impl Mailbox {
         for delivery in &shared {
             inner.forget(delivery.messages());
         }
+        inner.give_back(&self.bounds);
         shared.into()
     }
 
@@ -215,6 +199,7 @@ impl Mailbox {
         inner.careful = VecDeque::new();
         inner.messages = 0;
         inner.bytes = 0;
+        inner.give_back(&self.bounds);
         inner.outcomes = VecDeque::new();
         inner.refused = HashMap::new();
         self.tight.store(false, Ordering::Relaxed);
@@ -228,21 +213,28 @@ impl Mailbox {
         let mut inner = self.lock();
         if !self.connected() {
             return Place {
-                taken: 0,
                 refused: offered,
-                crowded: false,
+                ..Place::default()
             };
         }
         let mut taken = 0;
+        let mut weights = 0;
         for message in delivery.messages() {
             let weight = message.weight();
-            if inner.messages >= self.bounds.messages || inner.bytes + weight > self.bounds.bytes {
+            if inner.messages + taken >= self.bounds.messages
+                || inner.bytes + weights + weight > self.bounds.bytes
+            {
                 break;
             }
-            inner.messages += 1;
-            inner.bytes += weight;
+            weights += weight;
             taken += 1;
         }
+        let starved = !inner.reserve(&self.bounds, weights);
+        if starved {
+            (taken, weights) = (0, 0);
+        }
+        inner.messages += taken;
+        inner.bytes += weights;
         delivery.to = delivery.from + taken;
         if taken > 0 {
             if delivery.careful() {
@@ -256,6 +248,7 @@ impl Mailbox {
         if crowded {
             self.tight.store(true, Ordering::Relaxed);
         }
+        let grown = inner.grown();
         drop(inner);
         if taken > 0 {
             self.wake.notify_one();
@@ -264,7 +257,54 @@ impl Mailbox {
             taken,
             refused: offered - taken,
             crowded,
+            starved,
+            grown,
         }
+    }
+
+    /// Empties the queue for want of memory: how many live messages are lost. Rows are read again.
+    pub(super) fn shed(&self) -> usize {
+        let mut inner = self.lock();
+        let lost = std::mem::take(&mut inner.messages);
+        inner.fast = VecDeque::new();
+        inner.careful = VecDeque::new();
+        inner.bytes = 0;
+        if !inner.tail.is_empty() {
+            inner.tail = VecDeque::new();
+            inner.tail_bytes = 0;
+            inner.behind = true;
+        }
+        inner.give_back(&self.bounds);
+        self.tight.store(false, Ordering::Relaxed);
+        drop(inner);
+        self.patience.next();
+        self.wake.notify_one();
+        if self.bridge {
+            self.wake.notify_waiters();
+        }
+        lost
+    }
+
+    /// Bytes taken from the pool.
+    pub(super) fn beyond(&self) -> usize {
+        self.lock().beyond
+    }
+
+    /// True when it takes nothing from the pool; it is to be remembered anew when it grows.
+    pub(super) fn small_again(&self) -> bool {
+        let mut inner = self.lock();
+        let small = inner.beyond == 0;
+        inner.remembered &= !small;
+        small
+    }
+
+    /// Messages and bytes in memory, rows of the journal among them.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (
+            inner.messages + inner.tail.len(),
+            inner.bytes + inner.tail_bytes,
+        )
     }
 
     /// Takes a QoS 0 delivery out.
@@ -272,6 +312,7 @@ impl Mailbox {
         let mut inner = self.lock();
         let delivery = inner.fast.pop_front()?;
         inner.forget(delivery.messages());
+        inner.give_back(&self.bounds);
         self.eased(&inner);
         Some(delivery)
     }
@@ -287,6 +328,7 @@ impl Mailbox {
             inner.careful.push_front(rest);
         }
         inner.forget(delivery.messages());
+        inner.give_back(&self.bounds);
         self.eased(&inner);
         Some(delivery)
     }
@@ -316,8 +358,8 @@ impl Mailbox {
     }
 
     /// Hands rows over, in order; what memory has no room for the reader will find in the journal.
-    /// Rows that it has or had are passed over.
-    pub(crate) fn push_rows(&self, rows: Vec<TailRow>) {
+    /// Rows that it has or had are passed over. True when the pool should remember this queue.
+    pub(crate) fn push_rows(&self, rows: Vec<TailRow>) -> bool {
         let mut inner = self.lock();
         let listening = self.bridge || self.connected();
         let mut new = false;
@@ -330,21 +372,23 @@ impl Mailbox {
             let weight = row.message.weight();
             let full = inner.tail.len() >= self.bounds.messages
                 || inner.tail_bytes + weight > self.bounds.bytes;
-            if inner.behind || full || !listening {
+            if inner.behind || full || !listening || !inner.reserve(&self.bounds, weight) {
                 inner.behind = true;
             } else {
                 inner.tail_bytes += weight;
                 inner.tail.push_back(row);
             }
         }
+        let grown = inner.grown();
         drop(inner);
         if !new {
-            return;
+            return grown;
         }
         self.wake.notify_one();
         if self.bridge {
             self.wake.notify_waiters();
         }
+        grown
     }
 
     /// The next rows, at most `max`, for a reader that goes through them once.
@@ -360,6 +404,7 @@ impl Mailbox {
                 rows.push(row);
             }
         }
+        inner.give_back(&self.bounds);
         if rows.is_empty() && inner.behind && max > 0 {
             // Rows committed from here on go to memory; the snapshot to be taken may hold them too,
             // and they are skipped then.
@@ -381,6 +426,7 @@ impl Mailbox {
             inner.behind = true;
             inner.tail = VecDeque::new();
             inner.tail_bytes = 0;
+            inner.give_back(&self.bounds);
         }
     }
 
@@ -389,6 +435,7 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.tail = VecDeque::new();
         inner.tail_bytes = 0;
+        inner.give_back(&self.bounds);
         inner.taken = row;
         inner.behind = true;
     }
@@ -409,6 +456,7 @@ impl Mailbox {
         }
         inner.tail.retain(|kept| kept.id != row);
         inner.tail_bytes = inner.tail.iter().map(|kept| kept.message.weight()).sum();
+        inner.give_back(&self.bounds);
         true
     }
 
@@ -499,7 +547,40 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.bounds.pool.give(inner.beyond);
+    }
+}
+
 impl Inner {
+    /// Takes from the pool what so much more needs beyond the own part; false when it is not there.
+    fn reserve(&mut self, bounds: &Bounds, more: usize) -> bool {
+        let beyond = (self.bytes + self.tail_bytes + more).saturating_sub(bounds.own);
+        if beyond > self.beyond {
+            if !bounds.pool.take(beyond - self.beyond) {
+                return false;
+            }
+            self.beyond = beyond;
+        }
+        true
+    }
+
+    /// Gives the pool what is not needed any more.
+    fn give_back(&mut self, bounds: &Bounds) {
+        let beyond = (self.bytes + self.tail_bytes).saturating_sub(bounds.own);
+        if beyond < self.beyond {
+            bounds.pool.give(self.beyond - beyond);
+            self.beyond = beyond;
+        }
+    }
+
+    /// True once when it has grown beyond its own part.
+    fn grown(&mut self) -> bool {
+        self.beyond > 0 && !std::mem::replace(&mut self.remembered, true)
+    }
+
     fn forget(&mut self, messages: &[Arc<Message>]) {
         self.messages -= messages.len();
         self.bytes -= messages

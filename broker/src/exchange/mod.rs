@@ -5,8 +5,10 @@
 //! until a subscription or a right changes. It stores nothing and writes to no socket.
 
 mod batch;
+mod handed;
 mod mailbox;
 mod patience;
+mod pool;
 mod retained;
 mod route;
 #[cfg(test)]
@@ -14,8 +16,10 @@ mod tests;
 mod tree;
 
 pub(crate) use batch::{Batch, Delivery};
-pub(crate) use mailbox::{Bounds, ConsumerId, Mailbox, Outcome, TailRow, Taken};
+pub(crate) use handed::{ConsumerId, Outcome, Place, TailRow, Taken};
+pub(crate) use mailbox::{Bounds, Mailbox};
 pub(crate) use patience::{Patience, Rest};
+pub(crate) use pool::Pool;
 pub(crate) use retained::Retained;
 pub(crate) use route::{Exchange, Options, Route};
 pub(crate) use tree::Subscription;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::mailbox::{Bounds, Mailbox, TailRow, Taken};
+use super::mailbox::{Bounds, Mailbox};
 use super::tree::{Subscription, Tree};
-use super::{Batch, Delivery, Options};
+use super::{Batch, Delivery, Options, Pool, TailRow, Taken};
 use crate::{Identity, Message, Qos, topic};
 
 fn mailbox(key: u64, messages: usize) -> Arc<Mailbox> {
@@ -21,6 +21,8 @@ fn mailbox(key: u64, messages: usize) -> Arc<Mailbox> {
         Bounds {
             messages,
             bytes: 100_000,
+            own: 0,
+            pool: Arc::new(Pool::new(1_000_000, 0)),
         },
     );
     mailbox.set_connected(true);

@@ -124,7 +124,7 @@ impl Ledger {
                 }
             },
             // A row whose release is not in stays as it was: after a reconnect it is sent again.
-            Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } => {
+            Op::Forget { mailbox, .. } | Op::Release { mailbox, .. } | Op::Sent { mailbox, .. } => {
                 mailbox.push_outcome(Outcome::NotCompleted);
             }
             Op::Settle { answer, .. } | Op::Drop { answer, .. } | Op::Will { answer, .. } => {
@@ -151,6 +151,10 @@ impl Ledger {
                 if let Some(answer) = answer {
                     let _ = answer.send(Ok(()));
                 }
+            }
+            Op::Sent { up_to, mailbox, .. } => {
+                mailbox.set_marked(up_to);
+                mailbox.push_outcome(Outcome::Marked);
             }
             Op::Release { rows, mailbox, .. } => mailbox.push_outcome(Outcome::Released(rows)),
             Op::Forget { codes, mailbox, .. } => mailbox.push_outcome(Outcome::Completed(codes)),

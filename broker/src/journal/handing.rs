@@ -59,7 +59,7 @@ impl Ledger {
             }
         }
         for (mailbox, rows) in runs.into_values() {
-            mailbox.push_rows(rows);
+            hand(&mailbox, rows);
         }
     }
 }
@@ -100,7 +100,7 @@ impl Handing {
             };
             match self.open.get_mut(index) {
                 Some((_, rows)) => rows.push(row),
-                None if twice => claimed.mailbox.push_rows(vec![row]),
+                None if twice => hand(&claimed.mailbox, vec![row]),
                 None => self.open.push((claimed.mailbox, vec![row])),
             }
         }
@@ -108,7 +108,13 @@ impl Handing {
 
     pub(super) fn end(&mut self) {
         for (mailbox, rows) in self.open.drain(..) {
-            mailbox.push_rows(rows);
+            hand(&mailbox, rows);
         }
+    }
+}
+
+fn hand(mailbox: &Arc<Mailbox>, rows: Vec<TailRow>) {
+    if mailbox.push_rows(rows) {
+        mailbox.bounds.pool.remember(mailbox);
     }
 }

@@ -47,7 +47,10 @@ impl Ledger {
                 (account.rows, account.bytes) = counts.value();
             }
             mailbox.set_rows(account.rows);
+            let sent = tables.sent.get(id)?.map_or(0, |sent| sent.value());
+            mailbox.set_marked(sent);
             if first {
+                mailbox.set_sent_before(sent);
                 mailbox.rewind(0);
                 loaded.consumers.push((ConsumerId(id), record, mailbox));
             } else {

@@ -54,6 +54,16 @@ pub(crate) struct StoredRow {
     pub(crate) released: bool,
 }
 
+impl StoredRow {
+    /// A fresh row: no PUBREC can have come.
+    pub(crate) fn unreleased(row: TailRow) -> Self {
+        Self {
+            row,
+            released: false,
+        }
+    }
+}
+
 impl Journal {
     /// Opens the store and loads what is kept in memory.
     pub(crate) fn open(medium: Medium, core: &Arc<Core>) -> Result<(Self, Loaded), StoreError> {

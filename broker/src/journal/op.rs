@@ -190,6 +190,13 @@ pub(crate) enum Op {
         rows: Vec<u64>,
         mailbox: Arc<Mailbox>,
     },
+    /// Rows of limited life up to this one are about to be sent: from then on their time does not run
+    /// out, also after a restart [MQTT-4.3.3-7].
+    Sent {
+        consumer: ConsumerId,
+        up_to: u64,
+        mailbox: Arc<Mailbox>,
+    },
     /// Incoming QoS 2 packet ids whose PUBREL came; answered by one code each.
     Forget {
         consumer: ConsumerId,
@@ -240,6 +247,7 @@ impl fmt::Debug for Op {
             Self::Accept { .. } => "Accept",
             Self::Settle { .. } => "Settle",
             Self::Release { .. } => "Release",
+            Self::Sent { .. } => "Sent",
             Self::Forget { .. } => "Forget",
             Self::Open { .. } => "Open",
             Self::Left { .. } => "Left",

@@ -142,6 +142,13 @@ impl Ledger {
                     release(tables, consumer.0, *row)?;
                 }
             }
+            Op::Sent {
+                consumer, up_to, ..
+            } => {
+                if self.accounts.contains_key(&consumer.0) {
+                    tables.sent.insert(consumer.0, *up_to)?;
+                }
+            }
             Op::Forget {
                 consumer,
                 packet_ids,
@@ -221,6 +228,7 @@ impl Ledger {
         }
         tables.consumers.remove(id)?;
         tables.counts.remove(id)?;
+        tables.sent.remove(id)?;
         let ids = (id, "")..(id + 1, "");
         tables.subscriptions.retain_in(ids, |_, _| false)?;
         tables

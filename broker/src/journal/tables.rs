@@ -40,6 +40,8 @@ pub(super) const REPEATS: TableDefinition<(&str, &str), (u64, u64)> =
 /// (consumer, packet id) of incoming QoS 2 messages between PUBREC and PUBREL.
 pub(super) const RECEIVED: TableDefinition<(u32, u16), ()> = TableDefinition::new("received");
 
+/// Consumer -> the last row of limited life that may have been sent: no such row after it was.
+pub(super) const SENT: TableDefinition<u32, u64> = TableDefinition::new("sent");
 /// Client id -> its will, while it is connected or the will waits.
 pub(super) const WILLS: TableDefinition<&str, &[u8]> = TableDefinition::new("wills");
 
@@ -55,6 +57,7 @@ pub(super) struct Tables<'tx> {
     pub(super) retained: Table<'tx, &'static str, &'static [u8]>,
     pub(super) repeats: Table<'tx, (&'static str, &'static str), (u64, u64)>,
     pub(super) received: Table<'tx, (u32, u16), ()>,
+    pub(super) sent: Table<'tx, u32, u64>,
     pub(super) wills: Table<'tx, &'static str, &'static [u8]>,
 }
 
@@ -71,6 +74,7 @@ impl<'tx> Tables<'tx> {
             retained: tx.open_table(RETAINED)?,
             repeats: tx.open_table(REPEATS)?,
             received: tx.open_table(RECEIVED)?,
+            sent: tx.open_table(SENT)?,
             wills: tx.open_table(WILLS)?,
         })
     }

@@ -87,6 +87,14 @@ impl Client {
                 mailbox: Arc::clone(mailbox),
             });
         }
+        if let Some(up_to) = self.to_mark.take() {
+            self.outstanding += 1;
+            ops.push(Op::Sent {
+                consumer,
+                up_to,
+                mailbox: Arc::clone(mailbox),
+            });
+        }
         if !self.forgotten.is_empty() {
             self.outstanding += 1;
             ops.push(Op::Forget {
@@ -116,6 +124,10 @@ impl Client {
                             codec::ack(&mut self.out, AckKind::Pubcomp, id, code, self.v5);
                         }
                     }
+                }
+                Outcome::Marked => {
+                    let rows = std::mem::take(&mut self.unmarked);
+                    self.send_stored(rows);
                 }
                 Outcome::Released(rows) => {
                     for row in rows {

@@ -17,7 +17,7 @@ use crate::codec::{
     self, Ack, AckKind, Disconnect, Fault, Flow, Packet, Publish, Subscribe, Unsubscribe, code,
 };
 use crate::exchange::{ConsumerId, Mailbox, Rest, Route};
-use crate::journal::{Entry, Stamp};
+use crate::journal::{Entry, Stamp, StoredRow};
 use crate::shared::Core;
 use crate::{Identity, Message, Qos, rights};
 
@@ -63,6 +63,9 @@ pub(crate) struct Client {
     pub(super) handed: VecDeque<std::time::Instant>,
     /// A row taken that has to wait for its packet id.
     pub(super) stalled: Option<crate::exchange::TailRow>,
+    /// Rows taken that wait until the journal has it that they are sent, and up to where it is to say so.
+    pub(super) unmarked: Vec<StoredRow>,
+    pub(super) to_mark: Option<u64>,
     /// What it remembers of topics; a connection that is merely there has none.
     pub(super) memory: Option<Box<Memory>>,
     pub(super) slots: VecDeque<Slot>,
@@ -151,6 +154,8 @@ impl Client {
             outstanding: 0,
             handed: VecDeque::new(),
             stalled: None,
+            unmarked: Vec::new(),
+            to_mark: None,
             memory: None,
             slots: VecDeque::new(),
             completing: VecDeque::new(),
@@ -191,7 +196,7 @@ impl Client {
         self.heard = true;
         match codec::decode(first, body, self.v5)? {
             Packet::Publish(publish) => self.publish(publish)?,
-            Packet::Ack(ack) => self.acknowledged(ack),
+            Packet::Ack(ack) => self.acknowledged(ack)?,
             Packet::Pingreq => self.pings += 1,
             Packet::Subscribe(subscribe) => self.slow = Some(Box::new(Slow::Subscribe(subscribe))),
             Packet::Unsubscribe(unsubscribe) => {
@@ -408,33 +413,38 @@ impl Client {
         }
     }
 
-    fn acknowledged(&mut self, ack: Ack) {
+    /// An answer of the wrong kind ends the connection [MQTT-4.3.2-2], [MQTT-4.3.3-4]; one to a message
+    /// that is not under way changes nothing.
+    fn acknowledged(&mut self, ack: Ack) -> Result<(), Fault> {
         let id = ack.packet_id;
-        match ack.kind {
-            AckKind::Puback => {
-                let step = self.held.inflight.acknowledged(id, Qos::AtLeastOnce);
-                self.done(step);
-            }
+        let step = match ack.kind {
+            AckKind::Puback => self.held.inflight.acknowledged(id, Qos::AtLeastOnce),
             AckKind::Pubrec if ack.code >= 0x80 => {
-                let step = self.held.inflight.acknowledged(id, Qos::ExactlyOnce);
-                self.done(step);
+                self.held.inflight.acknowledged(id, Qos::ExactlyOnce)
             }
-            AckKind::Pubrec => match self.held.inflight.received(id) {
-                Step::Release(row) => self.releasing.push(row),
-                Step::Pubrel => codec::ack(&mut self.out, AckKind::Pubrel, id, 0, self.v5),
-                Step::Nothing => {}
-                Step::Unknown | Step::Done(_) => {
+            AckKind::Pubrec => {
+                let step = self.held.inflight.received(id);
+                if step == Step::Unknown {
                     // The client asks about a message we do not know: let it end its part.
                     let code = code::PACKET_ID_NOT_FOUND;
                     self.put_ack(AckKind::Pubrel, id, code);
                 }
-            },
-            AckKind::Pubcomp => {
-                let step = self.held.inflight.completed(id);
-                self.done(step);
+                step
             }
-            AckKind::Pubrel => self.pubrel(id),
+            AckKind::Pubcomp => self.held.inflight.completed(id),
+            AckKind::Pubrel => {
+                self.pubrel(id);
+                Step::Nothing
+            }
+        };
+        match step {
+            Step::Done(Some(row)) => self.settled.push(row),
+            Step::Release(row) => self.releasing.push(row),
+            Step::Pubrel => codec::ack(&mut self.out, AckKind::Pubrel, id, 0, self.v5),
+            Step::Done(None) | Step::Nothing | Step::Unknown => {}
+            Step::Wrong => return Err(Fault::Protocol),
         }
+        Ok(())
     }
 
     fn pubrel(&mut self, id: u16) {
@@ -464,13 +474,6 @@ impl Client {
     /// Whether a reason string may go with a failure: asked for, and small enough for the client.
     pub(super) fn explains(&self) -> bool {
         self.reasons && self.max_packet >= code::TEXT_BYTES
-    }
-
-    fn done(&mut self, step: Step) {
-        // An acknowledgement of nothing changes nothing.
-        if let Step::Done(Some(row)) = step {
-            self.settled.push(row);
-        }
     }
 
     /// A row that is not sent, for good.

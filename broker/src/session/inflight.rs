@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Nothing,
     /// No such packet id.
     Unknown,
+    /// The packet id is under way, and this is not the answer to it.
+    Wrong,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +114,8 @@ impl Inflight {
 
     /// The packet id of a row.
     pub(crate) fn id_of_row(row: u64) -> u16 {
-        u16::try_from(row % u64::from(u16::MAX)).expect("a remainder of 65,535") + 1
+        let index = row.wrapping_sub(1) % u64::from(u16::MAX);
+        u16::try_from(index).expect("a remainder of 65,535") + 1
     }
 
     pub(crate) fn uses(&self, packet_id: u16) -> bool {
@@ -135,10 +138,15 @@ impl Inflight {
 
     /// PUBACK, or PUBREC with an error code: the message is done with.
     pub(crate) fn acknowledged(&mut self, packet_id: u16, qos: Qos) -> Step {
-        let found = self.position(packet_id).filter(|index| {
-            self.sent[*index].qos == qos && self.sent[*index].stage == Stage::Published
-        });
-        self.take(found)
+        let Some(index) = self.position(packet_id) else {
+            return Step::Unknown;
+        };
+        let sent = &self.sent[index];
+        if sent.qos != qos {
+            return Step::Wrong;
+        }
+        let open = sent.stage == Stage::Published;
+        self.take(open.then_some(index))
     }
 
     /// PUBREC with success.
@@ -161,7 +169,7 @@ impl Inflight {
             }
             (Qos::ExactlyOnce, Stage::Releasing, _) => Step::Nothing,
             (Qos::ExactlyOnce, Stage::Released, _) => Step::Pubrel,
-            _ => Step::Unknown,
+            _ => Step::Wrong,
         }
     }
 
@@ -175,10 +183,13 @@ impl Inflight {
 
     /// PUBCOMP.
     pub(crate) fn completed(&mut self, packet_id: u16) -> Step {
-        let found = self
-            .position(packet_id)
-            .filter(|index| self.sent[*index].stage == Stage::Released);
-        self.take(found)
+        let Some(index) = self.position(packet_id) else {
+            return Step::Unknown;
+        };
+        match self.sent[index].stage {
+            Stage::Released => self.take(Some(index)),
+            Stage::Published | Stage::Releasing => Step::Wrong,
+        }
     }
 
     /// The session goes on on a new connection: all is to be sent again [MQTT-4.4.0-1]. When the old
@@ -225,9 +236,9 @@ mod tests {
 
     #[test]
     fn a_row_gives_the_same_id_for_ever_and_never_zero() {
-        assert_eq!(Inflight::id_of_row(0), 1);
-        assert_eq!(Inflight::id_of_row(65_534), 65_535);
-        assert_eq!(Inflight::id_of_row(65_535), 1);
+        assert_eq!(Inflight::id_of_row(1), 1);
+        assert_eq!(Inflight::id_of_row(65_535), 65_535);
+        assert_eq!(Inflight::id_of_row(65_536), 1);
     }
 
     #[test]
@@ -242,8 +253,8 @@ mod tests {
     fn mqtt_4_3_3_a_qos_2_message_is_done_only_after_its_pubcomp() {
         let mut inflight = Inflight::default();
         inflight.push(sent(7, Qos::ExactlyOnce, Some(6)));
-        assert_eq!(inflight.completed(7), Step::Unknown);
-        assert_eq!(inflight.acknowledged(7, Qos::AtLeastOnce), Step::Unknown);
+        assert_eq!(inflight.completed(7), Step::Wrong);
+        assert_eq!(inflight.acknowledged(7, Qos::AtLeastOnce), Step::Wrong);
         assert_eq!(inflight.received(7), Step::Release(6));
         assert_eq!(inflight.received(7), Step::Nothing);
         assert_eq!(inflight.released(6), Some(7));
@@ -275,7 +286,7 @@ mod tests {
     fn a_qos_1_message_is_done_with_its_puback() {
         let mut inflight = Inflight::default();
         inflight.push(sent(3, Qos::AtLeastOnce, None));
-        assert_eq!(inflight.received(3), Step::Unknown);
+        assert_eq!(inflight.received(3), Step::Wrong);
         assert_eq!(inflight.acknowledged(3, Qos::AtLeastOnce), Step::Done(None));
         assert_eq!(inflight.acknowledged(3, Qos::AtLeastOnce), Step::Unknown);
     }

@@ -17,6 +17,8 @@ mod run;
 mod speech;
 mod start;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod wills;
 
 pub(crate) use registry::{Cell, Held, Sessions};

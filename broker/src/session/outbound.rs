@@ -168,13 +168,17 @@ impl Client {
             self.send_row(row);
         }
         let room = self.room();
-        if self.stalled.is_some() || room == 0 {
+        if self.stalled.is_some() || room == 0 || !self.unmarked.is_empty() {
             return Ok(false);
         }
         match self.mailbox.take_rows(room) {
             Taken::Rows(rows) => {
                 let some = !rows.is_empty();
-                self.send_each(rows);
+                if rows.iter().any(|row| self.needs_mark(row)) {
+                    self.mark(rows.into_iter().map(StoredRow::unreleased).collect());
+                } else {
+                    self.send_each(rows);
+                }
                 Ok(some)
             }
             Taken::Behind(after) => {
@@ -189,13 +193,31 @@ impl Client {
                 let last = stored.last().map(|stored| stored.row.id);
                 self.mailbox.read_done(last, stored.len() == room);
                 let some = !stored.is_empty();
-                self.send_stored(stored);
+                if stored.iter().any(|stored| self.needs_mark(&stored.row)) {
+                    self.mark(stored);
+                } else {
+                    self.send_stored(stored);
+                }
                 Ok(some)
             }
         }
     }
 
-    fn send_stored(&mut self, stored: Vec<StoredRow>) {
+    /// Whether the journal must know of it before it is sent: its time may run out, but not once it was
+    /// sent.
+    fn needs_mark(&self, row: &TailRow) -> bool {
+        row.message.expiry.is_some()
+            && row.id > self.mailbox.marked()
+            && !row.message.expired(self.core.clock.now())
+    }
+
+    /// Holds rows back until the journal has it that they may have been sent.
+    fn mark(&mut self, rows: Vec<StoredRow>) {
+        self.to_mark = rows.last().map(|stored| stored.row.id);
+        self.unmarked = rows;
+    }
+
+    pub(super) fn send_stored(&mut self, stored: Vec<StoredRow>) {
         let mut rows = Vec::new();
         for stored in stored {
             if stored.released {
@@ -279,7 +301,10 @@ impl Client {
             expiry: content.message.seconds_left(now),
             subscription_ids: &content.options.ids,
         };
-        if let Some(reason) = self.fault_of(&content.message, &hop, now) {
+        // What may have been sent before a restart is brought to its end [MQTT-4.3.3-7].
+        let begun = row.is_some_and(|row| row <= self.mailbox.sent_before());
+        let at = if begun { content.message.at } else { now };
+        if let Some(reason) = self.fault_of(&content.message, &hop, at) {
             return Some(reason);
         }
         codec::publish(&mut self.out, &content.message, &hop);

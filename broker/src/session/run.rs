@@ -303,19 +303,23 @@ impl Connection {
             Some(Slow::Subscribe(subscribe)) => {
                 self.answers(|client| client.outcomes().map_err(end))
                     .await?;
-                self.client.subscribe(&self.shared.journal, subscribe).await;
-                self.cell.show(&self.client.held);
-                Ok(())
+                let journal = &self.shared.journal;
+                let fits = self.client.subscribe(journal, subscribe).await;
+                self.answered(fits)
             }
             Some(Slow::Unsubscribe(unsubscribe)) => {
-                self.client
-                    .unsubscribe(&self.shared.journal, unsubscribe)
-                    .await;
-                self.cell.show(&self.client.held);
-                Ok(())
+                let journal = &self.shared.journal;
+                let fits = self.client.unsubscribe(journal, unsubscribe).await;
+                self.answered(fits)
             }
             Some(Slow::Disconnect(disconnect)) => Err(self.said_goodbye(disconnect)),
         }
+    }
+
+    /// After SUBSCRIBE or UNSUBSCRIBE: an answer above the client's limit is not sent [MQTT-3.1.2-24].
+    fn answered(&mut self, fits: bool) -> Result<(), End> {
+        self.cell.show(&self.client.held);
+        fits.then_some(()).ok_or(Fault::PacketTooLarge.into())
     }
 
     fn said_goodbye(&mut self, disconnect: Disconnect) -> End {
@@ -492,6 +496,9 @@ impl Connection {
         } = *self;
         if let Some(row) = client.stalled.take() {
             client.mailbox.rewind(row.id.saturating_sub(1));
+        }
+        if let Some(stored) = client.unmarked.first() {
+            client.mailbox.rewind(stored.row.id.saturating_sub(1));
         }
         let identity = Identity::clone(&client.identity);
         let expiry = client.held.expiry;

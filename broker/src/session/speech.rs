@@ -51,8 +51,8 @@ pub(super) async fn tell_refusal(socket: &mut Socket, fault: Fault) {
         Fault::AuthenticationMethod => codec::connack(
             &mut out,
             &Connack {
+                // Without a reason: how much the client takes was not read [MQTT-3.2.2-19].
                 code: fault.code(),
-                reason: code::text(fault.code()),
                 ..Connack::default()
             },
             true,

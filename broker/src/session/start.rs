@@ -19,13 +19,15 @@ use crate::door::Guest;
 use crate::exchange::Mailbox;
 use crate::journal::{Op, WillRecord};
 use crate::rights::{self, Password};
-use crate::{CutReason, Event, Identity, Message, Peer, Refusal};
+use crate::{Config, CutReason, Event, Identity, Message, Peer, Refusal};
 
 /// How long an old connection has to let its session go.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// Bytes of a CONNACK with all we say in it but the text of an assigned client id.
 const CONNACK_BYTES: usize = 32;
+/// Bytes of one with only what is always said: receive maximum, packet size, topic aliases.
+const SHORT_CONNACK: usize = 16;
 
 /// A connection that has a session.
 pub(super) struct Started {
@@ -65,7 +67,12 @@ pub(super) async fn start(
                 reason: if explains { code::text(code) } else { "" },
                 ..Connack::default()
             };
+            let before = out.len();
             codec::connack(out, &connack, v5);
+            if v5 && out.len() - before > room {
+                // The client takes not even this much: it hears nothing [MQTT-3.1.2-24].
+                out.truncate(before);
+            }
             Err(Refused { reason })
         }
     }
@@ -108,7 +115,7 @@ async fn begin(
     } else {
         0
     };
-    if (connect.maximum_packet as usize) < CONNACK_BYTES + told_id {
+    if (connect.maximum_packet as usize) < least_connack(&core.config, &connect, told_id) {
         // Not even our answer would fit [MQTT-3.1.2-24].
         return Err((code::PACKET_TOO_LARGE, CutReason::PacketTooLarge));
     }
@@ -181,6 +188,22 @@ async fn begin(
         keep_alive,
     };
     Ok((started, bytes))
+}
+
+/// Bytes of the CONNACK without what can be left out.
+fn least_connack(config: &Config, connect: &Connect, told_id: usize) -> usize {
+    let mut bytes = SHORT_CONNACK;
+    if connect.session_expiry > config.session_expiry_max {
+        bytes += 5;
+    }
+    if keep_alive(config.keep_alive_max, connect).1.is_some() {
+        bytes += 3;
+    }
+    if told_id > 0 {
+        // Identifier, length, text; the lengths of the packet may take two bytes each then.
+        bytes += 5 + told_id;
+    }
+    bytes
 }
 
 /// What the rights want the client told, if it fits.

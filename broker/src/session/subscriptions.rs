@@ -15,6 +15,9 @@ use crate::journal::{Journal, Op, SubscriptionRecord};
 use crate::rights;
 use crate::topic::{self, Asked};
 
+/// Bytes of a SUBACK or UNSUBACK besides its codes, at most.
+const ANSWER_BYTES: usize = 8;
+
 /// A filter that was granted.
 struct Granted {
     asked: Asked,
@@ -25,7 +28,11 @@ struct Granted {
 }
 
 impl Client {
-    pub(super) async fn subscribe(&mut self, journal: &Journal, subscribe: Subscribe) {
+    /// Whether the answer was one that the client takes.
+    pub(super) async fn subscribe(&mut self, journal: &Journal, subscribe: Subscribe) -> bool {
+        if ANSWER_BYTES + subscribe.entries.len() > self.max_packet {
+            return false;
+        }
         let mut codes = Vec::with_capacity(subscribe.entries.len());
         let mut granted = Vec::new();
         for entry in &subscribe.entries {
@@ -42,7 +49,7 @@ impl Client {
                 *code = (*code).max(code::UNSPECIFIED);
             }
             codec::suback(&mut self.out, subscribe.packet_id, &codes, self.v5);
-            return;
+            return true;
         }
         for grant in &granted {
             self.enter(grant);
@@ -51,9 +58,18 @@ impl Client {
         for grant in granted.into_iter().filter(|grant| grant.retained) {
             self.send_retained(journal, grant).await;
         }
+        true
     }
 
-    pub(super) async fn unsubscribe(&mut self, journal: &Journal, unsubscribe: Unsubscribe) {
+    /// Whether the answer was one that the client takes.
+    pub(super) async fn unsubscribe(
+        &mut self,
+        journal: &Journal,
+        unsubscribe: Unsubscribe,
+    ) -> bool {
+        if ANSWER_BYTES + unsubscribe.filters.len() > self.max_packet {
+            return false;
+        }
         // As if the filters had come one by one [MQTT-3.10.4-6].
         let mut seen = HashSet::new();
         let known: Vec<bool> = unsubscribe
@@ -83,6 +99,7 @@ impl Client {
             })
             .collect();
         codec::unsuback(&mut self.out, unsubscribe.packet_id, &codes, self.v5);
+        true
     }
 
     /// The code of a refusal, else what is granted.

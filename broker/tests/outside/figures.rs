@@ -51,6 +51,7 @@ async fn every_quota_queue_drop_and_time_is_in_the_metrics() {
         ("x_broker_ended_total{reason=\"goodbye\"}", 1.0),
         ("x_broker_limit{quota=\"session_rows\"}", 2.0),
         ("x_broker_limit{quota=\"connections\"}", 10_000.0),
+        ("x_broker_limit{quota=\"queued_bytes\"}", 268_435_456.0),
         ("x_broker_acknowledgement_seconds_count", 4.0),
     ] {
         assert_eq!(
@@ -72,5 +73,5 @@ async fn every_quota_queue_drop_and_time_is_in_the_metrics() {
         .lines()
         .filter(|line| line.starts_with("x_broker_limit{"))
         .count();
-    assert_eq!(quotas, 21);
+    assert_eq!(quotas, 22);
 }

@@ -3,7 +3,7 @@
 use holdfast_broker::DropReason;
 
 use crate::common::{Hello, expiry, packet, publish};
-use crate::kit::{hello, hello_present, lasting, server};
+use crate::kit::{VERSIONS, hello, hello_present, lasting, server};
 
 fn windowed(id: &str, window: u8) -> Hello {
     let mut hello = lasting(true, id);
@@ -191,7 +191,7 @@ async fn mqtt5_3_3_4_7_ids_of_an_earlier_connection_count_too() {
 }
 
 #[tokio::test]
-async fn mqtt5_2_2_1_4_ids_in_use_are_not_given_twice_and_wrong_acknowledgements_free_none() {
+async fn mqtt5_2_2_1_4_ids_in_use_are_not_given_twice() {
     let server = server().await;
     let mut taker = server.v5("taker").await;
     taker.subscribe("x", 2).await;
@@ -200,10 +200,10 @@ async fn mqtt5_2_2_1_4_ids_in_use_are_not_given_twice_and_wrong_acknowledgements
     giver.publish("x", 2, "two").await;
     let one = taker.arrived().await;
     let two = taker.arrived().await;
-    // The wrong kinds of answer: nothing moves, nothing ends.
-    taker.send(&packet(0x40, &two.id.to_be_bytes())).await;
-    taker.send(&packet(0x70, &two.id.to_be_bytes())).await;
-    taker.send(&packet(0x70, &one.id.to_be_bytes())).await;
+    // Answers to what is not under way: nothing moves, nothing ends.
+    for answer in [0x40, 0x70] {
+        taker.send(&packet(answer, &[0xFF, 0xF0])).await;
+    }
     taker.nothing().await;
     let mut used = vec![one.id, two.id];
     for _ in 0..98 {
@@ -218,4 +218,68 @@ async fn mqtt5_2_2_1_4_ids_in_use_are_not_given_twice_and_wrong_acknowledgements
     taker.nothing().await;
     taker.send(&packet(0x40, &one.id.to_be_bytes())).await;
     assert_eq!(taker.arrived().await.text(), "waits");
+}
+
+#[tokio::test]
+async fn mqtt5_4_3_2_2_and_4_3_3_4_the_wrong_kind_of_answer_ends_the_connection() {
+    let server = server().await;
+    for v5 in VERSIONS {
+        for lasts in [false, true] {
+            // (QoS of the message, the answer); PUBCOMP comes before its PUBREL.
+            for (qos, answer) in [(1, 0x50), (1, 0x70), (2, 0x40), (2, 0x70)] {
+                let mut greeting = lasting(v5, "taker");
+                greeting.clean = !lasts;
+                let mut taker = hello(&server, &greeting).await;
+                taker.subscribe("x", 2).await;
+                server.v5("giver").await.publish("x", qos, "m").await;
+                let arrived = taker.arrived().await;
+                taker.send(&packet(answer, &arrived.id.to_be_bytes())).await;
+                let code = taker.closed().await;
+                assert_eq!(code, v5.then_some(0x82), "{qos} {answer:#x}");
+                if lasts {
+                    // The message is not done with: it comes again, under its id.
+                    let mut taker = hello(&server, &greeting).await;
+                    let again = taker.receive().await;
+                    assert_eq!((again.id, again.dup()), (arrived.id, true));
+                    taker.disconnect().await;
+                }
+                let mut clean = greeting;
+                clean.clean = true;
+                clean.properties.clear();
+                hello(&server, &clean).await.disconnect().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn mqtt5_3_1_2_24_nothing_larger_than_the_client_takes_is_sent_whatever_it_is() {
+    let server = server().await;
+    for size in 2u32..=40 {
+        let mut greeting = Hello::v5("small");
+        greeting.properties = [&[0x27][..], &size.to_be_bytes()].concat();
+        let mut wire = server.raw().await;
+        wire.v5 = true;
+        wire.send(&greeting.bytes()).await;
+        let fits = |body: &Vec<u8>| body.len() + 2 <= size as usize;
+        match wire.packet().await {
+            // Not even a refusal fits: it hears nothing.
+            None => assert!(size < 5, "{size}"),
+            Some((_, body)) if body[1] >= 0x80 => assert!(fits(&body), "{size}"),
+            Some((_, body)) => {
+                assert!(fits(&body), "{size}");
+                // A SUBACK with a code for each of 40 filters does not fit.
+                let mut many = vec![0, 1, 0];
+                for number in 0..40 {
+                    many.extend(crate::common::text(&format!("f{number}")));
+                    many.push(0);
+                }
+                wire.send(&packet(0x82, &many)).await;
+                while let Some((first, body)) = wire.packet().await {
+                    assert!(first == 0xE0 && fits(&body), "{size} {body:?}");
+                    assert_eq!(body[0], 0x95);
+                }
+            }
+        }
+    }
 }

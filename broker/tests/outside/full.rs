@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use holdfast_broker::{Config, JournalMedium};
+use holdfast_store::OpenBackend;
 
-use crate::common::{PATIENCE, Server, publish};
+use crate::common::{PATIENCE, Server, packet, publish, text};
 use crate::kit::{hello, lasting, skipped, until};
 
 /// Bytes of the file system.
@@ -86,7 +87,7 @@ async fn a_full_disk_refuses_publishes_and_nothing_else_until_there_is_room() {
         acknowledged += 1;
     }
     disk.fill(2 << 20);
-    // Ten minutes of refusals, as fast as they go: QoS 1 and 2, and a 3.1.1 client that hears nothing.
+    // Refusals as fast as they go: QoS 1 and 2, and a 3.1.1 client that hears nothing.
     let mut three = server.v3("three").await;
     for round in 0..300u32 {
         assert_eq!(five.publish("d/x", 1 + (round % 2) as u8, "no").await, 0x97);
@@ -133,6 +134,148 @@ async fn a_full_disk_refuses_publishes_and_nothing_else_until_there_is_room() {
         0,
         "the store saw none of it"
     );
+}
+
+/// Holds tokio's paused clock where the test puts it; it would run ahead while all wait for the disk.
+fn hold_the_clock() -> std::sync::mpsc::SyncSender<()> {
+    let (hold, held) = std::sync::mpsc::sync_channel(1);
+    tokio::task::spawn_blocking(move || held.recv());
+    hold
+}
+
+/// Time by the real clock: the store's own.
+async fn really(time: Duration) {
+    tokio::task::spawn_blocking(move || std::thread::sleep(time))
+        .await
+        .unwrap();
+}
+
+/// Filters of one SUBSCRIBE.
+const FILTERS: usize = 180;
+
+/// A SUBSCRIBE that needs room on the disk: filters of 1,000 bytes, and a short one.
+fn many_long_filters() -> Vec<u8> {
+    let mut body = vec![0, 9, 0];
+    for number in 0..FILTERS {
+        let filter = match number {
+            0 => "0".to_owned(),
+            _ => format!("{number:01000}"),
+        };
+        body.extend(text(&filter));
+        body.push(1);
+    }
+    packet(0x82, &body)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_minutes_of_a_full_disk_by_the_clock_drop_no_client_and_end_within_5_seconds() {
+    let Some(disk) = Small::new("ten_minutes") else {
+        return;
+    };
+    let _held = hold_the_clock();
+    let server = on(&disk).await;
+    let mut offline = hello(&server, &lasting(true, "offline")).await;
+    offline.subscribe("d/#", 1).await;
+    offline.disconnect().await;
+    let mut short = lasting(true, "short");
+    short.properties = crate::common::expiry(120);
+    hello(&server, &short).await.disconnect().await;
+    let mut idle = server.v3("idle").await;
+    let mut five = server.v5("five").await;
+    for number in 0..20 {
+        assert_eq!(five.publish("d/x", 1, &number.to_string()).await, 0);
+    }
+    assert_eq!(server.broker.metrics().sessions, 4);
+    // Not a byte is left but the reserve.
+    disk.fill(0);
+    let reserve = disk.0.join("journal.redb.reserve");
+    for second in 0..600 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(five.publish("d/x", 1, "no").await, 0x97, "{second}");
+        if second % 30 == 0 {
+            idle.nothing().await;
+        }
+        if second % 60 == 0 {
+            // Control writes, and one message read and acknowledged.
+            let (mut new, _) = server.lasting(&format!("new-{second}")).await;
+            new.send(&many_long_filters()).await;
+            let (_, codes) = new.packet().await.unwrap();
+            assert_eq!(codes[3..], [1; FILTERS], "{second}");
+            assert_eq!(new.unsubscribe("0").await, [0, 0]);
+            new.disconnect().await;
+            let mut offline = hello(&server, &lasting(true, "offline")).await;
+            assert_eq!(offline.receive().await.text(), (second / 60).to_string());
+            offline.disconnect().await;
+        }
+    }
+    assert!(!reserve.exists(), "control writes took the reserve");
+    // A session whose time ran out is gone, and the new one is there.
+    let sessions = server.broker.sessions();
+    let ids: Vec<&str> = sessions
+        .iter()
+        .map(|view| &*view.identity.client_id)
+        .collect();
+    assert!(
+        !ids.contains(&"short") && ids.contains(&"new-540"),
+        "{ids:?}"
+    );
+    disk.free();
+    let freed = Instant::now();
+    while five.publish("d/x", 1, "20").await != 0 {
+        assert!(freed.elapsed() < Duration::from_secs(5));
+        really(Duration::from_millis(50)).await;
+    }
+    while !reserve.exists() {
+        assert!(freed.elapsed() < Duration::from_secs(5), "the reserve");
+        five.publish("elsewhere", 1, "m").await;
+        let (new, _) = server.lasting("new").await;
+        new.disconnect().await;
+        really(Duration::from_millis(50)).await;
+    }
+    idle.nothing().await;
+    five.nothing().await;
+    assert!(server.broker.metrics().refused_full >= 600);
+    let mut offline = hello(&server, &lasting(true, "offline")).await;
+    for expected in 10..=20 {
+        assert_eq!(offline.receive().await.text(), expected.to_string());
+    }
+    offline.nothing().await;
+}
+
+/// The planted defect: the disk under this journal is not asked for its room.
+#[derive(Debug)]
+struct Unasked(PathBuf);
+
+impl OpenBackend for Unasked {
+    fn open(&self) -> std::io::Result<Box<dyn redb::StorageBackend>> {
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let backend = redb::backends::FileBackend::new(options.open(&self.0)?);
+        Ok(Box::new(backend.map_err(std::io::Error::other)?))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_a_journal_that_does_not_ask_for_room_meets_the_full_disk() {
+    let Some(disk) = Small::new("control_unasked") else {
+        return;
+    };
+    let unasked = Unasked(disk.0.join("journal.redb"));
+    let medium = JournalMedium::Backend(std::sync::Arc::new(unasked));
+    let server = Server::on(Config::default(), medium).await;
+    let mut offline = hello(&server, &lasting(true, "offline")).await;
+    offline.subscribe("d/#", 1).await;
+    offline.disconnect().await;
+    let mut five = server.v5("five").await;
+    disk.fill(0);
+    let large = "x".repeat(200_000);
+    let mut codes = Vec::new();
+    for _ in 0..20 {
+        codes.push(five.publish("d/x", 1, &large).await);
+    }
+    // What the tests above demand does not hold: 0x97 for each, and a store that saw none of it.
+    assert!(codes.contains(&0x80), "the test is blind: {codes:?}");
+    assert!(server.broker.metrics().failed_commits > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,12 +1,13 @@
 //! What outlives: wills over a restart, slots and their owners, rows of a gone member, and the
 //! broker's own figures.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_broker::Config;
+use holdfast_broker::{Broker, Config, Door, JournalMedium};
 
-use crate::common::{Hello, Server, TestRights, expiry};
+use crate::common::{Hello, Server, TestRights, Wire, expiry, packet};
 use crate::kit::{Ended, client, example, hello, lasting, server, until};
 
 fn with_will(id: &str, session: u32, delay: u32) -> Hello {
@@ -165,7 +166,7 @@ async fn a_subscriber_gets_all_retained_messages_however_many() {
 }
 
 #[tokio::test]
-async fn mqtt5_4_8_2_4_and_5_the_rows_of_a_gone_member_go_to_another() {
+async fn mqtt5_4_8_2_5_the_rows_of_a_gone_member_go_to_another() {
     for restart in [false, true] {
         let mut server = server().await;
         let mut gone = hello(&server, &lasting(true, "gone")).await;
@@ -251,4 +252,95 @@ async fn the_brokers_figures_have_a_right_of_their_own() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     while reader.stream.try_read(&mut [0; 4096]).is_ok() {}
     reader.nothing().await;
+}
+
+#[tokio::test]
+async fn mqtt5_4_8_2_4_a_begun_qos_2_message_is_finished_with_the_member_it_was_begun_with() {
+    // Broken off before PUBREC, and between PUBREC and PUBCOMP; by the network, and by a restart.
+    for (received, restart) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut server = server().await;
+        let mut chosen = hello(&server, &lasting(true, "chosen")).await;
+        chosen.subscribe("$share/g/s", 2).await;
+        let mut giver = server.v5("giver").await;
+        giver.publish("s", 2, "begun").await;
+        let begun = chosen.arrived().await;
+        let id = begun.id.to_be_bytes();
+        if received {
+            chosen.send(&packet(0x50, &id)).await;
+            chosen.ack(0x62, begun.id).await;
+        }
+        drop(chosen);
+        until("away", || server.broker.metrics().connections == 1).await;
+        // Another member is there: it is not its message.
+        let mut other = hello(&server, &lasting(true, "other")).await;
+        other.subscribe("$share/g/s", 2).await;
+        other.nothing().await;
+        if restart {
+            drop((giver, other));
+            server = server.restart(Config::default()).await;
+            other = hello(&server, &lasting(true, "other")).await;
+            other.nothing().await;
+        }
+        let mut chosen = hello(&server, &lasting(true, "chosen")).await;
+        if received {
+            chosen.ack(0x62, begun.id).await;
+            chosen.send(&packet(0x70, &id)).await;
+        } else {
+            let again = chosen.receive().await;
+            assert_eq!(
+                (again.id, again.dup(), again.text()),
+                (begun.id, true, "begun")
+            );
+        }
+        chosen.nothing().await;
+        other.nothing().await;
+        until("done with", || server.broker.metrics().journal_rows == 0).await;
+    }
+}
+
+/// Greets everybody with as many bytes.
+struct Greeting(usize);
+
+impl holdfast_broker::Rights for Greeting {
+    fn identify(
+        &self,
+        _: &holdfast_broker::Peer,
+        connect: &holdfast_broker::Connect<'_>,
+    ) -> Result<holdfast_broker::Identity, holdfast_broker::Refusal> {
+        Ok(holdfast_broker::Identity {
+            client_id: connect.client_id.into(),
+            subject: "".into(),
+        })
+    }
+    fn greeting(&self, _: &holdfast_broker::Identity) -> Vec<(Box<str>, Box<str>)> {
+        vec![("name".into(), "v".repeat(self.0).into())]
+    }
+}
+
+#[tokio::test]
+async fn mqtt5_3_2_2_20_user_properties_that_do_not_fit_are_left_out_of_connack() {
+    let folder = tempfile::tempdir().unwrap();
+    let medium = JournalMedium::File(folder.path().join("journal.redb"));
+    let rights = Arc::new(Greeting(50));
+    let broker = Broker::open(Config::default(), medium, rights).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let stop = cancel.clone();
+    let served = tokio::spawn(async move { broker.serve(listener, Door::Plain, stop).await });
+    let mut seen = [false; 2];
+    for largest in 20..=120u32 {
+        let mut greeting = Hello::v5("x");
+        greeting.properties = [&[0x27][..], &largest.to_be_bytes()].concat();
+        let mut wire = Wire::new(tokio::net::TcpStream::connect(address).await.unwrap());
+        wire.send(&greeting.bytes()).await;
+        let (first, body) = wire.packet().await.unwrap();
+        assert_eq!((first, body[1]), (0x20, 0), "{largest}");
+        assert!(body.len() + 2 <= largest as usize, "{largest}");
+        let greeted = body.windows(4).any(|found| found == b"name");
+        seen[usize::from(greeted)] = true;
+    }
+    assert_eq!(seen, [true; 2]);
+    cancel.cancel();
+    served.await.unwrap().unwrap();
 }

@@ -22,6 +22,7 @@ mod fuzz;
 mod hostile;
 mod kept;
 mod ledger;
+mod memory;
 mod publish;
 mod quota;
 mod reasons;

@@ -1,8 +1,12 @@
 //! What MQTT 5 tells and may leave out: reason strings, response information, aliases of ours.
 
+use std::sync::Arc;
+
+use holdfast_broker::{Config, JournalMedium};
+use holdfast_store::fault::{Call, CrashBackend, FailingBackend, Fault, Times};
+
 use crate::common::{Hello, Server, TestRights, Wire, packet, publish, text};
-use crate::kit::{hello, server};
-use holdfast_broker::Config;
+use crate::kit::{hello, lasting, server};
 
 /// The properties of a packet as (identifier, value); the server sends no user properties of its own.
 fn properties(mut rest: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -115,6 +119,12 @@ async fn mqtt5_3_2_2_19_a_reason_that_does_not_fit_is_left_out() {
         }
         let (mut wire, code, found) = connack(&server, &greeting).await;
         assert_eq!((code, value(&found, 0x1F).is_some()), (0x8A, said));
+        assert_eq!(wire.packet().await, None);
+        // Refused while it was read: nobody knows what fits.
+        let mut method = Hello::v5("x");
+        method.properties = [&greeting.properties[..], &[0x15], &text("SCRAM-SHA-1")].concat();
+        let (mut wire, code, found) = connack(&server, &method).await;
+        assert_eq!((code, value(&found, 0x1F)), (0x8C, None));
         assert_eq!(wire.packet().await, None);
         greeting.id = "good".into();
         let mut wire = hello(&server, &greeting).await;
@@ -238,4 +248,49 @@ async fn mqtt5_3_12_4_1_each_ping_is_answered_and_the_only_connack_is_the_first(
     for _ in 0..2 {
         assert_eq!(wire.packet().await, Some((0xD0, Vec::new())));
     }
+}
+
+#[tokio::test]
+async fn mqtt311_4_8_0_2_a_transient_error_ends_the_connection_it_came_on_and_no_other() {
+    let backend = FailingBackend::new(Arc::new(CrashBackend::new()));
+    let medium = JournalMedium::Backend(Arc::new(backend.clone()));
+    let server = Server::on(Config::default(), medium).await;
+    let mut offline = hello(&server, &lasting(false, "offline")).await;
+    offline.subscribe("d", 2).await;
+    offline.disconnect().await;
+    let mut other = server.v3("other").await;
+    let fail = || {
+        backend.plan(Some(Fault {
+            call: Call::Sync,
+            at: 1,
+            os_error: 5,
+            times: Times::Forever,
+        }));
+    };
+    for flags in [2, 4] {
+        let mut three = server.v3("three").await;
+        fail();
+        three.send(&publish(false, flags, "d", 7, &[], b"m")).await;
+        assert_eq!(three.packet().await, None, "no answer, and the end");
+        backend.plan(None);
+        other.nothing().await;
+        // It comes back and sends again, until it is taken.
+        loop {
+            let mut three = server.v3("three").await;
+            three.send(&publish(false, flags, "d", 7, &[], b"m")).await;
+            if three.packet().await.is_some() {
+                break;
+            }
+        }
+    }
+    // MQTT 5 has words for it, and stays.
+    let mut five = server.v5("five").await;
+    fail();
+    assert_eq!(five.publish("d", 1, "m").await, 0x80);
+    backend.plan(None);
+    let begun = std::time::Instant::now();
+    while five.publish("d", 1, "m").await != 0 {
+        assert!(begun.elapsed() < crate::common::PATIENCE);
+    }
+    other.nothing().await;
 }

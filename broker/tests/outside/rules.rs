@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use holdfast_broker::{Config, DropReason};
+
 use crate::common::{Hello, TestRights, expiry, packet, publish, text};
 use crate::kit::{VERSIONS, client, hello, lasting, server, until};
 
@@ -78,6 +80,56 @@ async fn mqtt5_4_3_3_7_a_message_that_was_sent_does_not_expire() {
         hello(&server, &clean).await.disconnect().await;
         giver.disconnect().await;
     }
+}
+
+#[tokio::test]
+async fn mqtt5_4_3_3_7_nor_does_it_over_a_restart_and_what_was_not_sent_does() {
+    let server = server().await;
+    let soon = [&[2][..], &1u32.to_be_bytes()].concat();
+    let mut all = Vec::new();
+    for v5 in VERSIONS {
+        for qos in [1, 2] {
+            let topic = format!("{v5}/{qos}");
+            let mut greeting = lasting(v5, &topic);
+            if v5 {
+                // One message at a time: the second waits for the first.
+                greeting.properties.extend([0x21, 0, 1]);
+            }
+            let mut taker = hello(&server, &greeting).await;
+            taker.subscribe(&topic, 2).await;
+            let mut giver = server.v5("giver").await;
+            giver.publish_with(&topic, qos << 1, &soon, "sent").await;
+            let sent = taker.arrived().await;
+            if v5 {
+                let flags = qos << 1;
+                giver.publish_with(&topic, flags, &soon, "not sent").await;
+                taker.nothing().await;
+            }
+            all.push((greeting, sent));
+        }
+    }
+    let server = server.restart(Config::default()).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    for (greeting, sent) in all {
+        let mut taker = hello(&server, &greeting).await;
+        // Under its id, to its end [MQTT-4.4.0-1].
+        let again = taker.receive().await;
+        assert_eq!(
+            (again.id, again.dup(), again.text()),
+            (sent.id, true, "sent")
+        );
+        taker.nothing().await;
+    }
+    // Two others were not sent, and their time is over [MQTT-3.3.2-5].
+    let expired = || {
+        server
+            .broker
+            .metrics()
+            .dropped
+            .get(&DropReason::Expired)
+            .copied()
+    };
+    until("two expired", || expired() == Some(2)).await;
 }
 
 #[tokio::test]

@@ -295,3 +295,28 @@ async fn qos_0_is_not_kept_for_the_absent_and_is_counted() {
     let dropped = &server.broker.metrics().dropped;
     assert_eq!(dropped.values().sum::<u64>(), 1, "{dropped:?}");
 }
+
+#[tokio::test]
+async fn mqtt5_4_1_0_1_a_session_is_not_discarded_while_its_connection_is_open() {
+    let server = server().await;
+    let mut open = Vec::new();
+    for seconds in [0, 1] {
+        let mut greeting = Hello::v5(&format!("lasts-{seconds}"));
+        greeting.clean = false;
+        greeting.properties = expiry(seconds);
+        let mut wire = hello(&server, &greeting).await;
+        wire.subscribe("x", 1).await;
+        open.push((wire, greeting));
+    }
+    // Longer than either lasts, and several looks of those who end sessions.
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    let mut giver = server.v5("giver").await;
+    giver.publish("x", 1, "here").await;
+    for (mut wire, greeting) in open {
+        assert_eq!(wire.receive().await.text(), "here", "{}", greeting.id);
+        // The time runs from the end of the connection.
+        drop(wire);
+        let present = hello_present(&server, &greeting).await.1;
+        assert_eq!(present, greeting.id == "lasts-1");
+    }
+}
