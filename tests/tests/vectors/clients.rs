@@ -9,7 +9,7 @@ use holdfast_tests::skip::{has_program, skip};
 use holdfast_tests::world::{Plan, SITE, Server, World};
 use rcgen::{ExtendedKeyUsagePurpose as Eku, SanType, date_time_ymd};
 
-use crate::doors::{Door, VERSIONS, administer, all, from_the_shelf};
+use crate::doors::{Door, VERSIONS, administer, all, from_the_shelf, open_the_rest};
 use crate::makers::{
     DEVICE, DOMAIN, Forge, Shown, Vector, because, device_at, intermediate_of, leaf,
 };
@@ -20,6 +20,7 @@ async fn no_bad_client_certificate_comes_in_anywhere() {
         return skip("vectors::clients", "openssl is not installed");
     }
     let mut world = World::new(&Plan::apart()).await.unwrap();
+    let web = open_the_rest(&world);
     world.start_cloud().await.unwrap();
     world.enrol().await.unwrap();
     world.start_gateway().await.unwrap();
@@ -30,7 +31,7 @@ async fn no_bad_client_certificate_comes_in_anywhere() {
     let wanted: BTreeSet<u8> = (1..=24).filter(|number| *number != 6).collect();
     assert_eq!(numbers, wanted, "a vector is missing");
 
-    let doors = all(&world);
+    let doors = all(&world, web);
     let mut faults = Vec::new();
     for door in &doors {
         the_good_come_in(door, &forge).await;

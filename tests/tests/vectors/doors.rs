@@ -22,6 +22,13 @@ use crate::makers::{Reason, Shown};
 /// How long a door may take to answer, and a refusal to be logged.
 const SOON: Duration = Duration::from_secs(2);
 
+/// MQTT 5, clean start, the client id left open.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00";
+const UPGRADE: &[u8] =
+    b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+
 pub(crate) type Version = &'static SupportedProtocolVersion;
 pub(crate) const VERSIONS: [Version; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 
@@ -30,6 +37,8 @@ pub(crate) const VERSIONS: [Version; 2] = [&rustls::version::TLS13, &rustls::ver
 pub(crate) enum Speech {
     Mqtt,
     Https,
+    /// MQTT in a WebSocket.
+    Web,
 }
 
 /// One port of one daemon.
@@ -41,34 +50,45 @@ pub(crate) struct Door<'a> {
     pub(crate) speech: Speech,
 }
 
-/// Every mutual-TLS port there is.
-pub(crate) fn all(world: &World) -> Vec<Door<'_>> {
-    let mut doors = Vec::new();
-    for (names, part, at) in [
-        (
-            ["gateway MQTT", "gateway HTTPS"],
-            &world.gateway,
-            world.gateway_doors,
-        ),
-        (
-            ["cloud MQTT", "cloud HTTPS"],
-            &world.cloud,
-            world.cloud_doors,
-        ),
-    ] {
-        let kinds = [(at.mqtt, Speech::Mqtt), (at.https, Speech::Https)];
-        for (name, (address, speech)) in names.into_iter().zip(kinds) {
-            let metrics = at.metrics;
-            doors.push(Door {
-                name,
-                part,
-                address,
-                metrics,
-                speech,
-            });
-        }
-    }
-    doors
+/// Opens the ports that are off by default, before a daemon starts: WebSocket by certificate at both.
+pub(crate) fn open_the_rest(world: &World) -> [SocketAddr; 2] {
+    [
+        (&world.cloud, world.cloud_doors),
+        (&world.gateway, world.gateway_doors),
+    ]
+    .map(|(part, at)| {
+        // Free a moment ago, on the address of the others.
+        let free = std::net::TcpListener::bind((at.mqtt.ip(), 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        let mut text = std::fs::read_to_string(&part.config).unwrap();
+        text.push_str(&format!("[clients]\nwebsocket = \"{address}\"\n"));
+        std::fs::write(&part.config, text).unwrap();
+        address
+    })
+}
+
+/// Every mutual-TLS port there is; `web` as [`open_the_rest`] gave it.
+pub(crate) fn all(world: &World, web: [SocketAddr; 2]) -> Vec<Door<'_>> {
+    let [cloud_web, gateway_web] = web;
+    let (gateway, cloud) = (world.gateway_doors, world.cloud_doors);
+    let at_gateway = (&world.gateway, gateway.metrics);
+    let at_cloud = (&world.cloud, cloud.metrics);
+    [
+        ("gateway MQTT", at_gateway, gateway.mqtt, Speech::Mqtt),
+        ("gateway HTTPS", at_gateway, gateway.https, Speech::Https),
+        ("gateway WebSocket", at_gateway, gateway_web, Speech::Web),
+        ("cloud MQTT", at_cloud, cloud.mqtt, Speech::Mqtt),
+        ("cloud HTTPS", at_cloud, cloud.https, Speech::Https),
+        ("cloud WebSocket", at_cloud, cloud_web, Speech::Web),
+    ]
+    .map(|(name, (part, metrics), address, speech)| Door {
+        name,
+        part,
+        address,
+        metrics,
+        speech,
+    })
+    .into()
 }
 
 /// Each visitor comes from an address of its own, by which its line in the log is found.
@@ -125,8 +145,20 @@ impl Door<'_> {
         let name = ServerName::from(self.address.ip());
         let mut stream = TlsConnector::from(config).connect(name, stream).await?;
         let question = match self.speech {
-            // MQTT 5, clean start, the client id left open.
-            Speech::Mqtt => b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00".to_vec(),
+            Speech::Mqtt => CONNECT.to_vec(),
+            Speech::Web => {
+                stream.write_all(UPGRADE).await?;
+                stream.flush().await?;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                if !head.starts_with(b"HTTP/1.1 101") {
+                    return Ok(head);
+                }
+                // One whole binary frame under a mask of zeros.
+                [&[0x82, 0x80 | 15, 0, 0, 0, 0][..], CONNECT].concat()
+            }
             Speech::Https => b"POST /api/v1/lifecycle HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\
                 Connection: close\r\n\r\n\x80"
                 .to_vec(),
@@ -141,13 +173,14 @@ impl Door<'_> {
 
     fn read(&self, answer: &[u8]) -> (bool, String) {
         let let_in = match self.speech {
-            // CONNACK with reason code 0.
-            Speech::Mqtt => answer.first() == Some(&0x20) && answer.get(3) == Some(&0),
+            Speech::Mqtt => is_welcome(answer),
+            // In a frame with a head of two bytes.
+            Speech::Web => answer.first() == Some(&0x82) && answer.get(2..).is_some_and(is_welcome),
             // The device is known and its question is none.
             Speech::Https => answer.starts_with(b"HTTP/1.1 400"),
         };
         let saw = match self.speech {
-            Speech::Mqtt => format!("{:02x?}", &answer[..answer.len().min(8)]),
+            Speech::Mqtt | Speech::Web => format!("{:02x?}", &answer[..answer.len().min(8)]),
             Speech::Https => String::from_utf8_lossy(answer)
                 .lines()
                 .next()
@@ -182,6 +215,11 @@ impl Door<'_> {
         let came = wait_until("its line", SOON, || line().contains(reason.said)).await;
         came.map_err(|_| format!("the log says {:?}, not {:?}", line(), reason.said))
     }
+}
+
+/// Whether this begins with a CONNACK of reason code 0.
+fn is_welcome(answer: &[u8]) -> bool {
+    answer.first() == Some(&0x20) && answer.get(3) == Some(&0)
 }
 
 pub(crate) fn client(
