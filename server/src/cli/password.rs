@@ -1,7 +1,7 @@
 //! A password as an operator gives it: typed twice on a terminal that does not show it, or the first line
 //! of standard input. Never an argument, which every user of the machine can read.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use holdfast_config::cli::Misuse;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios};
@@ -41,16 +41,23 @@ fn judged(password: Zeroizing<Vec<u8>>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     }
 }
 
-/// The first line without its end, no more than is ever taken.
+/// The first line without its end, no more than is ever taken. Ctrl-C ends it too and stays in it: a quiet
+/// terminal gives it like any other character.
 fn line(input: &mut impl io::BufRead) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * LONGEST));
-    let most = u64::try_from(LONGEST + 2)?;
-    io::Read::take(input, most).read_until(b'\n', &mut bytes)?;
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
+    // One that never grows, so that no copy of it is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 2));
+    for byte in io::Read::bytes(input).take(LONGEST + 2) {
+        match byte? {
+            b'\n' => break,
+            CTRL_C => {
+                bytes.push(CTRL_C);
+                break;
+            }
+            byte => bytes.push(byte),
         }
+    }
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
     }
     Ok(bytes)
 }
@@ -103,6 +110,8 @@ mod tests {
             let found = read(good.as_bytes()).expect("good");
             assert_eq!(*found, b"correct horse");
         }
+        let cancelled = line(&mut &b"half\x03more\n"[..]).expect("read");
+        assert_eq!(*cancelled, b"half\x03", "nobody waits for the line's end");
         assert!(read(b"short\n").is_err());
         assert!(read(&[b'x'; LONGEST + 10]).is_err());
         assert!(read(b"").is_err());
