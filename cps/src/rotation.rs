@@ -361,6 +361,9 @@ pub(crate) fn settle(core: &Core) -> Result<(), crate::OpenError> {
         let said: Vec<Succession> = said.into_iter().filter(|one| one.role == role).collect();
         let all = core.keys.all(role);
         let enrolled = core.cloud.as_ref().and_then(|cloud| cloud.own_key(role));
+        // A registry that was lost says nothing of the key that took its place: what is in the folder
+        // serves until the log is back, so that the site goes on.
+        let enrolled = enrolled.filter(|key| !said.is_empty() || all.contains(key));
         let Some(first) = enrolled.or(all.first()) else {
             continue;
         };

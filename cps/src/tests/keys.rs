@@ -320,6 +320,25 @@ async fn the_clouds_signing_key_is_rotated_through_every_cut() {
     assert!(seen >= 30, "{seen} cuts");
 }
 
+#[tokio::test]
+async fn a_gateway_whose_registry_is_lost_after_a_rotation_opens_by_the_key_that_it_has() {
+    let world = world().await;
+    let rotation = world.at_gateway.cps.rotation();
+    rotation.rotate(KeyRole::Signing).await.unwrap();
+    rotation.rotate(KeyRole::Owner).await.unwrap();
+    let signing = world.at_gateway.cps.keys().record().public();
+    let lost = Machine {
+        disk: CrashBackend::new(),
+        ..world.gateway.copy()
+    };
+    let cps = lost.open().await.unwrap();
+    assert_eq!(cps.keys().record().public(), signing);
+    // A log that names a key which is gone is another matter: nobody would believe what it writes.
+    let robbed = world.gateway.copy();
+    std::fs::remove_file(robbed.keys().join("record-2.key")).unwrap();
+    assert!(robbed.open().await.is_err());
+}
+
 /// Owner keys, cut: devices come by a voucher that names the old key and by one that names the new.
 async fn owner_key_cut(at_cloud: bool) -> usize {
     let world = world().await;
