@@ -326,19 +326,27 @@ impl<S: Schema> Engine<S> {
     }
 
     /// The first batch that meets the full disk: what must get through is tried again with the
-    /// reserve's space, the others fail.
+    /// reserve's space, the others fail. A disk that does not even open again fails all, at once.
     fn fail_or_reserve(&mut self, batch: Vec<S::Op>, error: &StoreError) -> Vec<S::Op> {
-        if !error.is_full() || self.reserve.in_use() {
+        if !error.is_full() || self.reserve.in_use() || !self.reserve.release() {
             self.fail(batch, error);
             return Vec::new();
         }
+        warn!("the store works on its reserve: free some disk space");
+        self.close_for(error, batch.len());
         let (again, failed): (Vec<_>, Vec<_>) = batch.into_iter().partition(S::essential);
-        self.fail(failed, error);
-        if self.reserve.in_use() {
+        self.schema.failed(failed, error);
+        if !error.poisons() {
             return again;
         }
-        self.schema.failed(again, error);
-        Vec::new()
+        match self.reopen_once() {
+            Ok(()) => again,
+            Err(error) => {
+                self.schema.failed(again, &error);
+                self.reopen();
+                Vec::new()
+            }
+        }
     }
 
     /// The last operation of `batch` was refused: commits the others, then answers all.
@@ -411,27 +419,31 @@ impl<S: Schema> Engine<S> {
     }
 
     fn fail(&mut self, batch: Vec<S::Op>, error: &StoreError) {
-        self.unprepared = true;
-        self.health.send_modify(|health| {
-            health.failed_batches += 1;
-            health.last_error = Some(error.clone());
-        });
-        if error.poisons() {
-            // Closed before anybody hears of the failure: no answer and no read may come from a
-            // handle that has seen a failed call.
-            self.reader.replace(None);
-            self.health
-                .send_modify(|health| health.state = State::Reopening);
-            error!(%error, operations = batch.len(), "the store failed a batch; reopening");
-        } else {
-            warn!(%error, operations = batch.len(), "the store refused a batch");
-        }
+        self.close_for(error, batch.len());
         self.schema.failed(batch, error);
         if error.is_full() && self.reserve.release() {
             warn!("the store works on its reserve: free some disk space");
         }
         if error.poisons() {
             self.reopen();
+        }
+    }
+
+    /// Before anybody hears of the failure: no answer and no read may come from a handle that has
+    /// seen a failed call.
+    fn close_for(&mut self, error: &StoreError, operations: usize) {
+        self.unprepared = true;
+        self.health.send_modify(|health| {
+            health.failed_batches += 1;
+            health.last_error = Some(error.clone());
+        });
+        if error.poisons() {
+            self.reader.replace(None);
+            self.health
+                .send_modify(|health| health.state = State::Reopening);
+            error!(%error, operations, "the store failed a batch; reopening");
+        } else {
+            warn!(%error, operations, "the store refused a batch");
         }
     }
 
