@@ -10,8 +10,7 @@ use mqtt_protocol_core::mqtt::packet::{
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
 use super::{Fault, property};
-use crate::Qos;
-use crate::topic;
+use crate::{Qos, topic};
 
 /// A packet from a client, after CONNECT.
 #[derive(Debug)]
