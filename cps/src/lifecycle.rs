@@ -30,7 +30,7 @@ use crate::registry::{Draft, RegistryError, Writing, record_of};
 use crate::roster;
 use crate::tables::NoticeRow;
 
-pub use view::{PeriodView, ServicesView};
+pub use view::{PeriodView, RenewalView, ServicesView};
 
 /// Name of the counter of notices among the settings kept in the registry.
 pub(crate) const NOTICES: &str = "notices";
@@ -349,7 +349,14 @@ impl Lifecycle {
         let record = self.core.registry.device(asker).map_err(own)?;
         match decide(record.as_ref(), asker, request)? {
             Decision::Activate => self.activate(asker, site, request).await,
-            Decision::Grant { order, csr } => self.grant(asker, site, *order, &csr, request).await,
+            Decision::Grant {
+                assignment,
+                renews,
+                csr,
+            } => {
+                let wanted = (*assignment, renews);
+                self.grant(asker, site, wanted, &csr, request).await
+            }
             Decision::Record(_) => {
                 let (draft_for, asked) = (drafts(asker, site), request.clone());
                 self.commit(asker, asked, move |decision| match decision {
@@ -388,16 +395,16 @@ impl Lifecycle {
         })
     }
 
-    /// One commit issues the certificate, ends the old service and starts the new.
+    /// One commit issues the certificate, ends the old service and starts the new, or renews what runs.
     async fn grant(
         &self,
         asker: DeviceId,
         site: &SiteId,
-        order: ServiceOrder,
+        (assignment, renews): (Assignment, bool),
         csr: &[u8],
         request: &Request,
     ) -> Result<Answer, Refusal> {
-        let service = order.assignment.service.clone();
+        let service = assignment.service.clone();
         let party = Party::Service {
             device: asker,
             service: service.clone(),
@@ -414,13 +421,15 @@ impl Lifecycle {
             other => own(other),
         })?;
         let started = Change::ServiceStarted {
-            assignment: Box::new(order.assignment.clone()),
+            assignment: Box::new(assignment.clone()),
             serial: issued.serial.clone(),
         };
         let draft_for = drafts(asker, site);
         self.commit(asker, request.clone(), move |decision| match decision {
             // Another order may have come since: the device will hear of it.
-            Decision::Grant { order: now, .. } if *now == order => {
+            Decision::Grant {
+                assignment: now, ..
+            } if *now == assignment => {
                 let start = draft_for(vec![started.clone()]);
                 Ok(std::iter::once(issue.clone()).chain(start).collect())
             }
@@ -428,7 +437,13 @@ impl Lifecycle {
         })
         .await?;
         self.core.metrics.issued();
-        tracing::info!(device = %asker, %service, serial = %issued.serial, "service started");
+        let serial = &issued.serial;
+        match renews {
+            true => {
+                tracing::info!(device = %asker, %service, %serial, "service certificate renewed")
+            }
+            false => tracing::info!(device = %asker, %service, %serial, "service started"),
+        }
         Ok(Answer::Granted {
             service,
             certificate: issued.leaf,

@@ -158,7 +158,12 @@ impl Agent {
         )?;
         let (room, servers) = Alternates::open(&self.state, &identity.site);
         let (services, desk) = self.services(identity, servers.clone())?;
-        let services = services.believing(room.signers());
+        let in_service = Arc::default();
+        let services = services.believing(room.signers()).renewing(
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            self.config.renewal,
+            Arc::clone(&in_service),
+        );
         let ordered = Ordered::of(&self.state);
         let (sessions, met) = (Arc::default(), connection.anchors());
         let connection = connection
@@ -168,7 +173,7 @@ impl Agent {
             .with_teller(Arc::clone(&self.clock))
             .renewed_by(ordered.clone())
             .told_by(room, servers.clone());
-        let session = self.session(identity, servers, commands);
+        let session = self.session(identity, servers, commands, in_service);
         let renewal = self.renewal(identity, (sessions, met), ordered);
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
@@ -218,7 +223,13 @@ impl Agent {
         discovery.map(|discovery| (discovery, self.config.discovery.patience))
     }
 
-    fn session(&self, identity: &Identity, servers: Servers, commands: Commands) -> Session {
+    fn session(
+        &self,
+        identity: &Identity,
+        servers: Servers,
+        commands: Commands,
+        sessions: Arc<AtomicU32>,
+    ) -> Session {
         Session {
             site: identity.site.clone(),
             servers,
@@ -228,6 +239,7 @@ impl Agent {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             board: self.board.clone(),
             commands,
+            sessions,
         }
     }
 

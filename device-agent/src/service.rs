@@ -4,22 +4,28 @@
 //! is to be done is decided in `protocol::lifecycle::Device`; this room stores every change of that
 //! state before it acts upon it, so that an agent killed anywhere goes on where it was. A notice
 //! counts only by its signature and number: the broker is not trusted for it. The old key stays until
-//! the new certificate has carried a message.
+//! the new certificate has carried a message. Before a certificate ends, and late if nobody could be
+//! asked, key and certificate are renewed by the same steps (`due`): the register is asked under the
+//! device's own certificate, so an end of the service's locks nobody out.
 
+mod due;
 mod file;
 mod net;
 mod session;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use holdfast_link::random::SystemRandom;
 use holdfast_link::retry::{Backoff, Policy};
+use holdfast_link::time::Clock;
 use holdfast_protocol::crypto::SigningKey;
 use holdfast_protocol::lifecycle::{
     Answer, Device, Event, Heard, Home, Next, Refusal, Request, RequestKind, Running,
 };
 use holdfast_protocol::notice::Notice;
+use holdfast_protocol::renewal::Wish;
 use holdfast_protocol::site_module::SiteConfig;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +37,7 @@ use crate::signers::Signers;
 use crate::status::Board;
 use crate::vault::Identity;
 
+use due::Due;
 pub use file::{File, FileError, Keep};
 pub use net::{Net, Wire};
 pub(crate) use net::{client, endpoint};
@@ -50,15 +57,25 @@ pub struct Pace {
     pub tries: u32,
     /// From one question for a missed notice to the next.
     pub poll: Duration,
+    /// From one look at the certificate of what runs to the next.
+    pub look: Duration,
+    /// From one renewal that came to nothing to the next: each costs the register a certificate.
+    pub again: Policy,
 }
 
 impl Default for Pace {
-    /// Half a second doubling to 30 s; six attempts; a question each 15 minutes.
+    /// Half a second doubling to 30 s; six attempts; a question each 15 minutes; a look each 10 s;
+    /// renewals half a minute apart, doubling to 15.
     fn default() -> Self {
         Self {
             retry: Policy::default(),
             tries: 6,
             poll: Duration::from_secs(15 * 60),
+            look: Duration::from_secs(10),
+            again: Policy {
+                first: Duration::from_secs(30),
+                longest: Duration::from_secs(15 * 60),
+            },
         }
     }
 }
@@ -85,6 +102,7 @@ pub struct Services<W, K> {
     cps_key: SigningKey,
     wire: W,
     pace: Pace,
+    due: Option<Due>,
     board: Board,
     notices: mpsc::Receiver<Vec<u8>>,
     report: watch::Sender<Option<Vec<u8>>>,
@@ -115,6 +133,7 @@ impl<W: Wire, K: Keep> Services<W, K> {
             cps_key: identity.key.clone(),
             wire,
             pace,
+            due: None,
             board,
             notices,
             report,
@@ -131,6 +150,15 @@ impl<W: Wire, K: Keep> Services<W, K> {
     #[must_use]
     pub fn believing(mut self, signers: Signers) -> Self {
         self.signers = Some(signers);
+        self
+    }
+
+    /// Renews key and certificate of what runs by the rule on `clock`, and by `wish`; `sessions` counts
+    /// those begun with the present certificate.
+    #[must_use]
+    pub fn renewing(mut self, clock: Arc<dyn Clock>, wish: Wish, sessions: Arc<AtomicU32>) -> Self {
+        let (look, again) = (self.pace.look, self.pace.again);
+        self.due = Some(Due::new(clock, wish, sessions, look, again));
         self
     }
 
@@ -164,6 +192,12 @@ impl<W: Wire, K: Keep> Services<W, K> {
                     }
                     None => return std::future::pending().await,
                 },
+                () = renewal(self.due.as_ref(), self.device.running()), if resting => {
+                    self.renew();
+                    (backoff, tries) = (Backoff::new(self.pace.retry), 0);
+                    rest_until = Instant::now();
+                    continue;
+                }
                 acted = act(wire, key, self.site.device, next, rest_until) => acted,
             };
             let done = match acted {
@@ -196,6 +230,17 @@ impl<W: Wire, K: Keep> Services<W, K> {
             if resting {
                 rest_until = Instant::now() + self.pace.poll;
             }
+        }
+    }
+
+    /// Begins a renewal: from here on it goes the way of a change.
+    fn renew(&mut self) {
+        if let Some(due) = &mut self.due {
+            due.begun();
+        }
+        let mut device = self.device.clone();
+        if device.renew() && self.keep(device) {
+            info!("key and certificate of the service are due to be renewed");
         }
     }
 
@@ -272,7 +317,7 @@ impl<W: Wire, K: Keep> Services<W, K> {
     }
 
     /// Brings what people and servers are told up to date.
-    fn tell(&self) {
+    fn tell(&mut self) {
         let running = self.device.running();
         let runs = running.map(|it| it.assignment.service.to_string());
         let said = self.device.reported();
@@ -297,10 +342,14 @@ impl<W: Wire, K: Keep> Services<W, K> {
             });
             report.to_string().into_bytes()
         });
+        let due = self.due.as_mut();
         self.runs.send_if_modified(|known| {
             let changed = known.as_ref().map(|it| &it.serial) != running.map(|it| &it.serial);
             if changed {
                 *known = running.cloned().map(Arc::new);
+                if let (Some(due), Some(running)) = (due, running) {
+                    due.changed(running);
+                }
             }
             changed
         });
@@ -329,6 +378,14 @@ enum Acted {
     Notice(Option<Vec<u8>>),
     Failed(String),
     Untried(String),
+}
+
+/// Returns once what runs is to be renewed, if that is looked after.
+async fn renewal(due: Option<&Due>, running: Option<&Running>) {
+    match due {
+        Some(due) => due.come(running).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Does what is to be done, not before `rest_until`. Cut off anywhere, it is done again.

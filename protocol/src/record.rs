@@ -62,7 +62,7 @@ pub use evidence::{EvidenceFault, Expected, Standing, verify_evidence};
 pub use fold::{Certificate, Claim, ClientGrant, DeviceRecord, Enrolment, Ownership, SiteRecord};
 pub use learnt::{LearntSpan, MAX_SPANS, real_time, spans_of};
 pub use listing::{KeyState, ListedAs, Listing, Listings};
-pub use services::{Activation, Assignment, Period, ServiceOrder, Services};
+pub use services::{Activation, Assignment, Period, Renewed, ServiceOrder, Services};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A device's services as listings show them: plain values for JSON. Made by `lifecycle`.
 
 use holdfast_protocol::id::SiteId;
-use holdfast_protocol::record::{Assignment, DeviceRecord, EntryId, Period};
+use holdfast_protocol::record::{Assignment, DeviceRecord, EntryId, Period, Renewed};
 use holdfast_store::StoreError;
 use serde::Serialize;
 
@@ -37,6 +37,17 @@ pub struct PeriodView {
     pub until: Option<When>,
     /// Serial numbers of its certificates, hex, oldest first.
     pub serials: Vec<String>,
+    /// When its key and certificate were renewed, oldest first.
+    pub renewals: Vec<RenewalView>,
+}
+
+/// A new key and certificate for a service that went on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RenewalView {
+    /// Serial number of the new certificate, hex.
+    pub serial: String,
+    /// When, as far as it is known by now.
+    pub at: When,
 }
 
 impl ServicesView {
@@ -74,6 +85,13 @@ impl PeriodView {
             from: when(&period.started, period.start)?,
             until: end.map(|(at, id)| when(id, at)).transpose()?,
             serials: period.serials.iter().map(ToString::to_string).collect(),
+            renewals: {
+                let view = |one: &Renewed| -> Result<RenewalView, StoreError> {
+                    let (serial, at) = (one.serial.to_string(), when(&one.entry, one.at)?);
+                    Ok(RenewalView { serial, at })
+                };
+                period.renewals.iter().map(view).collect::<Result<_, _>>()?
+            },
         })
     }
 }

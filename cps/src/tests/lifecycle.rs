@@ -1,5 +1,7 @@
 //! Services over real HTTPS: orders, all refusals, history, notices, restarts, both servers.
 
+mod renewal;
+
 use std::sync::Arc;
 
 use holdfast_link::dial::{Endpoint, Security};

@@ -5,6 +5,7 @@
 //! has taken over wait in an outbox of their own and follow the device to its next service. It decides nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use holdfast_link::discovery::Discovery;
@@ -42,6 +43,8 @@ pub struct Session {
     pub board: Board,
     /// Where commands go.
     pub commands: Commands,
+    /// Counts sessions begun with the present certificate.
+    pub sessions: Arc<AtomicU32>,
 }
 
 impl Session {
@@ -106,6 +109,7 @@ impl Session {
             self.board.clone(),
         )?;
         let connection = connection.in_service(service);
+        let connection = connection.counted_in(Arc::clone(&self.sessions));
         Ok(connection.with_commands(self.commands.clone()))
     }
 }

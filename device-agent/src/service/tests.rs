@@ -2,10 +2,13 @@
 //! replayed notices, a new server that does not work.
 
 mod end;
+mod plant;
+mod renewal;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use holdfast_link::time::ManualClock;
+use holdfast_protocol::certificate::{Leaf, Purpose};
 use holdfast_protocol::csr::Csr;
 use holdfast_protocol::id::{DeviceId, Domain, Guid, ServiceId};
 use holdfast_protocol::lifecycle::{Credential, SignedRequest};
@@ -16,10 +19,16 @@ use holdfast_protocol::time::{Time, TimeQuality};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use plant::Plant;
+
 use super::*;
 use crate::kit::Authority;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const NOW: u64 = 1_800_000_000;
+const DAY: u64 = 86_400;
+/// The life of what is given out, in days.
+const LIFE: u64 = 30;
 
 fn device() -> DeviceId {
     DeviceId::from_guid(Guid([0xab; 16]))
@@ -29,26 +38,13 @@ fn domain() -> Domain {
     "holdfast.internal".parse().unwrap()
 }
 
-/// The other side: what it was asked, and how it shall answer.
-#[derive(Default)]
-struct Plant {
-    asked: Vec<&'static str>,
-    tried: Vec<String>,
-    /// Services whose server refuses.
-    broken: BTreeSet<String>,
-    /// Requests that get no answer, so many.
-    silent: usize,
-    /// The answer to a device that polls.
-    polled: Option<Vec<u8>>,
-    credentials: Vec<Credential>,
-}
-
 #[derive(Clone)]
 struct World {
     plant: Arc<Mutex<Plant>>,
     authority: Arc<Authority>,
     cps_key: SigningKey,
     record_key: SigningKey,
+    clock: Arc<ManualClock>,
     /// The state on the disk.
     disk: Arc<Mutex<Vec<u8>>>,
     /// How many stores are left until the kill; whether the last one gets to the disk.
@@ -63,6 +59,7 @@ impl World {
             authority: Arc::new(Authority::new()),
             cps_key: SigningKey::generate(&mut SystemRandom),
             record_key: SigningKey::generate(&mut SystemRandom),
+            clock: Arc::new(ManualClock::at(NOW)),
             disk: Arc::new(Mutex::new(Device::default().to_cbor().to_vec())),
             kill: Arc::default(),
             dead: CancellationToken::new(),
@@ -95,6 +92,11 @@ impl World {
     /// Starts the room on what is on the disk; the former one is gone.
     fn start(&mut self) -> Room {
         self.dead = CancellationToken::new();
+        self.start_on(self.clone())
+    }
+
+    /// The same with its state kept elsewhere.
+    fn start_on(&self, store: impl Keep + 'static) -> Room {
         let pace = Pace {
             retry: Policy {
                 first: Duration::from_millis(1),
@@ -102,16 +104,18 @@ impl World {
             },
             tries: 3,
             poll: Duration::from_secs(3600),
+            look: Duration::from_millis(1),
+            again: Policy {
+                first: Duration::from_millis(1),
+                longest: Duration::from_millis(20),
+            },
         };
         let board = Board::default();
-        let opened = Services::open(
-            &self.identity(),
-            self.clone(),
-            self.clone(),
-            pace,
-            board.clone(),
-        );
+        let wire = self.clone();
+        let opened = Services::open(&self.identity(), store, wire, pace, board.clone());
         let (services, desk) = opened.unwrap();
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let services = services.renewing(clock, Wish::default(), Arc::default());
         let (runs, stop) = (services.runs(), CancellationToken::new());
         let task = tokio::spawn(services.run(stop.clone()));
         Room {
@@ -140,7 +144,10 @@ impl World {
             site: "plant".parse().unwrap(),
         };
         let key = Csr::parse(csr).unwrap().key().clone();
-        self.authority.client(&key, Some(party.dns(&domain())))
+        let now = self.clock.now().secs;
+        let life = now - 3600..now + LIFE * DAY;
+        self.authority
+            .client_within(&key, party.dns(&domain()), life)
     }
 }
 
@@ -240,6 +247,8 @@ impl Wire for World {
             } => {
                 let known = plant.credentials.contains(&credential);
                 let certificate = self.certify(&service, &csr);
+                let leaf = Leaf::inspect(&certificate, &domain(), Purpose::Client);
+                plant.give_out(leaf.unwrap().serial);
                 let chain = Vec::new();
                 match known {
                     true => (
@@ -253,7 +262,10 @@ impl Wire for World {
                     false => ("update", Refusal::WrongCredential.into()),
                 }
             }
-            RequestKind::Report { .. } => ("report", Answer::Noted),
+            RequestKind::Report { serial, outcome } => {
+                plant.note(&serial, outcome);
+                ("report", Answer::Noted)
+            }
             RequestKind::Poll => ("poll", Answer::Notice(plant.polled.clone())),
         };
         plant.asked.push(word);

@@ -3,6 +3,7 @@
 //! Kept by `device-agent`, which stores it whole ([`Device::to_cbor`]) after every change and before
 //! it does what [`Device::next`] asks for. So a device that is killed anywhere goes on where it was:
 //! each thing asked for may be done twice. The old key stays until the new certificate has worked.
+//! A renewal ([`Device::renew`]) goes the same way for the service that runs.
 
 use super::{
     Answer, Credential, Outcome, Refusal,
@@ -150,6 +151,8 @@ pub struct Device {
     credential: Option<Credential>,
     running: Option<Running>,
     step: Step,
+    /// Whether the steps are for what runs already, not for the order.
+    renews: bool,
     report: Option<(Serial, Outcome)>,
     said: Option<Reported>,
 }
@@ -162,6 +165,7 @@ impl Default for Device {
             credential: None,
             running: None,
             step: Step::Rest,
+            renews: false,
             report: None,
             said: None,
         }
@@ -208,6 +212,7 @@ impl Device {
             _ => {}
         }
         let rank = *rank;
+        self.renews = false;
         if assignment.is_none() {
             self.end();
         }
@@ -242,9 +247,35 @@ impl Device {
         });
     }
 
+    /// Begins a renewal of key and certificate of what runs; false if nothing does, or other things
+    /// come first. Store then.
+    pub fn renew(&mut self) -> bool {
+        let is_free = matches!(self.step, Step::Rest) && self.report.is_none();
+        if is_free && self.running.is_some() {
+            self.step = Step::Wanted;
+            self.renews = true;
+            return true;
+        }
+        false
+    }
+
+    /// Whether what is being done is a renewal.
+    #[must_use]
+    pub fn is_renewing(&self) -> bool {
+        self.renews
+    }
+
     /// What is ordered, if anything.
     fn wanted(&self) -> Option<&Assignment> {
         self.order.as_ref()?.assignment.as_ref()
+    }
+
+    /// What the steps are for.
+    fn aim(&self) -> Option<&Assignment> {
+        match self.renews {
+            true => self.running.as_ref().map(|it| &it.assignment),
+            false => self.wanted(),
+        }
     }
 
     /// What is to be done, by a device with the given id. Done again after a crash.
@@ -257,7 +288,7 @@ impl Device {
                 outcome: *outcome,
             });
         }
-        match (&self.step, self.wanted(), &self.credential) {
+        match (&self.step, self.aim(), &self.credential) {
             (Step::Rest, _, _) | (_, None, _) => Next::Rest,
             (Step::Trying(new), _, _) => Next::Try(new.clone()),
             (_, Some(wanted), None) => ask(RequestKind::Activate {
@@ -334,7 +365,11 @@ impl Device {
             }
             (Step::Wanted | Step::Asking(_), Answer::Refused { refusal, text }) => {
                 match refusal {
-                    refusal if is_passing(refusal) => return false,
+                    // A renewal is begun again later; until then the device asks for what it may have missed.
+                    refusal if is_passing(refusal) => match self.renews {
+                        true if refusal != Refusal::Unavailable => self.fail(State::Refused, &text),
+                        _ => return false,
+                    },
                     // The server that gave it cannot be heard by this one: get another.
                     Refusal::NotActivated => {
                         self.credential = None;
@@ -358,8 +393,7 @@ impl Device {
                 self.report = Some((new.serial.clone(), Outcome::Runs));
                 // The old key goes here, and not before.
                 self.running = Some(new);
-                self.step = Step::Rest;
-                self.say(State::Runs, String::new());
+                self.settle(State::Runs, "");
             }
             Err(why) => {
                 self.report = Some((new.serial, Outcome::RolledBack));
@@ -371,8 +405,15 @@ impl Device {
 
     /// The new key goes; the old one, if any, was never touched.
     fn fail(&mut self, state: State, why: &str) {
+        self.settle(state, why);
+    }
+
+    /// Comes to rest. A renewal is no order: what was told of the last one stays.
+    fn settle(&mut self, state: State, detail: &str) {
         self.step = Step::Rest;
-        self.say(state, why.to_owned());
+        if !std::mem::take(&mut self.renews) {
+            self.say(state, detail.to_owned());
+        }
     }
 
     fn say(&mut self, state: State, detail: String) {
@@ -392,7 +433,7 @@ impl Device {
     ) -> Result<(Assignment, Serial), String> {
         let leaf = Leaf::inspect(certificate, home.domain, Purpose::Client);
         let leaf = leaf.map_err(|fault| format!("the certificate given is bad: {fault}"))?;
-        let assignment = self.wanted().cloned().ok_or("nothing was ordered")?;
+        let assignment = self.aim().cloned().ok_or("nothing was ordered")?;
         let party = Party::Service {
             device: home.device,
             service: assignment.service.clone(),

@@ -5,8 +5,8 @@
 
 use super::{Outcome, Refusal, Request, message::RequestKind};
 use crate::{
-    id::DeviceId,
-    record::{Change, DeviceRecord, Serial, ServiceOrder},
+    id::{DeviceId, ServiceId},
+    record::{Assignment, Change, DeviceRecord, Serial, Services},
 };
 
 /// What the server is to do.
@@ -17,8 +17,10 @@ pub enum Decision {
     /// Certify `device.service` over the key of `csr`; record the issue and
     /// [`Change::ServiceStarted`] in one commit, then hand it out.
     Grant {
-        /// The order that holds.
-        order: Box<ServiceOrder>,
+        /// What it is for: the order that holds, or what runs.
+        assignment: Box<Assignment>,
+        /// Whether that runs already: key and certificate are renewed.
+        renews: bool,
         /// PKCS#10 DER.
         csr: Vec<u8>,
     },
@@ -66,17 +68,31 @@ pub fn decide(
             if !services.knows(&credential.digest()) {
                 return Err(Refusal::WrongCredential);
             }
-            let order = services.desired().ok_or(Refusal::NoService)?;
-            if order.assignment.service != *service {
-                return Err(Refusal::WrongService);
-            }
+            let assignment = granted(services, service)?;
+            let runs = services.running().map(|(runs, _)| runs);
             Ok(Decision::Grant {
-                order: Box::new(order.clone()),
+                renews: runs == Some(assignment),
+                assignment: Box::new(assignment.clone()),
                 csr: csr.clone(),
             })
         }
         RequestKind::Report { serial, outcome } => report(record, serial, *outcome),
         RequestKind::Poll => Ok(Decision::Notice),
+    }
+}
+
+/// What an update for `service` is for. Not the order alone: a device goes on with what ran before
+/// when an order does not work for it, and must be able to renew that as long as it does.
+fn granted<'a>(services: &'a Services, service: &ServiceId) -> Result<&'a Assignment, Refusal> {
+    let order = services.desired().ok_or(Refusal::NoService)?;
+    let runs = services.running().map(|(runs, _)| runs);
+    let runs = runs.filter(|runs| runs.service == *service);
+    let is_ordered = order.assignment.service == *service;
+    match runs {
+        // The order for the same service elsewhere was tried, and the device went back from it.
+        Some(runs) if !is_ordered || services.was_granted(order) => Ok(runs),
+        _ if is_ordered => Ok(&order.assignment),
+        _ => Err(Refusal::WrongService),
     }
 }
 
@@ -95,15 +111,13 @@ fn report(record: &DeviceRecord, serial: &Serial, outcome: Outcome) -> Result<De
             Ok(Decision::Record(old.map(|one| revoke(&one)).collect()))
         }
         Outcome::RolledBack if running == Some(serial) => {
-            let back = match services.before(serial) {
-                // What is revoked cannot run again, whatever the device says.
-                Some((assignment, old)) if !record.revoked().contains(old) => {
-                    Change::ServiceStarted {
-                        assignment: Box::new(assignment.clone()),
-                        serial: old.clone(),
-                    }
-                }
-                _ => Change::ServiceEnded,
+            // What is revoked cannot run again, whatever the device says.
+            let back = match services.before(serial, record.revoked()) {
+                Some((assignment, old)) => Change::ServiceStarted {
+                    assignment: Box::new(assignment.clone()),
+                    serial: old.clone(),
+                },
+                None => Change::ServiceEnded,
             };
             Ok(Decision::Record(vec![back, revoke(serial)]))
         }

@@ -103,8 +103,38 @@ pub struct Period {
     pub end: Option<Time>,
     /// The entry that says so.
     pub ended: Option<EntryId>,
-    /// The certificates that served it, oldest first: more than one after renewals.
+    /// All certificates given for it, oldest first, those included that did not work at the device.
     pub serials: Vec<Serial>,
+    /// When key and certificate were renewed, oldest first; what the device went back from is not here.
+    pub renewals: Vec<Renewed>,
+}
+
+/// A new key and certificate for a service that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// The new certificate.
+    pub serial: Serial,
+    /// When, as well as the server knew.
+    pub at: Time,
+    /// The entry that says so.
+    pub entry: EntryId,
+}
+
+impl Period {
+    /// The same service again: a renewal, or back to a certificate of before.
+    fn go_on(&mut self, turn: &Turn, serial: &Serial) {
+        if self.serials.contains(serial) {
+            let at = self.renewals.iter().position(|one| one.serial == *serial);
+            self.renewals.truncate(at.map_or(0, |at| at + 1));
+            return;
+        }
+        self.serials.push(serial.clone());
+        self.renewals.push(Renewed {
+            serial: serial.clone(),
+            at: turn.at,
+            entry: turn.order.id.clone(),
+        });
+    }
 }
 
 /// All that is known of a device's services.
@@ -198,17 +228,27 @@ impl Services {
         self.turns.last().map(|turn| &turn.order)
     }
 
-    /// What ran by the certificate `serial` was preceded by something else: what, and by which
-    /// certificate. That is where a device goes back to.
+    /// Whether the device was given a certificate for this order since it was given.
     #[must_use]
-    pub fn before(&self, serial: &Serial) -> Option<(&Assignment, &Serial)> {
-        let runs = self
-            .turns
-            .iter()
-            .rev()
-            .filter_map(|turn| turn.runs.as_ref());
-        let mut runs = runs.skip_while(|(_, one)| one != serial);
-        runs.find(|(_, one)| one != serial)
+    pub fn was_granted(&self, order: &ServiceOrder) -> bool {
+        let since = self.turns.iter().rev();
+        let mut since = since.take_while(|turn| turn.order > order.order);
+        since.any(|turn| matches!(&turn.runs, Some((one, _)) if *one == order.assignment))
+    }
+
+    /// Where a device goes back to from the certificate `serial`: to the oldest before it that is not
+    /// void. Once one works all older ones are void, so that is the one the device holds; what came
+    /// between the two was given out and its answer lost.
+    #[must_use]
+    pub fn before(
+        &self,
+        serial: &Serial,
+        void: &BTreeSet<Serial>,
+    ) -> Option<(&Assignment, &Serial)> {
+        let runs = self.turns.iter().filter_map(|turn| turn.runs.as_ref());
+        let mut earlier = runs.take_while(|(_, one)| one != serial);
+        earlier
+            .find(|(_, one)| !void.contains(one))
             .map(|(assignment, serial)| (assignment, serial))
     }
 
@@ -219,11 +259,8 @@ impl Services {
         for turn in &self.turns {
             let open = periods.last_mut().filter(|period| period.end.is_none());
             match (open, &turn.runs) {
-                // The same again is a renewal of its certificate.
                 (Some(open), Some((assignment, serial))) if open.assignment == *assignment => {
-                    if !open.serials.contains(serial) {
-                        open.serials.push(serial.clone());
-                    }
+                    open.go_on(turn, serial);
                     continue;
                 }
                 (Some(open), _) => {
@@ -240,6 +277,7 @@ impl Services {
                     end: None,
                     ended: None,
                     serials: vec![serial.clone()],
+                    renewals: Vec::new(),
                 });
             }
         }

@@ -51,12 +51,13 @@ pub struct History {
 
 impl History {
     /// Columns of the table.
-    pub const COLUMNS: [&str; 6] = [
+    pub const COLUMNS: [&str; 7] = [
         "service",
         "server",
         "application",
         "from",
         "until",
+        "renewals",
         "serials",
     ];
 

@@ -74,6 +74,7 @@ fn served(authority: &Authority, gateway: SocketAddr) -> Served {
         clock: Arc::new(ManualClock::at(1_800_000_000)),
         board: board.clone(),
         commands: Commands::of(&journal, folder.path()),
+        sessions: Arc::default(),
     };
     let (runs, running) = watch::channel(None);
     let task = tokio::spawn(session.run(running, stop.clone()));

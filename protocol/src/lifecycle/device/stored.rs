@@ -22,6 +22,8 @@ const REST: u64 = 0;
 const WANTED: u64 = 1;
 const ASKING: u64 = 2;
 const TRYING: u64 = 3;
+/// On top of a step that is taken for a renewal.
+const RENEWAL: u64 = 4;
 
 impl Device {
     /// The text for storing.
@@ -37,14 +39,15 @@ impl Device {
                 w.bytes(credential.expose());
             });
             maybe(w, self.running.as_ref(), encode_running);
+            let aim = if self.renews { RENEWAL } else { 0 };
             match &self.step {
                 Step::Rest => _ = w.array(1).uint(REST),
-                Step::Wanted => _ = w.array(1).uint(WANTED),
+                Step::Wanted => _ = w.array(1).uint(aim + WANTED),
                 Step::Asking(key) => {
-                    _ = w.array(2).uint(ASKING).bytes(&key.to_pkcs8_der());
+                    _ = w.array(2).uint(aim + ASKING).bytes(&key.to_pkcs8_der());
                 }
                 Step::Trying(new) => {
-                    w.array(2).uint(TRYING);
+                    w.array(2).uint(aim + TRYING);
                     encode_running(w, new);
                 }
             }
@@ -80,7 +83,10 @@ impl Device {
         })?;
         let credential = perhaps(&mut r, |r| Ok(Credential::from_bytes(r.bytes_exact()?)))?;
         let running = perhaps(&mut r, decode_running)?;
-        let step = decode_step(&mut r)?;
+        let (step, renews) = decode_step(&mut r)?;
+        if renews && running.is_none() {
+            return Err(bad("step"));
+        }
         let report = perhaps(&mut r, |r| {
             r.array(2)?;
             let serial = serial(r)?;
@@ -94,6 +100,7 @@ impl Device {
             credential,
             running,
             step,
+            renews,
             report,
             said,
         })
@@ -142,15 +149,20 @@ fn decode_running(r: &mut Reader<'_>) -> Result<Running, MessageFault> {
     })
 }
 
-fn decode_step(r: &mut Reader<'_>) -> Result<Step, MessageFault> {
+/// The step, and whether it is taken for a renewal.
+fn decode_step(r: &mut Reader<'_>) -> Result<(Step, bool), MessageFault> {
     let parts = r.array_len(2)?;
-    Ok(match (r.uint()?, parts) {
+    let number = r.uint()?;
+    let renews = number > RENEWAL;
+    let number = if renews { number - RENEWAL } else { number };
+    let step = match (number, parts) {
         (REST, 1) => Step::Rest,
         (WANTED, 1) => Step::Wanted,
         (ASKING, 2) => Step::Asking(key(r)?),
         (TRYING, 2) => Step::Trying(Box::new(decode_running(r)?)),
         _ => return Err(bad("step")),
-    })
+    };
+    Ok((step, renews))
 }
 
 fn decode_said(r: &mut Reader<'_>) -> Result<Reported, MessageFault> {

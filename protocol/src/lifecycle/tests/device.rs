@@ -321,6 +321,84 @@ fn what_fails_leaves_the_old_key_and_what_works_drops_it() {
     assert!(holds(&new.running().unwrap().key.to_pkcs8_der()));
 }
 
+/// The steps of a change for the service that runs: with a fresh key, the old one last, and what was
+/// told of the last order stays.
+#[test]
+fn a_renewal_goes_the_way_of_a_change_and_keeps_the_old_key_until_the_new_one_works() {
+    for (at, state) in run().into_iter().enumerate() {
+        assert_eq!(state.clone().renew(), at == 6, "only what runs, at rest");
+    }
+    let old = run().remove(6);
+    let serial = |state: &Device| state.running().unwrap().serial.clone();
+    let renew = |tried: Result<(), String>| {
+        let mut state = old.clone();
+        assert!(state.renew() && !state.clone().renew());
+        state = Device::from_cbor(&state.to_cbor()).unwrap();
+        assert_eq!(todo(&state), "make key");
+        assert!(on(&mut state, Event::Key(key(2))));
+        assert_eq!(todo(&state), "update civil");
+        assert!(on(&mut state, Event::Answer(granted("civil", &key(2)))));
+        assert_eq!(todo(&state), "try civil");
+        assert_eq!(serial(&state), serial(&old), "not before it was tried");
+        assert!(state.is_renewing());
+        assert!(on(&mut state, Event::Tried(tried)));
+        assert!(!state.is_renewing());
+        assert_eq!(state.reported(), old.reported());
+        state
+    };
+    let (new, back) = (renew(Ok(())), renew(Err("nobody there".into())));
+    assert_eq!(todo(&new), "report Runs");
+    assert_eq!(new.running().unwrap().key.public(), key(2).public());
+    assert_eq!(todo(&back), "report RolledBack");
+    assert_eq!(serial(&back), serial(&old));
+    for mut state in [new, back] {
+        assert!(on(&mut state, Event::Answer(Answer::Noted)));
+        assert!(state.renew(), "and again when it is due");
+    }
+}
+
+#[test]
+fn a_renewal_that_is_refused_leaves_all_as_it_was_and_an_order_comes_first() {
+    let old = run().remove(6);
+    let asking = |old: &Device| {
+        let mut state = old.clone();
+        assert!(state.renew() && on(&mut state, Event::Key(key(2))));
+        state
+    };
+    let refused = |state: &mut Device, refusal| on(state, Event::Answer(Answer::from(refusal)));
+    for refusal in [
+        Refusal::WrongService,
+        Refusal::NoService,
+        Refusal::UnknownDevice,
+        Refusal::BadRequest,
+    ] {
+        let mut state = asking(&old);
+        assert!(refused(&mut state, refusal));
+        assert_eq!(*state.to_cbor(), *old.to_cbor(), "{refusal:?}");
+    }
+    let mut state = asking(&old);
+    assert!(!refused(&mut state, Refusal::Unavailable));
+    assert_eq!(todo(&state), "update civil", "asked again");
+    // Another order, and the end of use, in the middle of it.
+    let mut other = state.clone();
+    assert_eq!(other.hear(&notice(2, 2, "weather")), Heard::Taken);
+    assert!(!other.is_renewing() && todo(&other) == "make key");
+    assert!(on(&mut other, Event::Key(key(3))));
+    assert_eq!(todo(&other), "update weather");
+    assert_eq!(state.hear(&end(2, 2)), Heard::Taken);
+    assert!(!state.is_renewing() && !state.renew());
+    // After an order that failed, what runs is renewed, not what was ordered; the report stays.
+    assert!(on(&mut other, Event::Answer(granted("weather", &key(3)))));
+    assert!(on(&mut other, Event::Tried(Err("no".into()))));
+    assert!(on(&mut other, Event::Answer(Answer::Noted)));
+    let mut renewed = asking(&other);
+    assert_eq!(todo(&renewed), "update civil");
+    assert!(on(&mut renewed, Event::Answer(granted("civil", &key(2)))));
+    assert!(on(&mut renewed, Event::Tried(Ok(()))));
+    assert_eq!(renewed.running().unwrap().assignment, assignment("civil"));
+    assert_eq!(renewed.reported(), other.reported());
+}
+
 /// A device of ours against a register in words: lots of orders, lost answers, kills between any two
 /// stores, and passing faults. It always comes to rest on the highest order.
 #[test]
@@ -336,6 +414,9 @@ fn a_device_always_comes_to_rest_on_the_highest_order() {
                 last = *dice.pick::<&str>(&names);
                 state.hear(&notice(seq, seq, last));
                 state.hear(&notice(dice.below(seq + 1), 99, "forged"));
+            }
+            if dice.chance(4) && state.renew() {
+                state = Device::from_cbor(&state.to_cbor()).unwrap();
             }
             step(&mut state, &mut dice, &mut keys, 40);
         }
@@ -389,7 +470,9 @@ fn step(state: &mut Device, dice: &mut Dice, keys: &mut u64, percent: u64) {
 #[test]
 fn a_damaged_store_is_refused_and_never_panics() {
     let mut dice = Dice::new(9);
-    for state in run() {
+    let mut renewing = run().remove(6);
+    assert!(renewing.renew());
+    for state in run().into_iter().chain([renewing]) {
         let bytes = state.to_cbor();
         for cut in 0..bytes.len() {
             assert!(Device::from_cbor(&bytes[..cut]).is_err());

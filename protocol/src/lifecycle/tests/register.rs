@@ -75,6 +75,10 @@ fn states() -> Vec<(&'static str, Vec<Change>)> {
         ("ready for another", with(&ready, &[ordered("soil")])),
         ("serving", serving.clone()),
         (
+            "serving, another ordered",
+            with(&serving, &[ordered("soil")]),
+        ),
+        (
             "changed",
             with(&ready, &[started("civil", 3), started("weather", 9)]),
         ),
@@ -98,9 +102,14 @@ fn states() -> Vec<(&'static str, Vec<Change>)> {
 fn word(decided: Result<Decision, Refusal>) -> String {
     match decided {
         Ok(Decision::Activate) => "activate".into(),
-        Ok(Decision::Grant { order, csr }) => {
+        Ok(Decision::Grant {
+            assignment,
+            renews,
+            csr,
+        }) => {
             assert_eq!(csr, [1, 2, 3]);
-            format!("grant {}", order.assignment.service)
+            let word = if renews { "renew" } else { "grant" };
+            format!("{word} {}", assignment.service)
         }
         Ok(Decision::Record(changes)) => {
             let words: Vec<_> = changes.iter().map(Change::word).collect();
@@ -149,7 +158,7 @@ fn every_request_in_every_state() {
     let wrong = "no: wrong credential";
     let (na, ns, ws) = ("no: not activated", "no: no service", "no: wrong service");
     let (no_serial, used) = ("no: wrong serial", "no: already activated");
-    let grant = "grant weather";
+    let (grant, renew) = ("grant weather", "renew weather");
     let back = "record [service ended, certificate revoked]";
     let returned = "record [service started, certificate revoked]";
     let revoked = "record [certificate revoked]";
@@ -172,12 +181,13 @@ fn every_request_in_every_state() {
             no_serial,
             no_serial,
         ),
-        row(used, grant, wrong, ws, none, back, back),
-        row(used, grant, wrong, ws, revoked, returned, all),
+        row(used, renew, wrong, ws, none, back, back),
+        row(used, renew, wrong, "grant soil", none, back, back),
+        row(used, renew, wrong, ws, revoked, returned, all),
         row(used, grant, wrong, ws, no_serial, no_serial, back),
         row(used, grant, wrong, ws, no_serial, none, none),
         row(used, ns, wrong, ns, none, back, back),
-        row("activate", grant, wrong, ws, none, back, back),
+        row("activate", renew, wrong, ws, none, back, back),
     ];
     for ((name, changes), expected) in states().iter().zip(expected) {
         let record = record(changes);
@@ -230,4 +240,88 @@ fn a_device_goes_back_to_what_ran_before_and_never_to_what_is_revoked() {
     let gone = Change::CertificateRevoked { serial: serial(3) };
     let decided = decide(Some(&record_of(&[gone])), device(), &request);
     assert_eq!(word(decided), "record [service ended, certificate revoked]");
+}
+
+fn decided(record: &DeviceRecord, kind: RequestKind) -> Result<Decision, Refusal> {
+    let device = device();
+    decide(Some(record), device, &Request { device, kind })
+}
+
+fn update(name: &str) -> RequestKind {
+    RequestKind::Update {
+        service: service(name),
+        credential: credential(1),
+        csr: vec![1, 2, 3],
+    }
+}
+
+/// A renewal whose first answer was lost and whose second certificate does not work: the device holds
+/// the one that it had, and that is what the record goes back to.
+#[test]
+fn a_renewal_that_fails_goes_back_to_what_the_device_holds() {
+    let base = [
+        onboarded(),
+        activated(),
+        ordered("weather"),
+        started("weather", 3),
+        started("weather", 8),
+        started("weather", 9),
+    ];
+    let outcome = Outcome::RolledBack;
+    let serial_of = serial(9);
+    let report = RequestKind::Report {
+        serial: serial_of,
+        outcome,
+    };
+    let Ok(Decision::Record(changes)) = decided(&record(&base), report) else {
+        panic!("a rollback is recorded");
+    };
+    assert_eq!(changes[0], started("weather", 3));
+    let after = record(&[&base[..], &changes].concat());
+    let history = after.services().history();
+    assert_eq!((history.len(), history[0].renewals.len()), (1, 0));
+    assert_eq!(word(decided(&after, update("weather"))), "renew weather");
+}
+
+/// An order that did not work for the device leaves it what it has, and that is renewed: another
+/// service, and the same one at another server.
+#[test]
+fn what_a_device_went_back_to_is_renewed_for_as_long_as_it_runs() {
+    let mut elsewhere = assignment("civil");
+    elsewhere.application = Some("forecast-2".parse().unwrap());
+    for wanted in [assignment("soil"), elsewhere] {
+        let ordered_anew = Change::ServiceOrdered(Box::new(wanted.clone()));
+        let begun = Change::ServiceStarted {
+            assignment: Box::new(wanted.clone()),
+            serial: serial(9),
+        };
+        let base = [
+            onboarded(),
+            activated(),
+            ordered("civil"),
+            started("civil", 3),
+            ordered_anew.clone(),
+            begun,
+            started("civil", 3),
+            Change::CertificateRevoked { serial: serial(9) },
+        ];
+        let granted = |record: &DeviceRecord, name: &str| match decided(record, update(name)) {
+            Ok(Decision::Grant {
+                assignment, renews, ..
+            }) => (*assignment, renews),
+            other => panic!("{other:?}"),
+        };
+        let name = wanted.service.as_str();
+        // Not yet tried: it is the order.
+        assert_eq!(
+            granted(&record(&base[..5]), name),
+            (wanted.clone(), false),
+            "{name}"
+        );
+        let back = record(&base);
+        assert_eq!(granted(&back, "civil"), (assignment("civil"), true));
+        // Ordered again, it is tried again.
+        let again = record(&[&base[..], &[ordered_anew]].concat());
+        assert_eq!(granted(&again, name), (wanted.clone(), false), "{name}");
+    }
 }

@@ -125,17 +125,55 @@ fn one_entry_ends_the_old_service_and_begins_the_new() {
     let history = record.services().history();
     let serial = |n: u8| Serial::new(&[n]).unwrap();
     assert_eq!(history[0].serials, [serial(1), serial(2)], "a renewal");
+    let renewed = &history[0].renewals;
+    assert_eq!((renewed.len(), &renewed[0].serial), (1, &serial(2)));
+    assert_eq!(renewed[0].at, entries[1].at);
+    assert_eq!(renewed[0].entry, entries[1].id);
     assert_eq!(history[0].end, Some(history[1].start));
     assert_eq!((history.len(), history[1].end), (2, None));
     let running = record.services().running();
     assert_eq!(running, Some((&assignment("weather"), &serial(3))));
-    let before = record.services().before(&serial(3));
-    assert_eq!(before, Some((&assignment("civil"), &serial(2))));
-    assert_eq!(record.services().before(&serial(1)), None);
+    // The first was void once the second worked; while it is not, the second never did.
+    let before = |void: &[u8]| {
+        let void = void.iter().map(|n| serial(*n)).collect();
+        let before = record.services().before(&serial(3), &void);
+        before.map(|(assignment, serial)| (assignment.clone(), serial.clone()))
+    };
+    let civil = |n| Some((assignment("civil"), serial(n)));
+    assert_eq!((before(&[1]), before(&[])), (civil(2), civil(1)));
+    assert_eq!(before(&[1, 2]), None);
+    assert_eq!(
+        record.services().before(&serial(1), &Default::default()),
+        None
+    );
     let record = fold(&entries);
     let ends: Vec<_> = record.services().history();
     assert!(ends.len() == 3 && ends.iter().all(|line| line.end.is_some()));
     assert_eq!(record.services().running(), None);
+}
+
+#[test]
+fn what_a_device_went_back_from_is_no_renewal() {
+    let entries = [
+        entry("gw1", 1, started("civil", 1)),
+        entry("gw1", 2, started("civil", 2)),
+        entry("gw1", 3, started("civil", 3)),
+        entry("gw1", 4, started("civil", 2)),
+        entry("gw1", 5, started("civil", 4)),
+        entry("gw1", 6, started("civil", 1)),
+    ];
+    let renewed = |most: usize| {
+        let history = fold(&entries[..most]).services().history();
+        assert_eq!(history.len(), 1, "one service, from its start on");
+        let serials = history[0].renewals.iter();
+        serials
+            .map(|one| one.serial.as_bytes()[0])
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(renewed(3), [2, 3]);
+    assert_eq!(renewed(4), [2]);
+    assert_eq!(renewed(5), [2, 4]);
+    assert_eq!(renewed(6), [0_u8; 0]);
 }
 
 #[test]
