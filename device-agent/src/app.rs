@@ -132,8 +132,10 @@ impl Agent {
             return Ok(());
         };
         let mut identity = identity?;
+        let mut own_sessions = 0;
         loop {
-            self.serve_as(&identity, stop).await?;
+            self.serve_as(&identity, own_sessions, stop).await?;
+            own_sessions = 1;
             let renewed = self.vault.load()?.identity;
             match renewed.filter(|new| new.certificate != identity.certificate) {
                 Some(new) if !stop.is_cancelled() => identity = new,
@@ -144,7 +146,12 @@ impl Agent {
     }
 
     /// Serves under one identity until `stop`, or until a part ends: renewal does when there is another.
-    async fn serve_as(&self, identity: &Identity, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn serve_as(
+        &self,
+        identity: &Identity,
+        own_sessions: u32,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         show_identity(&self.board, Some(identity));
         bound_clock(&self.clock, identity);
         let commands = Commands::of(&self.config.commands, &self.state);
@@ -174,7 +181,10 @@ impl Agent {
             .renewed_by(ordered.clone())
             .told_by(room, servers.clone());
         let session = self.session(identity, servers, commands, in_service);
-        let renewal = self.renewal(identity, (sessions, met), ordered);
+        let renewal = Renewal {
+            own_sessions,
+            ..self.renewal(identity, (sessions, met), ordered)
+        };
         let sensors = self.start_sensors(stop);
         let mut parts = JoinSet::new();
         let end = stop.child_token();
@@ -212,6 +222,7 @@ impl Agent {
             wish: self.config.renewal,
             ordered,
             sessions,
+            own_sessions: 0,
             met,
             clock: Arc::clone(&self.clock),
             connect_timeout: self.config.connection.connect_timeout,

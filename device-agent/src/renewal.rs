@@ -73,6 +73,9 @@ pub struct Renewal {
     pub ordered: Ordered,
     /// Sessions begun with the present certificate.
     pub sessions: Arc<AtomicU32>,
+    /// So many of them count for nothing: 1 after a renewal, which begins a session by itself and must
+    /// not be the reason for the next.
+    pub own_sessions: u32,
     /// Remembers what the last server showed: another root there is a reason to renew.
     pub met: Anchors,
     /// Judges, and hears the time from whoever answers.
@@ -194,7 +197,9 @@ impl Renewal {
         }
         let (now, sessions) = (
             self.clock.certain().secs,
-            self.sessions.load(Ordering::Relaxed),
+            self.sessions
+                .load(Ordering::Relaxed)
+                .saturating_sub(self.own_sessions),
         );
         self.wish.is_due(&self.identity.certificate, now, sessions) || self.met_other_roots(now)
     }

@@ -224,6 +224,7 @@ fn room(state: &Path, clock: &Path, address: &str) -> Renewal {
         wish: Wish::default(),
         ordered: Ordered::of(state),
         sessions: Arc::default(),
+        own_sessions: 0,
         met: Anchors::none(),
         clock: Arc::new(SystemClock::open(clock, SystemTrust::Hint).unwrap()),
         connect_timeout: Duration::from_secs(2),
@@ -335,4 +336,25 @@ fn only_a_signed_order_for_the_present_certificate_counts_and_only_once() {
         Ordered::of(folder.path()).is_open(),
         "it outlives the agent"
     );
+}
+
+#[test]
+fn a_session_that_a_renewal_began_is_no_reason_for_the_next() {
+    let server = Server::new(false);
+    let folder = onboarded(&server, "127.0.0.1:1");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut renewal = room(
+        folder.path(),
+        &elsewhere.path().join("clock"),
+        "127.0.0.1:1",
+    );
+    assert!(!renewal.is_due(), "by the rule it has long to go");
+    renewal.wish.sessions = Some(1);
+    assert!(!renewal.is_due(), "no session yet");
+    renewal.sessions.store(1, Ordering::Relaxed);
+    assert!(renewal.is_due(), "the first since the agent started");
+    renewal.own_sessions = 1;
+    assert!(!renewal.is_due(), "the renewal's own");
+    renewal.sessions.store(2, Ordering::Relaxed);
+    assert!(renewal.is_due(), "the next");
 }
