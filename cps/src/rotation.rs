@@ -14,7 +14,7 @@ use std::sync::Arc;
 use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, SiteId};
 use holdfast_protocol::key::PublicKey;
-use holdfast_protocol::record::Change;
+use holdfast_protocol::record::{Change, EntryId};
 use holdfast_protocol::succession::{
     KeyRole, SignedSuccession, Succession, SuccessionFault, follow,
 };
@@ -361,9 +361,10 @@ pub(crate) fn settle(core: &Core) -> Result<(), crate::OpenError> {
         let said: Vec<Succession> = said.into_iter().filter(|one| one.role == role).collect();
         let all = core.keys.all(role);
         let enrolled = core.cloud.as_ref().and_then(|cloud| cloud.own_key(role));
-        // A registry that was lost says nothing of the key that took its place: what is in the folder
-        // serves until the log is back, so that the site goes on.
-        let enrolled = enrolled.filter(|key| !said.is_empty() || all.contains(key));
+        let enrolled = match enrolled {
+            Some(key) if said.is_empty() && !all.contains(key) => stands_by(core, role, key)?,
+            enrolled => enrolled,
+        };
         let Some(first) = enrolled.or(all.first()) else {
             continue;
         };
@@ -379,6 +380,25 @@ pub(crate) fn settle(core: &Core) -> Result<(), crate::OpenError> {
         }
     }
     Ok(())
+}
+
+/// The key of the enrolment, where it is gone and the log names no successor: still the one if our last
+/// entry is by it. A registry that was lost says nothing of either, and what is in the folder serves,
+/// so that the site goes on.
+fn stands_by<'a>(
+    core: &Core,
+    role: KeyRole,
+    key: &'a VerifyingKey,
+) -> Result<Option<&'a VerifyingKey>, StoreError> {
+    let (place, origin) = (home(core), core.config.server.clone());
+    let last = core.registry.read(|view| {
+        let epoch = crate::registry::epoch_in(view)?;
+        let seq = view.head(&place, &origin, epoch)?;
+        let id = EntryId { origin, epoch, seq };
+        view.entry(&place, &id)
+    })?;
+    let is_by_it = last.is_some_and(|entry| entry.verify(key).is_ok());
+    Ok((role == KeyRole::Signing && is_by_it).then_some(key))
 }
 
 fn flat(error: WriteError<RegistryError>) -> RotationError {
