@@ -171,6 +171,35 @@ fn while_the_disk_is_dead_nobody_waits_and_reads_say_so() {
 }
 
 #[test]
+fn a_disk_that_stays_full_in_spite_of_the_reserve_makes_nobody_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        reserve_bytes: 64 << 10,
+        reserve_file: Some(folder.path().join("reserve")),
+        ..quick()
+    };
+    let bench = bench(options);
+    bench.put(1, 1).unwrap();
+    bench.failing.plan(Some(Fault {
+        call: Call::Any,
+        at: 1,
+        os_error: ENOSPC,
+        times: Times::Forever,
+    }));
+    let begun = Instant::now();
+    for version in 2..10 {
+        assert!(bench.put(1, version).is_err());
+    }
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    bench.failing.plan(None);
+    let until = Instant::now() + PATIENCE;
+    while bench.put(1, 10).is_err() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn a_full_disk_leaves_room_for_what_is_essential() {
     let folder = tempfile::tempdir().unwrap();
     let reserve = folder.path().join("reserve");
