@@ -177,11 +177,15 @@ impl Message {
         self.topic.len() + self.payload.len() + self.properties.len() + OVERHEAD
     }
 
-    /// Seconds left to live at `now` (broker seconds): `None` = for ever, `Some(0)` = expired.
+    /// Seconds left to live at `now` (broker seconds): `None` = for ever, `Some(0)` = expired. It lives
+    /// its whole time: the second that had begun when it came does not count.
     pub(crate) fn seconds_left(&self, now: u64) -> Option<u32> {
         let expiry = self.expiry?;
         let age = u32::try_from(now.saturating_sub(self.at)).unwrap_or(u32::MAX);
-        Some(expiry.saturating_sub(age))
+        if expiry == 0 || age > expiry {
+            return Some(0);
+        }
+        Some((expiry - age).max(1))
     }
 
     pub(crate) fn expired(&self, now: u64) -> bool {
@@ -201,5 +205,32 @@ impl fmt::Debug for Message {
             .field("retain", &self.retain)
             .field("payload_bytes", &self.payload.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mqtt5_3_3_2_5_a_message_lives_its_whole_time_and_no_second_more_than_begun() {
+        let mut message = Message::new("t", "m");
+        assert_eq!(message.seconds_left(u64::MAX), None);
+        message.at = 10;
+        for (expiry, now, left) in [
+            (0, 10, 0),
+            (1, 10, 1),
+            // It may have come at the end of second 10: a moment ago.
+            (1, 11, 1),
+            (1, 12, 0),
+            (6, 13, 3),
+            (6, 16, 1),
+            (6, 17, 0),
+            (u32::MAX, 10, u32::MAX),
+        ] {
+            message.expiry = Some(expiry);
+            assert_eq!(message.seconds_left(now), Some(left), "{expiry} {now}");
+            assert_eq!(message.expired(now), left == 0, "{expiry} {now}");
+        }
     }
 }

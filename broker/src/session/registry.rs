@@ -59,9 +59,10 @@ impl Held {
         }
     }
 
-    /// When it ends, if nobody comes back.
+    /// When it ends, if nobody comes back: not a moment before its time is over, so the second that had
+    /// begun when the connection ended does not count [MQTT-3.1.2-23].
     pub(crate) fn deadline(&self) -> Option<u64> {
-        (self.expiry != u32::MAX).then(|| self.left_at + u64::from(self.expiry))
+        (self.expiry != u32::MAX).then(|| self.left_at + u64::from(self.expiry) + 1)
     }
 }
 

@@ -335,7 +335,7 @@ async fn resume(
     let core = &shared.core;
     let over = held
         .deadline()
-        .is_some_and(|deadline| deadline < core.clock.now());
+        .is_some_and(|deadline| deadline <= core.clock.now());
     let present = held.exists && !connect.clean && !over;
     let will = shared.wills.take(&identity.client_id);
     if !present {

@@ -320,3 +320,25 @@ async fn mqtt5_4_1_0_1_a_session_is_not_discarded_while_its_connection_is_open()
         assert_eq!(present, greeting.id == "lasts-1");
     }
 }
+
+#[tokio::test]
+async fn mqtt5_3_1_2_23_no_session_ends_before_its_time() {
+    let server = std::sync::Arc::new(server().await);
+    let mut tasks = tokio::task::JoinSet::new();
+    // At every phase of the second.
+    for phase in 0..8 {
+        let server = std::sync::Arc::clone(&server);
+        tasks.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(125 * phase)).await;
+            let mut greeting = Hello::v5(&format!("phase-{phase}"));
+            greeting.clean = false;
+            greeting.properties = expiry(2);
+            hello(&server, &greeting).await.disconnect().await;
+            tokio::time::sleep(Duration::from_millis(1800)).await;
+            assert!(hello_present(&server, &greeting).await.1, "{phase}");
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
