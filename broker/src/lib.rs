@@ -13,6 +13,8 @@
 //! - nobody receives or sends on a topic without the [`Rights`] saying so at that moment;
 //! - every queue, quota and wait has a bound in [`Config`], and every drop is counted.
 
+#![deny(missing_docs)]
+
 mod broker;
 mod codec;
 mod config;
