@@ -411,13 +411,13 @@ async fn guesses(site: &Site) {
 async fn read_again(site: &Site) {
     let put = |text: &str| secret_file::write(&site.file, text.as_bytes()).expect("file");
     let stock = at(site, "tls").user(METER).with(&["-t", "plant/meter/set"]);
-    let mut stays = tokio::process::Command::new("mosquitto_sub")
-        .args(&stock.words)
-        .stdout(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("mosquitto_sub runs");
+    let mut stays = tokio::process::Command::new("mosquitto_sub");
+    stays.args(&stock.words).kill_on_drop(true);
+    stays.stdout(std::process::Stdio::null());
+    // Who published as the meter before was of the same name, and may not be gone yet.
     let is_there = || site.is_connected("user:meter");
+    until("the one before to be gone", || !is_there()).await;
+    let mut stays = stays.spawn().expect("mosquitto_sub runs");
     until("the meter", is_there).await;
     put("[[client]]\nname = \"meter\"\n");
     let faults = site.gateway.reload.again().expect_err("faulty").to_string();
