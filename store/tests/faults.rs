@@ -238,31 +238,3 @@ fn a_full_disk_leaves_room_for_what_is_essential() {
     assert_eq!(health.borrow().state, State::Open);
     assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 256 << 10);
 }
-
-#[test]
-fn a_full_disk_that_stays_dead_keeps_nobody_waiting_for_the_reserve() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = Options {
-        reserve_bytes: 64 << 10,
-        reserve_file: Some(folder.path().join("reserve")),
-        ..quick()
-    };
-    let bench = bench(options);
-    bench.put(1, 1).unwrap();
-    bench.failing.plan(Some(Fault {
-        call: Call::Any,
-        at: 1,
-        os_error: ENOSPC,
-        times: Times::Forever,
-    }));
-    let begun = Instant::now();
-    for version in 2..10 {
-        assert!(bench.put(1, version).is_err());
-    }
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-    bench.failing.plan(None);
-    let until = Instant::now() + PATIENCE;
-    while bench.put(1, 10).is_err() {
-        assert!(Instant::now() < until);
-    }
-}
