@@ -187,8 +187,12 @@ impl Consumer {
     ///
     /// Returns at once when the consumer was removed: the read says so.
     pub async fn ready(&self, after: RowId) {
+        // Each consumer's mailbox has some.
+        let Some(listeners) = self.mailbox.listeners() else {
+            return;
+        };
         loop {
-            let changed = self.mailbox.changed();
+            let changed = listeners.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if self.still_there().is_err() || self.mailbox.has_rows() {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -138,7 +138,10 @@ pub(crate) async fn serve(
     cancel: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
-    let stop = cancel.child_token();
+    let stop = Stop {
+        asked: cancel.child_token(),
+        closing: Closing::default(),
+    };
     loop {
         tokio::select! {
             biased;
@@ -169,6 +172,7 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
+    stop.closing.set(&shared);
     let grace = shared.core.config.grace;
     let all = async { while tasks.join_next().await.is_some() {} };
     if timeout(grace, all).await.is_err() {
@@ -184,17 +188,40 @@ struct Arrival {
     peer: Peer,
     door: Door,
     permit: Permit,
-    stop: CancellationToken,
+    stop: Stop,
+}
+
+/// How a connection hears that its door closes: while it begins it waits for that.
+#[derive(Clone)]
+pub(crate) struct Stop {
+    pub(crate) asked: CancellationToken,
+    pub(crate) closing: Closing,
+}
+
+/// What a connection looks at when it is woken: an idle one waits for its mailbox and its socket alone.
+#[derive(Clone, Default)]
+pub(crate) struct Closing(Arc<AtomicBool>);
+
+impl Closing {
+    fn set(&self, shared: &Shared) {
+        self.0.store(true, Ordering::SeqCst);
+        for cell in shared.sessions.all() {
+            cell.shown().nudge();
+        }
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// One connection to its end. What only its beginning needs is in a box of its own, so that an idle
 /// connection holds no more than waiting takes.
 async fn connection(arrival: Box<Arrival>) {
-    let stop = arrival.stop.clone();
     // A statement of its own: when it ends, nothing of the beginning is left.
     let entered = Box::pin(enter(arrival)).await;
     if let Some((session, _place)) = entered {
-        session.run(stop).await;
+        session.run().await;
     }
 }
 
@@ -212,7 +239,7 @@ async fn enter(arrival: Box<Arrival>) -> Option<(Box<session::Connection>, Optio
     // Small packets are answered at once; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
     let secured = tokio::select! {
-        () = stop.cancelled() => return None,
+        () = stop.asked.cancelled() => return None,
         secured = secure(&shared, stream, &door, &mut peer, deadline) => secured,
     };
     let socket = match secured {

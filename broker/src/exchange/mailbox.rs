@@ -7,10 +7,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
+use super::wake::Wake;
 use super::{ConsumerId, Delivery, Outcome, Patience, Place, Pool, TailRow, Taken};
 use crate::{Identity, Message, Qos};
 
@@ -35,7 +36,7 @@ pub(crate) struct Mailbox {
     marked: AtomicU64,
     connected: AtomicBool,
     inner: Mutex<Inner>,
-    wake: Notify,
+    wake: Wake,
     /// Its queue is more than half full.
     tight: AtomicBool,
     patience: Patience,
@@ -91,7 +92,7 @@ impl Mailbox {
             marked: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             inner: Mutex::default(),
-            wake: Notify::new(),
+            wake: Wake::reader(),
             tight: AtomicBool::new(false),
             patience: Patience::default(),
         }
@@ -106,6 +107,7 @@ impl Mailbox {
         let bounds = Bounds { own: 0, ..bounds };
         let mut mailbox = Self::new(key, identity, bounds);
         mailbox.bridge = true;
+        mailbox.wake = Wake::listeners();
         mailbox.take_qos0 = AtomicBool::new(take_qos0);
         mailbox
     }
@@ -251,7 +253,7 @@ impl Mailbox {
         let grown = inner.grown();
         drop(inner);
         if taken > 0 {
-            self.wake.notify_one();
+            self.wake.tell();
         }
         Place {
             taken,
@@ -278,10 +280,7 @@ impl Mailbox {
         self.tight.store(false, Ordering::Relaxed);
         drop(inner);
         self.patience.next();
-        self.wake.notify_one();
-        if self.bridge {
-            self.wake.notify_waiters();
-        }
+        self.wake.tell();
         lost
     }
 
@@ -384,10 +383,7 @@ impl Mailbox {
         if !new {
             return grown;
         }
-        self.wake.notify_one();
-        if self.bridge {
-            self.wake.notify_waiters();
-        }
+        self.wake.tell();
         grown
     }
 
@@ -444,8 +440,7 @@ impl Mailbox {
     pub(crate) fn reread(&self) {
         let taken = self.taken();
         self.rewind(taken);
-        self.wake.notify_one();
-        self.wake.notify_waiters();
+        self.wake.tell();
     }
 
     /// Whether the rows up to and including `row` may still be dropped: the reader has not had it.
@@ -473,7 +468,7 @@ impl Mailbox {
 
     pub(crate) fn push_outcome(&self, outcome: Outcome) {
         self.lock().outcomes.push_back(outcome);
-        self.wake.notify_one();
+        self.wake.tell();
     }
 
     pub(crate) fn next_outcome(&self) -> Option<Outcome> {
@@ -503,12 +498,30 @@ impl Mailbox {
 
     /// Something else changed that its reader should look at.
     pub(crate) fn nudge(&self) {
-        self.wake.notify_one();
+        self.wake.tell();
     }
 
-    /// Resolves at the next change; create it before looking.
-    pub(crate) fn changed(&self) -> Notified<'_> {
-        self.wake.notified()
+    /// A session's task waits for the next change.
+    pub(crate) fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wake.poll(cx)
+    }
+
+    /// A session's task goes to look for another reason.
+    pub(crate) fn looks(&self) {
+        self.wake.looks();
+    }
+
+    /// Whether `sender` is woken right after the turn for which this receiver has just been woken.
+    pub(crate) fn follow(&self, sender: &Waker) -> bool {
+        self.wake.follow(sender)
+    }
+
+    /// What a consumer's readers listen to; a session has none.
+    pub(crate) fn listeners(&self) -> Option<&Notify> {
+        match &self.wake {
+            Wake::Listeners(listeners) => Some(listeners),
+            Wake::Reader(_) => None,
+        }
     }
 
     pub(crate) fn waiting(&self) -> (usize, usize) {

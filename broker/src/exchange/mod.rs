@@ -14,6 +14,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod wake;
 
 pub(crate) use batch::{Batch, Delivery};
 pub(crate) use handed::{ConsumerId, Outcome, Place, TailRow, Taken};

@@ -52,8 +52,8 @@ pub(crate) struct Client {
     pub(super) heard: bool,
     /// A receiver's queue is getting full: let others run.
     pub(super) crowded: bool,
-    /// Something was brought to receivers since this was last looked at.
-    pub(super) delivered: bool,
+    /// Who got something that is acknowledged now: it comes before the acknowledgement.
+    pub(super) served: Option<Arc<Mailbox>>,
     /// What waits for receivers that are busy: nothing more is read before.
     pub(super) rest: Vec<Rest>,
     /// Subscriptions whose retained messages are on their way.
@@ -148,7 +148,7 @@ impl Client {
             slow: None,
             heard: false,
             crowded: false,
-            delivered: false,
+            served: None,
             rest: Vec::new(),
             keepsakes: VecDeque::new(),
             outstanding: 0,
@@ -406,7 +406,12 @@ impl Client {
         if let Some(run) = self.run.take() {
             let publisher = Some(self.mailbox.key);
             let rest = Some(&mut self.rest);
-            self.delivered |= !run.route.is_empty();
+            let counted = run.messages.first();
+            if let Some(last) = run.route.targets.last()
+                && counted.is_some_and(|first| first.qos != Qos::AtMostOnce)
+            {
+                self.served = Some(Arc::clone(&last.mailbox));
+            }
             self.crowded |= self
                 .core
                 .deliver(&run.route, publisher, run.messages, true, rest);

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::inbound::{Client, OUTSTANDING, Slow};
@@ -20,7 +19,7 @@ use super::speech::{goodbye, listen_on, poll_read, tell_refusal};
 use super::start::{self, Started};
 use crate::broker::Shared;
 use crate::codec::{self, Connect, Disconnect, Fault, Flow, Frames, code};
-use crate::door::Guest;
+use crate::door::{Closing, Guest, Stop};
 use crate::journal::{Op, WillRecord};
 use crate::socket::Socket;
 use crate::{CutReason, Event, Identity, Peer};
@@ -35,7 +34,7 @@ pub(crate) async fn enter(
     shared: Arc<Shared>,
     mut socket: Socket,
     mut guest: Guest,
-    stop: CancellationToken,
+    stop: Stop,
     admitted: impl FnOnce(),
 ) -> Option<Box<Connection>> {
     let mut frames = Frames::default();
@@ -45,7 +44,7 @@ pub(crate) async fn enter(
         read_connect(&mut socket, &mut frames, limit),
     );
     let first = tokio::select! {
-        () = stop.cancelled() => {
+        () = stop.asked.cancelled() => {
             turned_away(&shared, &guest.peer, CutReason::Shutdown);
             return None;
         }
@@ -70,7 +69,7 @@ pub(crate) async fn enter(
     admitted();
     match started {
         Ok(started) => {
-            let connection = Connection::new(shared, socket, frames, started, out);
+            let connection = Connection::new(shared, socket, frames, started, out, stop.closing);
             Some(Box::new(connection))
         }
         Err(refused) => {
@@ -134,7 +133,14 @@ pub(crate) struct Connection {
     will_delay: u32,
     keep_alive: Option<Duration>,
     last_heard: Instant,
+    /// Ends when the client may have been silent for too long.
+    silence: Option<Pin<Box<Sleep>>>,
+    /// Ends when a busy receiver may have room.
+    room: Option<Room>,
+    closing: Closing,
 }
+
+type Room = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Why the loop ends, and the code to tell an MQTT 5 client.
 #[derive(Debug)]
@@ -173,6 +179,7 @@ impl Connection {
         frames: Frames,
         started: Started,
         out: BytesMut,
+        closing: Closing,
     ) -> Self {
         let mut client = started.client;
         client.out = out;
@@ -190,16 +197,20 @@ impl Connection {
             will_delay: started.will_delay,
             keep_alive: started.keep_alive,
             last_heard: Instant::now(),
+            silence: started.keep_alive.map(|silent| Box::pin(sleep(silent))),
+            room: None,
+            closing,
         }
     }
 
     /// Serves it to its end.
-    pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) {
-        let mailbox = Arc::clone(&self.client.mailbox);
-        let mut silence = self.keep_alive.map(|silent| Box::pin(sleep(silent)));
+    pub(crate) async fn run(mut self: Box<Self>) {
         let ended = loop {
             if let Err(end) = self.work().await {
                 break end;
+            }
+            if self.closing.is_set() {
+                break end(CutReason::Shutdown);
             }
             if let Some(reason) = self.cell.cut(self.ticket) {
                 break end(reason);
@@ -207,30 +218,58 @@ impl Connection {
             if std::mem::take(&mut self.client.heard) {
                 self.last_heard = Instant::now();
             }
-            let changed = mailbox.changed();
-            let room = self.client.rest.first().map(|rest| {
+            self.room = self.client.rest.first().map(|rest| {
                 let (busy, deadline) = (Arc::clone(&rest.mailbox), rest.deadline);
-                Box::pin(async move { busy.patience().wait(deadline).await })
+                Box::pin(async move { busy.patience().wait(deadline).await }) as Room
             });
-            let woken = tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(end(CutReason::Shutdown)),
-                woken = std::future::poll_fn(|cx| self.poll_io(cx)) => woken,
-                () = changed => Ok(()),
-                () = if_any(room) => Ok(()),
-                () = if_any(silence.as_mut()) => self.silent(silence.as_mut()),
-            };
-            if let Err(end) = woken {
+            if let Err(end) = std::future::poll_fn(|cx| self.poll_wait(cx)).await {
                 break end;
             }
         };
         Box::pin(self.finish(ended)).await;
     }
 
+    /// Waits until there is something to do.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if let Some(receiver) = self.client.served.take()
+            && !self.out.is_empty()
+            && receiver.follow(cx.waker())
+        {
+            // Who is served comes before who is acknowledged: it is the one that waits. Whatever wakes
+            // us next, then it is our turn.
+            return Poll::Pending;
+        }
+        let woken = self.poll_events(cx);
+        if woken.is_ready() {
+            self.client.mailbox.looks();
+        }
+        woken
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if let Poll::Ready(done) = self.poll_io(cx) {
+            return Poll::Ready(done);
+        }
+        if self.client.mailbox.poll_changed(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(room) = &mut self.room
+            && room.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(timer) = &mut self.silence
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(self.silent());
+        }
+        Poll::Pending
+    }
+
     /// The client's time may be over: if not, the timer is set to when it will be. One timer for many
     /// packets: it is not touched when they come.
-    fn silent(&self, timer: Option<&mut Pin<Box<Sleep>>>) -> Result<(), End> {
-        let (Some(timer), Some(silent)) = (timer, self.keep_alive) else {
+    fn silent(&mut self) -> Result<(), End> {
+        let (Some(timer), Some(silent)) = (&mut self.silence, self.keep_alive) else {
             return Ok(());
         };
         let due = self.last_heard + silent;
@@ -245,6 +284,8 @@ impl Connection {
     async fn work(&mut self) -> Result<(), End> {
         loop {
             self.hand_over_now().await?;
+            // Before it is asked whether more may be read: nothing else may come to wake us up.
+            self.client.outcomes().map_err(end)?;
             self.client.settle_rest();
             if self.paused && self.client.outstanding < OUTSTANDING && self.client.rest.is_empty() {
                 self.client.begin_read();
@@ -257,7 +298,6 @@ impl Connection {
             }
             break;
         }
-        self.client.outcomes().map_err(end)?;
         if self.out.len() < OUT_SOFT
             && let Err(error) = self.client.fill(&self.shared.journal)
         {
@@ -272,10 +312,8 @@ impl Connection {
             self.out.extend_from_slice(&self.client.out);
             self.client.out.clear();
         }
-        let delivered = std::mem::take(&mut self.client.delivered) && !self.out.is_empty();
-        if std::mem::take(&mut self.client.crowded) || delivered {
-            // A receiver has much to do: let it have this thread before we bring more. And who is
-            // served comes before who is acknowledged: it is the one that waits.
+        if std::mem::take(&mut self.client.crowded) {
+            // A receiver has much to do: let it have this thread before we bring more.
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -477,9 +515,13 @@ impl Connection {
         let deadline = Instant::now() + LAST_ANSWERS;
         let mailbox = Arc::clone(&self.client.mailbox);
         loop {
-            let changed = mailbox.changed();
             take(&mut self.client)?;
-            if self.client.outstanding == 0 || timeout_at(deadline, changed).await.is_err() {
+            if self.client.outstanding == 0 {
+                return Ok(());
+            }
+            let changed = std::future::poll_fn(|cx| mailbox.poll_changed(cx));
+            if timeout_at(deadline, changed).await.is_err() {
+                mailbox.looks();
                 return Ok(());
             }
         }
@@ -528,13 +570,5 @@ impl Connection {
             None => {}
         }
         socket
-    }
-}
-
-/// Waits for what there is to wait for.
-async fn if_any(waiting: Option<impl Future<Output = ()> + Unpin>) {
-    match waiting {
-        Some(waiting) => waiting.await,
-        None => std::future::pending().await,
     }
 }
