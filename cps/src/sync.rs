@@ -7,6 +7,7 @@ mod client;
 mod holes;
 mod judge;
 mod replaced;
+mod returned;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 pub use client::{Client, Exchange, SyncError};
 pub use judge::Distrust;
 pub use replaced::Replaced;
+pub(crate) use returned::{Given, Mark, Wanted};
 
 use crate::Core;
 use crate::allowance::{self, Allowances};
@@ -36,7 +38,7 @@ use holes::Holes;
 const OVER: &str = "over its allowance";
 
 /// A piece of the log for the other side.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Signed entries, of each origin in order.
     pub entries: Vec<Vec<u8>>,
@@ -222,6 +224,22 @@ impl Sync {
                 more: batch.more,
                 missing: view.holes(site)?,
             })
+        })
+    }
+
+    /// One delivery of what a server wrote, from a number on.
+    fn from(
+        &self,
+        site: &SiteId,
+        whose: (&ServerId, u32),
+        first: u64,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let max = self.core.config.limits.sync_batch;
+        self.core.registry.read(|view| {
+            let entries = view.span(site, whose, (first, u64::MAX), max)?;
+            let mut batch = Filling::default();
+            _ = entries.into_iter().all(|entry| batch.take(entry, max));
+            Ok(batch.entries)
         })
     }
 

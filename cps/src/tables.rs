@@ -100,6 +100,8 @@ const WITNESSED: TableDefinition<'_, &str, ()> = TableDefinition::new("local.wit
 const NOTICES: Json = TableDefinition::new("local.notices");
 /// device -> the notice of the other server that it is sent. *Local.*
 const ALTERNATES: Json = TableDefinition::new("local.alternates");
+/// SHA-256 of an entry of ours that shared its number with another one, and was written anew. *Local.*
+const SETTLED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("local.settled");
 /// This server's entries on untrusted time -> run of the machine and milliseconds of it. *Local.*
 const UNTIMED: TableDefinition<'_, EntryKey, (u64, u64)> = TableDefinition::new("local.untimed");
 /// *Local.*
@@ -195,6 +197,7 @@ pub fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(LEARNT)?;
     tx.open_table(UNTIMED)?;
     tx.open_table(WITNESSED)?;
+    tx.open_table(SETTLED)?;
     Ok(())
 }
 

@@ -22,5 +22,6 @@ mod rendezvous;
 mod replace;
 mod requests;
 mod rotation;
+mod setback;
 mod sync;
 mod times;

@@ -14,12 +14,13 @@ use holdfast_protocol::record::{Cursor, EntryId};
 use serde::de::DeserializeOwned;
 
 use super::serve::Peer;
-use super::wire::{Denied, HandedIn, Owner, Pull, Pulled, Push, Pushed};
+use super::wire::{Denied, HandedIn, Owner, Pull, Pulled, Push, Pushed, Return};
 use crate::Cps;
 use crate::enrol::Bytes as Base64;
 use crate::enrol::{Asked, Refusal};
 use crate::handover::HandoverRefusal;
 use crate::roster::Refusal as NotAdmitted;
+use crate::sync::{Batch, Given, Wanted};
 use crate::tables::PeerRow;
 use crate::turns::{Turn, Unserved};
 use crate::vouchers::{Accepted, VoucherRefusal};
@@ -31,6 +32,7 @@ pub fn api_router(cps: Cps) -> Router {
         .route("/api/v1/enrol", post(enrol))
         .route("/api/v1/sync/pull", post(pull))
         .route("/api/v1/sync/push", post(push))
+        .route("/api/v1/sync/return", post(give_back))
         .route("/api/v1/health", get(health))
         .route("/api/v1/owner", get(owner))
         .route("/api/v1/vouchers", post(hand_in))
@@ -121,16 +123,46 @@ async fn pull(
     let wanted: Vec<EntryId> = wanted
         .collect::<Result<_, InvalidId>>()
         .map_err(|bad| Failure(StatusCode::BAD_REQUEST, format!("bad number: {bad}")))?;
-    let batch = cps.sync().pull_with(&site, &cursor, &wanted, asked.max);
+    let sync = cps.sync();
+    let unknown = match &asked.mark {
+        Some(mark) => sync.has_forgotten(&site, mark).map_err(own)?,
+        None => false,
+    };
+    let batch = match unknown {
+        // Its cursor counts entries that we do not know: what lies beyond would be wrong.
+        true => Ok(Batch::default()),
+        false => sync.pull_with(&site, &cursor, &wanted, asked.max),
+    };
     let batch = batch.map_err(own)?;
-    cps.sync().note_heard(&server, &cursor);
+    if !unknown {
+        sync.note_heard(&server, &cursor);
+    }
     Ok(Json(Pulled {
         entries: batch.entries.into_iter().map(Base64).collect(),
         more: batch.more,
         missing: batch.missing.into_iter().map(Into::into).collect(),
-        about: cps.sync().about_us(),
+        about: sync.about_us(),
+        forgotten: unknown || sync.is_comparing(&site).map_err(own)?,
     })
     .into_response())
+}
+
+/// What this server wrote before it was set back to a copy.
+async fn give_back(
+    State(cps): State<Cps>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Result<Json<Wanted>, Failure> {
+    let (server, site) = gateway(&cps, &peer)?;
+    let told: Return = read(&body)?;
+    turn(&cps, (&server, &site), (told.turn, None)).await?;
+    let given = Given {
+        marks: told.marks,
+        entries: told.entries.into_iter().map(|one| one.0).collect(),
+        comparing: told.comparing,
+    };
+    let wanted = cps.sync().take_back(&site, &server, given).await;
+    Ok(Json(wanted.map_err(own)?))
 }
 
 async fn push(

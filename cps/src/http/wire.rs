@@ -7,7 +7,7 @@ use holdfast_protocol::record::EntryId;
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Bytes;
-use crate::sync::Report;
+use crate::sync::{Mark, Report};
 use crate::tables::PeerRow;
 use crate::turns::Turn;
 
@@ -57,6 +57,9 @@ pub(crate) struct Pull {
     /// Which turn the asker has.
     #[serde(default)]
     pub(crate) turn: Option<Turn>,
+    /// The newest entry of the answering server that the asker holds.
+    #[serde(default)]
+    pub(crate) mark: Option<Mark>,
 }
 
 /// Its answer.
@@ -71,6 +74,24 @@ pub(crate) struct Pulled {
     pub(crate) missing: Vec<Number>,
     /// Where the answering server is reached.
     pub(crate) about: PeerRow,
+    /// Whether it has forgotten entries of its own that the asker holds; then the rest says nothing.
+    #[serde(default)]
+    pub(crate) forgotten: bool,
+}
+
+/// `POST /api/v1/sync/return`: here is what you wrote and forgot. With no entries it asks from where on.
+/// The answer is a [`Wanted`](crate::sync::Wanted).
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Return {
+    /// Entries that the sender holds, the oldest first.
+    pub(crate) marks: Vec<Mark>,
+    /// Signed entries of the receiver.
+    pub(crate) entries: Vec<Bytes>,
+    /// As the answer before said.
+    pub(crate) comparing: bool,
+    /// Which turn the sender has.
+    #[serde(default)]
+    pub(crate) turn: Option<Turn>,
 }
 
 /// `POST /api/v1/sync/push`: here is what I wrote. With no entries it asks for the cursor.

@@ -14,8 +14,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Report, Sync};
-use crate::http::wire::{Denied, Number, Pull, Pulled, Push, Pushed};
+use super::{Report, Sync, Wanted};
+use crate::http::wire::{Denied, Number, Pull, Pulled, Push, Pushed, Return};
 use crate::turns::Turn;
 
 /// How often the cloud is asked when nothing changed here.
@@ -195,6 +195,7 @@ impl Client {
         if wanted.is_empty() || !is_due(&self.asked) {
             wanted.clear();
         }
+        let mut given_back = false;
         for _ in 0..MAX_ROUNDS {
             let cursor = self.sync.cursor(site)?;
             let max = self.sync.core.config.limits.sync_batch;
@@ -204,10 +205,16 @@ impl Client {
                 wanted: wanted.drain(..).map(Into::into).collect(),
                 about: self.sync.about_us(),
                 turn: self.turn(),
+                mark: self.sync.mark(site)?,
             };
             let answer: Pulled = self.post("/api/v1/sync/pull", &ask).await?;
             self.answered(ask.turn.as_ref());
             self.sync.heard_of(answer.about).await?;
+            if answer.forgotten && !given_back {
+                given_back = true;
+                self.give_back(site).await?;
+                continue;
+            }
             let entries: Vec<Vec<u8>> = answer.entries.into_iter().map(|one| one.0).collect();
             if entries.is_empty() {
                 return Ok(sum);
@@ -223,6 +230,31 @@ impl Client {
             }
         }
         Ok(sum)
+    }
+
+    /// The cloud was set back to an older copy: what it signed since goes back to it.
+    async fn give_back(&self, site: &SiteId) -> Result<(), SyncError> {
+        let marks = self.sync.marks(site)?;
+        let mut wanted = Wanted::default();
+        for _ in 0..MAX_ROUNDS {
+            let entries = match wanted.first {
+                Some(first) => self.sync.of_cloud_from(site, first)?,
+                None => Vec::new(),
+            };
+            let tell = Return {
+                marks: marks.clone(),
+                entries: entries.into_iter().map(crate::enrol::Bytes).collect(),
+                comparing: wanted.comparing,
+                turn: self.turn(),
+            };
+            let answer: Wanted = self.post("/api/v1/sync/return", &tell).await?;
+            self.answered(tell.turn.as_ref());
+            if answer.first.is_none() || answer == wanted {
+                return Ok(());
+            }
+            wanted = answer;
+        }
+        Ok(())
     }
 
     async fn push(&self, site: &SiteId) -> Result<Report, SyncError> {
@@ -268,20 +300,8 @@ impl Client {
         (own, epoch): (&ServerId, u32),
         theirs: &Cursor,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let max = self.sync.core.config.limits.sync_batch;
         let first = theirs.after(own, epoch).saturating_add(1);
-        self.sync.core.registry.read(|view| {
-            let entries = view.span(site, (own, epoch), (first, u64::MAX), max)?;
-            let (mut taken, mut bytes) = (Vec::new(), 0);
-            for entry in entries {
-                bytes += entry.as_bytes().len();
-                if bytes > super::MAX_BATCH_BYTES {
-                    break;
-                }
-                taken.push(entry.as_bytes().to_vec());
-            }
-            Ok(taken)
-        })
+        self.sync.from(site, (own, epoch), first)
     }
 
     /// Of what the cloud passed over, what we wrote.

@@ -341,6 +341,10 @@ impl<S: Source> Tables<S> {
         self.by_name(NOTICES, device.as_str())
     }
 
+    pub(crate) fn is_settled(&self, digest: &[u8; 32]) -> Answer<bool> {
+        Ok(self.0.open(SETTLED)?.get(digest)?.is_some())
+    }
+
     pub(crate) fn meta(&self, name: &str) -> Answer<Option<u64>> {
         Ok(self.0.open(META)?.get(name)?.map(|value| value.value()))
     }

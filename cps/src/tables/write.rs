@@ -248,6 +248,13 @@ impl Tables<&WriteTransaction> {
         self.put_json(NOTICES, device.as_str(), row)
     }
 
+    /// True if it was not there.
+    pub(crate) fn put_settled(&self, digest: &[u8; 32]) -> Answer<bool> {
+        let mut table = self.0.open_table(SETTLED)?;
+        let before = table.insert(digest, ())?.is_some();
+        Ok(!before)
+    }
+
     pub(crate) fn put_meta(&self, name: &str, value: u64) -> Answer<()> {
         self.0.open_table(META)?.insert(name, value)?;
         Ok(())

@@ -19,7 +19,7 @@ async fn sync(gateway: &Served, cloud: &Served) -> Result<(), SyncError> {
     done.map(|_| ())
 }
 
-fn copy_of(folder: &TempDir) -> TempDir {
+pub(super) fn copy_of(folder: &TempDir) -> TempDir {
     fn copy(from: &std::path::Path, to: &std::path::Path) {
         for one in std::fs::read_dir(from).unwrap() {
             let one = one.unwrap();
