@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use holdfast_cloud::cli::Cli;
+use holdfast_config::cli;
 
 fn main() -> ExitCode {
     holdfast_config::life::keep_memory_private();
-    holdfast_config::cli::exit(Cli::parse().execute())
+    match cli::parse::<Cli>() {
+        Ok(asked) => cli::exit(asked.execute()),
+        Err(ended) => ended,
+    }
 }

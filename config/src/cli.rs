@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::document::{self, Settings};
 use crate::fault::Faults;
@@ -115,6 +115,25 @@ pub struct Unavailable(pub String);
 #[error("{0}")]
 pub struct Misuse(pub String);
 
+/// Reads the command line. What was asked for in it, such as `--help`, is printed here.
+///
+/// # Errors
+/// The exit code with which the program ends now: 0 after help, [`EXIT_USAGE`] for a wrong command line.
+pub fn parse<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|end| {
+        // Nothing is left to do if the terminal is gone.
+        let _ = end.print();
+        ExitCode::from(usage(&end))
+    })
+}
+
+fn usage(end: &clap::Error) -> u8 {
+    match end.use_stderr() {
+        true => EXIT_USAGE,
+        false => 0,
+    }
+}
+
 /// Prints the error, if any, and gives the exit code that belongs to it.
 pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else {
@@ -164,6 +183,20 @@ mod tests {
         assert_eq!(code(&unavailable.expect_err("error")), EXIT_UNAVAILABLE);
         assert_eq!(code(&Misuse("used twice".into()).into()), EXIT_USAGE);
         assert_eq!(code(&anyhow::anyhow!("else")), 1);
+    }
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        _common: Common,
+    }
+
+    #[test]
+    fn a_wrong_command_line_has_the_documented_exit_code_and_help_is_no_fault() {
+        let end = |word: &str| usage(&Line::try_parse_from(["x", word]).expect_err(word));
+        assert_eq!(end("--nonsense"), EXIT_USAGE);
+        assert_eq!(end("--log-format=xml"), EXIT_USAGE);
+        assert_eq!(end("--help"), 0);
     }
 
     #[test]

@@ -300,6 +300,18 @@ impl<'a> Section<'a> {
             .add(span, self.name_of(key), what.to_owned(), remedy);
     }
 
+    /// Whether something below `key` of this section is faulty already. What follows from its stand-ins is
+    /// then no fault of the operator's.
+    #[must_use]
+    pub fn is_faulty(&self, key: &str) -> bool {
+        let name = self.name_of(key);
+        let faults = self.notes.faults.borrow();
+        faults.iter().any(|fault| {
+            let rest = fault.key.strip_prefix(&name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+
     fn find(&mut self, key: &'static str) -> Option<(&'a DeValue<'a>, Range<usize>)> {
         self.known.insert(key);
         let value = self.table?.get(key)?;
@@ -336,6 +348,7 @@ impl<'a> Section<'a> {
             }
             let remedy = match nearest(name, &self.known) {
                 Some(near) => format!("did you mean {near}?"),
+                None if self.known.is_empty() => "remove it: there are no settings here".to_owned(),
                 None => {
                     let known: Vec<_> = self.known.iter().copied().collect();
                     format!("remove it; known here: {}", known.join(", "))

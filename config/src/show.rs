@@ -1,8 +1,8 @@
 //! How answers look on a terminal: aligned tables and facts. Every text of a peer is escaped.
 //!
 //! Called by the command lines of the daemons. Of what a field means it knows only what its name
-//! says: `since`, `time` and `..._ends` are moments (unix seconds), `..._secs` is a span, and an object with
-//! `at` and `quality` is a moment on record.
+//! says: [`MOMENTS`] and `..._ends` are moments (unix seconds, 0 for never), `..._secs` is a span, `..._secs_ago` one
+//! that is over, and an object with `at` and `quality` is a moment on record.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,18 @@ use serde_json::Value;
 /// Spans longer than this are told in whole days.
 const IN_DAYS: u64 = 2 * DAY;
 const DAY: u64 = 86_400;
+/// Fields whose numbers are moments.
+const MOMENTS: [&str; 9] = [
+    "changed",
+    "expires",
+    "heard",
+    "last",
+    "not_after",
+    "not_before",
+    "since",
+    "time",
+    "until",
+];
 
 /// Rows as a table with these columns, each a key of the rows' objects.
 #[must_use]
@@ -19,12 +31,15 @@ pub fn table(rows: &Value, columns: &[&str]) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|row| columns.iter().map(|column| cell(&row[*column])).collect())
+        .map(|row| columns.iter().map(|name| cell(name, &row[*name])).collect())
         .collect();
     if rows.is_empty() {
         return "none\n".to_owned();
     }
-    let header: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    let header: Vec<String> = columns
+        .iter()
+        .map(|name| words(name).to_uppercase())
+        .collect();
     let width = |at: usize| {
         let cells = rows
             .iter()
@@ -46,34 +61,55 @@ pub fn table(rows: &Value, columns: &[&str]) -> String {
     text
 }
 
-/// An object as one `name: value` a line.
+/// An object as one `name  value` a line; of a list of objects each has a line of its own.
 #[must_use]
 pub fn facts(value: &Value) -> String {
-    let lines: Vec<_> = value.as_object().into_iter().flatten().map(fact).collect();
-    let width = lines
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or(0);
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}\n"))
-        .collect()
+    let facts = value.as_object().into_iter().flatten();
+    let facts: Vec<_> = facts
+        .map(|(name, value)| (words(name), lines(name, value)))
+        .collect();
+    let widths = facts.iter().map(|(name, _)| name.chars().count());
+    let width = widths.max().unwrap_or(0);
+    let mut text = String::new();
+    for (name, lines) in &facts {
+        for (at, line) in lines.iter().enumerate() {
+            let name = if at == 0 { name } else { "" };
+            text.push_str(&format!("{name:width$}  {line}\n"));
+        }
+    }
+    text
 }
 
-/// One field's name and value as a person reads them.
-fn fact((name, value): (&String, &Value)) -> (String, String) {
-    let words = |name: &str| name.replace('_', " ");
-    let Some(secs) = value.as_u64() else {
-        return (words(name), cell(value));
-    };
-    if let Some(name) = name.strip_suffix("_secs") {
-        return (words(name), span(secs));
+fn lines(name: &str, value: &Value) -> Vec<String> {
+    match value.as_array() {
+        Some(items) if items.first().is_some_and(Value::is_object) => {
+            items.iter().map(|item| cell(name, item)).collect()
+        }
+        _ => vec![cell(name, value)],
     }
-    if name == "since" || name == "time" || name.ends_with("_ends") {
-        return (words(name), moment(secs));
+}
+
+/// A field's name as a person reads it; what its ending says of the unit, the value says itself.
+fn words(name: &str) -> String {
+    let bare = name
+        .strip_suffix("_secs")
+        .or(name.strip_suffix("_secs_ago"));
+    bare.unwrap_or(name).replace('_', " ")
+}
+
+/// A number as its field's name says.
+fn number(name: &str, count: u64) -> String {
+    if name.ends_with("_secs_ago") {
+        return span(count) + " ago";
     }
-    (words(name), cell(value))
+    if name.ends_with("_secs") {
+        return span(count);
+    }
+    match MOMENTS.contains(&name) || name.ends_with("_ends") {
+        true if count == 0 => "-".to_owned(),
+        true => moment(count),
+        false => count.to_string(),
+    }
 }
 
 fn moment(secs: u64) -> String {
@@ -106,22 +142,28 @@ fn span(secs: u64) -> String {
     humantime::format_duration(Duration::from_secs(secs)).to_string()
 }
 
-/// Control characters of a peer must not reach the terminal.
-fn cell(value: &Value) -> String {
+/// One value as a person reads it. Control characters of a peer must not reach the terminal.
+fn cell(name: &str, value: &Value) -> String {
     let text = match value {
-        Value::Null => "-".to_owned(),
+        Value::Null => String::new(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(count) => count
+            .as_u64()
+            .map_or_else(|| count.to_string(), |count| number(name, count)),
         Value::String(text) => text.clone(),
         Value::Object(fields) if fields.contains_key("at") && fields.contains_key("quality") => {
             told(fields)
         }
         Value::Object(fields) => {
-            let fields = fields
-                .iter()
-                .map(|(name, value)| format!("{name} {}", cell(value)));
-            fields.collect::<Vec<_>>().join(", ")
+            let said = fields.iter().filter(|(_, value)| !is_nothing(value));
+            let said = said.map(|(name, value)| format!("{} {}", words(name), cell(name, value)));
+            said.collect::<Vec<_>>().join(", ")
         }
-        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+        Value::Array(items) => {
+            let items = items.iter().map(|item| cell(name, item));
+            items.collect::<Vec<_>>().join(", ")
+        }
     };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -131,7 +173,19 @@ fn cell(value: &Value) -> String {
             shown.push(c)
         }
     }
-    shown
+    match shown.is_empty() {
+        true => "-".to_owned(),
+        false => shown,
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -150,11 +204,15 @@ mod tests {
 
     #[test]
     fn facts_name_their_fields() {
-        let value = json!({ "mqtt_connections": 2, "listening": { "fdo": "x" } });
-        assert_eq!(
-            facts(&value),
-            "mqtt connections  2\nlistening         fdo x\n"
-        );
+        let value = json!({
+            "mqtt_connections": 2, "listening": { "fdo": "x", "manufacturing": null }, "rules_gone": [],
+            "remotes": [{ "name": "a", "connected": true }, { "name": "b", "connected": false, "denied": "" }],
+        });
+        let expected = "mqtt connections  2\n\
+                        listening         fdo x\n\
+                        rules gone        -\n\
+                        remotes           name a, connected yes\n                  name b, connected no\n";
+        assert_eq!(facts(&value), expected);
     }
 
     #[test]
@@ -170,6 +228,23 @@ mod tests {
                         since text             x\n";
         assert_eq!(facts(&value), expected);
     }
+
+    #[test]
+    fn cells_are_told_as_their_column_says() {
+        let rows = json!([
+            { "not_before": 1_795_314_230u64, "heard_secs_ago": 5, "since": 0, "why": "", "of": [] },
+            { "not_before": null, "heard_secs_ago": null, "since": 67, "why": "x", "of": ["a", "b"] },
+        ]);
+        let text = table(
+            &rows,
+            &["not_before", "heard_secs_ago", "since", "why", "of"],
+        );
+        let expected = "NOT BEFORE            HEARD   SINCE                 WHY  OF\n\
+                        2026-11-22T02:23:50Z  5s ago  -                     -    -\n\
+                        -                     -       1970-01-01T00:01:07Z  x    a, b\n";
+        assert_eq!(text, expected);
+    }
+
     #[test]
     fn a_moment_on_record_says_how_far_it_is_known() {
         let row = |when: Value| table(&json!([{ "when": when }]), &["when"]);

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use holdfast_agent::cli::{self, Cli};
 
 /// For threads that hang in a system call at the end, such as name resolution.
@@ -11,17 +10,9 @@ const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     holdfast_config::life::keep_memory_private();
-    let cli = match Cli::try_parse() {
+    let cli = match holdfast_config::cli::parse::<Cli>() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let code = if error.use_stderr() {
-                holdfast_config::cli::EXIT_USAGE
-            } else {
-                0
-            };
-            return ExitCode::from(code);
-        }
+        Err(ended) => return ended,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

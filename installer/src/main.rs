@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use holdfast_config::cli;
 use holdfast_installer::cli::Cli;
 
 fn main() -> ExitCode {
     holdfast_config::life::keep_memory_private();
-    holdfast_config::cli::exit(Cli::parse().run())
+    match cli::parse::<Cli>() {
+        Ok(asked) => cli::exit(asked.run()),
+        Err(ended) => ended,
+    }
 }

@@ -227,6 +227,9 @@ pub(super) fn check(section: &mut Section<'_>, rules: &[Rule], remotes: &[Remote
             section.fault("remote", &what, remedy);
         }
     }
+    if section.is_faulty("bridge") {
+        return;
+    }
     let built_in = BUILT_IN_OUT.iter();
     let built_in = built_in.map(|filter| Rule::cloud("built-in", Direction::Out, filter, ""));
     let down = MAY_COME_IN.iter();
