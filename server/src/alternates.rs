@@ -1,116 +1,102 @@
-//! Tells devices of the other CPS server, and of rotated keys and ordered renewals: publishes what is
-//! signed, retained.
+//! What devices are told by both servers: of the other server ([`Servers`]), and of rotated keys and ordered
+//! renewals ([`Keys`]).
 //!
-//! Run by each server's `app`. What is said, and when it is due, is `cps::alternates`'s and
-//! `cps::tidings`'s; nothing is decided here. A burst of changes in the registry is looked at once.
+//! Run by each server's `app` through [`crate::retained`]. What is said, and when it is due, is
+//! `cps::alternates`'s and `cps::tidings`'s; nothing is decided here.
 
 use std::time::Duration;
 
-use holdfast_broker::{Broker, Message, Qos};
+use holdfast_broker::Broker;
 use holdfast_cps::Cps;
-use holdfast_cps::alternates::Told;
-use holdfast_cps::tidings;
+use holdfast_cps::{alternates, tidings};
 use holdfast_protocol::topic::Topic;
+use holdfast_store::StoreError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Rest after a look, and after a fault: what it says is not urgent.
+use crate::retained::{News, Retained, tell};
+
+/// Rest after a look: what it says is not urgent.
 const REST: Duration = Duration::from_secs(2);
 
 /// Publishes what is due now and whatever comes later, until `stop`.
 pub async fn run(cps: Cps, broker: Broker, stop: CancellationToken) {
+    let servers = Servers {
+        cps: cps.clone(),
+        told: alternates::Told::default(),
+    };
+    let keys = Keys {
+        cps,
+        told: tidings::Told::default(),
+    };
     tokio::join!(
-        servers(cps.clone(), broker.clone(), stop.clone()),
-        keys(cps, broker, stop)
+        tell(servers, broker.clone(), stop.clone()),
+        tell(keys, broker, stop)
     );
 }
 
-/// Of rotated keys and ordered renewals.
-async fn keys(cps: Cps, broker: Broker, stop: CancellationToken) {
-    let mut changes = cps.tidings().changes();
-    let mut told = tidings::Told::default();
-    loop {
-        changes.mark_unchanged();
-        let is_done = tell_keys(&cps, &broker, &mut told).await;
-        let again = async {
-            tokio::time::sleep(REST).await;
-            if is_done {
-                _ = changes.changed().await;
-            }
-        };
-        if stop.run_until_cancelled(again).await.is_none() {
-            return;
-        }
-    }
-}
-
-async fn tell_keys(cps: &Cps, broker: &Broker, told: &mut tidings::Told) -> bool {
-    loop {
-        let due = match cps.tidings().due(told).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read which keys devices shall know; trying again");
-                return false;
-            }
-        };
-        if due.is_empty() {
-            return true;
-        }
-        for one in due {
-            let (site, device) = (one.site.clone(), one.device);
-            let topic = Topic::Identity { site, device }.to_string();
-            let message = Message::new(&topic, one.payload.clone());
-            let message = message.qos(Qos::AtLeastOnce).retain(true);
-            if let Err(error) = broker.publish(message).await {
-                tracing::warn!(%device, %error, "a device could not be told of keys; trying again");
-                return false;
-            }
-            told.note(&one);
-        }
-    }
-}
-
 /// Of the other server.
-async fn servers(cps: Cps, broker: Broker, stop: CancellationToken) {
-    let mut changes = cps.alternates().changes();
-    let mut told = Told::default();
-    loop {
-        changes.mark_unchanged();
-        let is_done = tell(&cps, &broker, &mut told).await;
-        let again = async {
-            tokio::time::sleep(REST).await;
-            if is_done {
-                _ = changes.changed().await;
-            }
-        };
-        if stop.run_until_cancelled(again).await.is_none() {
-            return;
+struct Servers {
+    cps: Cps,
+    told: alternates::Told,
+}
+
+impl News for Servers {
+    type Due = alternates::Due;
+    const ABOUT: &'static str = "the site's other server";
+    const REST: Duration = REST;
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.cps.alternates().changes()
+    }
+
+    async fn due(&mut self) -> Result<Vec<alternates::Due>, StoreError> {
+        self.cps.alternates().due(&self.told).await
+    }
+
+    fn message(due: &alternates::Due) -> Retained {
+        let (site, device) = (due.notice.site.clone(), due.notice.device);
+        Retained {
+            device,
+            topic: Topic::Alternate { site, device },
+            payload: due.notice.notice.clone(),
         }
+    }
+
+    fn told(&mut self, due: alternates::Due) {
+        self.told.note(&due);
     }
 }
 
-/// Publishes what is due; false if it has to be done again.
-async fn tell(cps: &Cps, broker: &Broker, told: &mut Told) -> bool {
-    loop {
-        let due = match cps.alternates().due(told).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read which servers devices shall know; trying again");
-                return false;
-            }
-        };
-        if due.is_empty() {
-            return true;
+/// Of rotated keys and ordered renewals.
+struct Keys {
+    cps: Cps,
+    told: tidings::Told,
+}
+
+impl News for Keys {
+    type Due = tidings::Due;
+    const ABOUT: &'static str = "rotated keys and renewals";
+    const REST: Duration = REST;
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.cps.tidings().changes()
+    }
+
+    async fn due(&mut self) -> Result<Vec<tidings::Due>, StoreError> {
+        self.cps.tidings().due(&self.told).await
+    }
+
+    fn message(due: &tidings::Due) -> Retained {
+        let (site, device) = (due.site.clone(), due.device);
+        Retained {
+            device,
+            topic: Topic::Identity { site, device },
+            payload: due.payload.clone(),
         }
-        for one in due {
-            let (site, device) = (one.notice.site.clone(), one.notice.device);
-            let topic = Topic::Alternate { site, device }.to_string();
-            let message = Message::new(&topic, one.notice.notice.clone());
-            let message = message.qos(Qos::AtLeastOnce).retain(true);
-            if let Err(error) = broker.publish(message).await {
-                tracing::warn!(%device, %error, "a notice could not be published; trying again");
-                return false;
-            }
-            told.note(&one);
-        }
+    }
+
+    fn told(&mut self, due: tidings::Due) {
+        self.told.note(&due);
     }
 }

@@ -5,7 +5,7 @@
 //! - [`rights`]: answers the broker by certificate or user, from the one compiler in `holdfast-protocol`;
 //!   [`users`]: the clients that come with a password; [`reload`]: reads their file again.
 //! - [`intake`]: the broker's journal as the ledger's inbox; [`epoch`]: the count behind its stamps.
-//! - [`alternates`]: tells devices of the other server.
+//! - [`retained`]: tells devices something by retained messages; [`alternates`]: of the other server, of keys.
 //! - [`keepers`], [`metrics`], [`admin`]: what looks after a server, shows it, and is asked of it.
 //! - [`config`]: sections of the configuration that both read.
 //! - [`ask`] and [`cli`]: the command line's way to the running daemon, and the verbs both have.
@@ -26,5 +26,6 @@ pub mod keepers;
 pub mod metrics;
 pub mod opening;
 pub mod reload;
+pub mod retained;
 pub mod rights;
 pub mod users;
