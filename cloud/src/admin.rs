@@ -20,6 +20,7 @@ use holdfast_protocol::crypto::VerifyingKey;
 use holdfast_protocol::id::{DeviceId, Guid, SiteId};
 use holdfast_protocol::key::PublicKey;
 use holdfast_protocol::voucher::Voucher;
+use holdfast_server::admin::listening;
 use holdfast_server::reload::Reload;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,13 +51,7 @@ impl Served {
             intake: app.intake.consumer(),
             reload: app.reload(),
             started: Instant::now(),
-            listening: json!({
-                "mqtt": app.mqtt().to_string(),
-                "https": app.https().to_string(),
-                "fdo": app.fdo().to_string(),
-                "manufacturing": app.manufacturing().map(|address| address.to_string()),
-                "metrics": app.metrics().to_string(),
-            }),
+            listening: listening(&app.listening()),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! Called by [`crate::cli`] and by tests (with port 0). Nothing runs before everything stands; at
 //! the end the doors close first, then what moves data, then what keeps it.
 
-mod bind;
 mod error;
+mod reach;
 mod tasks;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,13 +20,13 @@ use holdfast_cps::authority::is_private;
 use holdfast_cps::{Cps, CpsConfig, FdoAddress, Keys, Role};
 use holdfast_link::time::{SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot};
+use holdfast_server::bind::{self, Bound, Listeners};
 use holdfast_server::intake::{Intake, Ledger, Unstamped};
 use holdfast_server::opening;
 use holdfast_server::reload::Reload;
 use holdfast_server::users::Users;
 use holdfast_store::Damaged;
 
-pub use bind::Listeners;
 pub use error::BuildError;
 
 use crate::config::{Config, Log};
@@ -45,6 +45,8 @@ pub struct App {
     pub(crate) config: Config,
     pub(crate) state: PathBuf,
     pub(crate) listeners: Listeners,
+    /// Factory initialisation, if it is offered.
+    pub(crate) manufacturing: Option<Bound>,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) cps: Cps,
     pub(crate) broker: Broker,
@@ -68,7 +70,9 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         cause,
     })?;
     claim(state, &config)?;
-    let listeners = bind::all(&config.listen, &config.clients).await?;
+    let listeners = Listeners::bind(&config.listen.house, &config.clients).await?;
+    let manufacturing = config.listen.manufacturing;
+    let manufacturing = bind::some("listen.manufacturing", manufacturing).await?;
     let clock = Arc::new(SystemClock::open(
         &state.join("time"),
         SystemTrust::Vouched,
@@ -96,6 +100,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         config,
         state: state.to_owned(),
         listeners,
+        manufacturing,
         clock,
         cps,
         broker,
@@ -110,40 +115,24 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
 }
 
 impl App {
-    /// The address of the MQTT listener.
+    /// The sockets, bound.
     #[must_use]
-    pub fn mqtt(&self) -> SocketAddr {
-        self.listeners.mqtt.1
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
-    /// The address of the HTTPS listener.
+    /// Where this server listens, by the configuration's keys, without their section.
     #[must_use]
-    pub fn https(&self) -> SocketAddr {
-        self.listeners.https.1
-    }
-
-    /// The address of the FDO listener.
-    #[must_use]
-    pub fn fdo(&self) -> SocketAddr {
-        self.listeners.fdo.1
+    pub fn listening(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut all = self.listeners.addresses();
+        all.extend(self.manufacturing().map(|one| ("manufacturing", one)));
+        all
     }
 
     /// The address of the manufacturing listener, if there is one.
     #[must_use]
     pub fn manufacturing(&self) -> Option<SocketAddr> {
-        self.listeners.manufacturing.as_ref().map(|bound| bound.1)
-    }
-
-    /// The address of the metrics listener.
-    #[must_use]
-    pub fn metrics(&self) -> SocketAddr {
-        self.listeners.metrics.1
-    }
-
-    /// The addresses of the listeners for ordinary clients, by their keys in `[clients]`.
-    #[must_use]
-    pub fn clients(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.listeners.clients.addresses()
+        self.manufacturing.as_ref().map(|bound| bound.1)
     }
 
     /// What reads the clients with passwords again.
@@ -206,9 +195,9 @@ impl Reached {
     fn of(config: &Config, listeners: &Listeners) -> Result<Self, BuildError> {
         let told = &config.advertise;
         Ok(Self {
-            mqtt: bind::reached(&told.mqtt, listeners.mqtt.1)?,
-            https: bind::reached(&told.https, listeners.https.1)?,
-            fdo: bind::reached(&told.fdo, listeners.fdo.1)?,
+            mqtt: reach::reached(&told.mqtt, listeners.mqtt.1)?,
+            https: reach::reached(&told.https, listeners.https.1)?,
+            fdo: reach::reached(&told.fdo, listeners.fdo.1)?,
         })
     }
 

@@ -7,7 +7,6 @@ mod authority;
 mod gateways;
 mod services;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use holdfast_server::cli::clients::Clients;
 use holdfast_server::cli::keys::Keys;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::records::Records;
-use holdfast_server::cli::{AnySite, Devices, Telemetry};
+use holdfast_server::cli::{AnySite, Devices, Telemetry, print, runtime};
 use serde_json::json;
 
 use self::authority::Authority;
@@ -210,21 +209,8 @@ impl Cli {
             Command::Manufacturers(makers) => makers.execute(&ask).await?,
             Command::Telemetry(telemetry) => return telemetry.execute(&ask).await,
         };
-        std::io::stdout()
-            .write_all(text.as_bytes())
-            .context("cannot write the answer")
+        print(&text)
     }
-}
-
-fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
-    let mut builder = match threads {
-        true => tokio::runtime::Builder::new_multi_thread(),
-        false => tokio::runtime::Builder::new_current_thread(),
-    };
-    builder
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
 }
 
 async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {

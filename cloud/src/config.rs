@@ -7,10 +7,10 @@
 
 mod certificates;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use holdfast_config::bounds::{at_least, between, loopback};
+use holdfast_config::bounds::{at_least, between};
 use holdfast_config::{ByteSize, HostPort, Section, Settings};
 use holdfast_protocol::id::{Domain, ServerId};
 use holdfast_server::config::{Clients, Journal, Peers, batch};
@@ -49,19 +49,13 @@ pub struct Config {
     pub certificates: Certificates,
 }
 
-/// `[listen]`: one socket address each; port 0 takes any free port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `[listen]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Listen {
-    /// MQTT over TLS.
-    pub mqtt: SocketAddr,
-    /// HTTPS: API and FDO.
-    pub https: SocketAddr,
-    /// HTTP: FDO only, which secures itself. No factory initialisation.
-    pub fdo: SocketAddr,
+    /// What a gateway has as well.
+    pub house: holdfast_server::config::Listen,
     /// HTTP: factory initialisation (FDO DI), which asks nobody who he is. Left out: there is none.
     pub manufacturing: Option<SocketAddr>,
-    /// Health and metrics; keep it on the loopback interface.
-    pub metrics: SocketAddr,
 }
 
 /// `[advertise]`: the addresses given to gateways and devices. Empty lists mean: the listening
@@ -161,19 +155,6 @@ impl Default for Config {
     }
 }
 
-impl Default for Listen {
-    fn default() -> Self {
-        let all = Ipv4Addr::UNSPECIFIED;
-        Self {
-            mqtt: (all, 8883).into(),
-            https: (all, 8443).into(),
-            fdo: (all, FDO_PORT).into(),
-            manufacturing: None,
-            metrics: (Ipv4Addr::LOCALHOST, 9464).into(),
-        }
-    }
-}
-
 impl Default for Roles {
     fn default() -> Self {
         Self {
@@ -252,15 +233,9 @@ impl Settings for Config {
 
 impl Settings for Listen {
     fn read(section: &mut Section<'_>) -> Self {
-        let default = Self::default();
         Self {
-            mqtt: section.get("mqtt", default.mqtt),
-            https: section.get("https", default.https),
-            fdo: section.get("fdo", default.fdo),
+            house: Settings::read(section),
             manufacturing: section.optional("manufacturing"),
-            metrics: section.get_checked("metrics", default.metrics, |address| {
-                loopback(*address, "127.0.0.1:9464")
-            }),
         }
     }
 }

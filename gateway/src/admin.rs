@@ -18,9 +18,10 @@ use holdfast_link::https;
 use holdfast_link::time::{Clock as _, SystemClock};
 use holdfast_link::tls::IdentitySlot;
 use holdfast_protocol::roots;
+use holdfast_server::admin::listening;
 use holdfast_server::reload::Reload;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -49,6 +50,7 @@ pub struct Served {
     clock: Arc<SystemClock>,
     reload: Reload,
     started: Instant,
+    listening: Value,
 }
 
 impl Served {
@@ -68,6 +70,7 @@ impl Served {
             clock: Arc::clone(&app.clock),
             reload: app.reload(),
             started: Instant::now(),
+            listening: listening(&app.listeners().addresses()),
         }
     }
 }
@@ -124,6 +127,7 @@ async fn status(Of(served): Of<Served>) -> Answer {
         "server": config.server.to_string(),
         "site": config.role.site().map(ToString::to_string),
         "domain": config.domain.to_string(),
+        "listening": served.listening,
         "mode": uplink.mode,
         "reason": uplink.reason,
         "since": uplink.since,

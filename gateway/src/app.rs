@@ -5,11 +5,10 @@
 //! was learnt at enrolment. At the end the doors close first, then the bridge and what else moves
 //! data, then what keeps it; the stores' writers last.
 
-mod bind;
 mod error;
 mod tasks;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +21,12 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::{Clock, Doubting, SystemClock, SystemTrust};
 use holdfast_link::tls::{Anchors, IdentitySlot, Trust, client_config};
 use holdfast_link::{fdo, https};
+use holdfast_server::bind::Listeners;
 use holdfast_server::intake::{Intake, Ledger, Unstamped};
 use holdfast_server::opening;
 use holdfast_server::reload::Reload;
 use holdfast_server::users::Users;
 
-pub use bind::Listeners;
 pub use error::{BuildError, RunError};
 
 use crate::bridge::{Bridge, DeadLetters, Stamp};
@@ -81,10 +80,10 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
     if !faults.is_empty() {
         return Err(BuildError::Rules(faults));
     }
-    let listeners = bind::all(&config.listen, &config.clients).await?;
+    let listeners = Listeners::bind(&config.listen, &config.clients).await?;
     let clock = Arc::new(SystemClock::open(&state.join("time"), SystemTrust::Hint)?);
     let addresses = identity::lan_addresses(&config).map_err(BuildError::Interfaces)?;
-    let ports = listeners.ports();
+    let ports = Ports::of(&listeners);
     let cps = open_cps(
         &config,
         &cloud,
@@ -165,34 +164,10 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
 }
 
 impl App {
-    /// The address of the MQTT listener.
+    /// The sockets, bound.
     #[must_use]
-    pub fn mqtt(&self) -> SocketAddr {
-        self.listeners.mqtt.1
-    }
-
-    /// The address of the HTTPS listener.
-    #[must_use]
-    pub fn https(&self) -> SocketAddr {
-        self.listeners.https.1
-    }
-
-    /// The address of the FDO listener.
-    #[must_use]
-    pub fn fdo(&self) -> SocketAddr {
-        self.listeners.fdo.1
-    }
-
-    /// The address of the metrics listener.
-    #[must_use]
-    pub fn metrics(&self) -> SocketAddr {
-        self.listeners.metrics.1
-    }
-
-    /// The addresses of the listeners for ordinary clients, by their keys in `[clients]`.
-    #[must_use]
-    pub fn clients(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.listeners.clients.addresses()
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
     /// What reads the clients with passwords again.

@@ -7,7 +7,7 @@ mod authority;
 mod bridge;
 mod services;
 
-use std::io::Write as _;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use holdfast_server::cli::clients::Clients;
 use holdfast_server::cli::keys::Keys;
 use holdfast_server::cli::lists::{Installers, Manufacturers, Refusals};
 use holdfast_server::cli::records::Records;
-use holdfast_server::cli::{Devices, OwnSite, Telemetry};
+use holdfast_server::cli::{Devices, OwnSite, Telemetry, print, runtime};
 
 use self::authority::Authority;
 use self::bridge::Bridge;
@@ -50,8 +50,8 @@ pub struct Cli {
 pub enum Command {
     /// Join this gateway to its site: done once, with a token from the cloud
     Enrol {
-        /// Where the cloud's HTTPS listener is reached
-        #[arg(long, value_name = "HOST:PORT")]
+        /// Where the cloud's HTTPS listener is reached; without a port it is 8443
+        #[arg(long, value_name = "HOST[:PORT]", value_parser = cloud_at)]
         cloud: HostPort,
         /// File that holds the token, or - for standard input
         #[arg(long, value_name = "FILE")]
@@ -156,21 +156,8 @@ impl Cli {
             Command::Services(services) => services.execute(&ask).await?,
             Command::Bridge(bridge) => bridge.execute(&ask).await?,
         };
-        std::io::stdout()
-            .write_all(text.as_bytes())
-            .context("cannot write the answer")
+        print(&text)
     }
-}
-
-fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
-    let mut builder = match threads {
-        true => tokio::runtime::Builder::new_multi_thread(),
-        false => tokio::runtime::Builder::new_current_thread(),
-    };
-    builder
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
 }
 
 async fn run(common: &Common, state: &Path) -> anyhow::Result<()> {
@@ -213,9 +200,52 @@ async fn enrol(
     }
 }
 
+/// Port of the cloud's HTTPS listener where none is named.
+const CLOUD_PORT: u16 = 8443;
+
+fn cloud_at(text: &str) -> Result<HostPort, String> {
+    let bare = match text.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{CLOUD_PORT}"),
+        Err(_) => format!("{text}:{CLOUD_PORT}"),
+    };
+    let found = text.parse().or_else(|_| bare.parse());
+    found.map_err(|_: &str| "write the cloud's name or address, such as \"cloud.example.com\" or \"cloud.example.com:8443\"".to_owned())
+}
+
 fn read_token(file: &Path) -> anyhow::Result<Token> {
     let text = String::from_utf8_lossy(&read_file(file)?).into_owned();
     Ok(text
         .parse()
         .map_err(|bad: holdfast_cps::enrol::BadToken| Misuse(bad.to_string()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cloud_is_named_with_or_without_its_port() {
+        let at = |text: &str| cloud_at(text).map(|found| found.to_string());
+        assert_eq!(
+            at("cloud.example.com").as_deref(),
+            Ok("cloud.example.com:8443")
+        );
+        assert_eq!(
+            at("cloud.example.com:9443").as_deref(),
+            Ok("cloud.example.com:9443")
+        );
+        assert_eq!(at("10.0.0.1").as_deref(), Ok("10.0.0.1:8443"));
+        assert_eq!(at("fe80::1").as_deref(), Ok("[fe80::1]:8443"));
+        assert_eq!(at("[fe80::1]:1").as_deref(), Ok("[fe80::1]:1"));
+        for bad in [
+            "",
+            "https://cloud.example.com",
+            "cloud.example.com:",
+            "a b",
+            "cloud:0",
+            "-",
+        ] {
+            assert!(at(bad).is_err(), "{bad}");
+        }
+    }
 }

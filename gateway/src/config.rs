@@ -11,14 +11,14 @@ mod certificates;
 mod loops;
 mod remote;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use holdfast_config::bounds::{at_least, between, loopback};
+use holdfast_config::bounds::{at_least, between};
 use holdfast_config::{HostPort, Section, Settings};
 use holdfast_cps::HandoverPolicy;
 use holdfast_protocol::uplink;
-use holdfast_server::config::{Clients, Journal, Peers, batch};
+use holdfast_server::config::{Clients, Journal, Listen, Peers, batch};
 
 pub use bridge::{Direction, Rule, moved};
 pub use remote::{CLOUD, Identity, Login, Remote, Version};
@@ -54,19 +54,6 @@ pub struct Config {
     pub limits: Limits,
     /// Lives of certificates.
     pub certificates: Certificates,
-}
-
-/// `[listen]`: one socket address each; port 0 takes any free port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listen {
-    /// MQTT over TLS, for the LAN.
-    pub mqtt: SocketAddr,
-    /// HTTPS: API and FDO.
-    pub https: SocketAddr,
-    /// HTTP: FDO only, which secures itself.
-    pub fdo: SocketAddr,
-    /// Health and metrics; loopback only.
-    pub metrics: SocketAddr,
 }
 
 /// `[advertise]`: the LAN addresses given to devices and put into the gateway's certificate.
@@ -131,18 +118,6 @@ pub struct Limits {
     pub denied_for: Duration,
 }
 
-impl Default for Listen {
-    fn default() -> Self {
-        let all = Ipv4Addr::UNSPECIFIED;
-        Self {
-            mqtt: (all, 8883).into(),
-            https: (all, 8443).into(),
-            fdo: (all, 8042).into(),
-            metrics: (Ipv4Addr::LOCALHOST, 9464).into(),
-        }
-    }
-}
-
 impl Default for Discovery {
     fn default() -> Self {
         Self {
@@ -192,20 +167,6 @@ impl Settings for Config {
         };
         bridge::check(section, &config.bridge, &config.remotes);
         config
-    }
-}
-
-impl Settings for Listen {
-    fn read(section: &mut Section<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            mqtt: section.get("mqtt", default.mqtt),
-            https: section.get("https", default.https),
-            fdo: section.get("fdo", default.fdo),
-            metrics: section.get_checked("metrics", default.metrics, |address| {
-                loopback(*address, "127.0.0.1:9464")
-            }),
-        }
     }
 }
 

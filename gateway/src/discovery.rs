@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use holdfast_link::discovery::{self, Announcement, DiscoveryError, Interfaces};
 use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_server::bind::Listeners;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,18 @@ pub struct Ports {
     pub https: u16,
     /// MQTT over TLS.
     pub mqtt: u16,
+}
+
+impl Ports {
+    /// Those of the sockets that others dial.
+    #[must_use]
+    pub fn of(listeners: &Listeners) -> Self {
+        Self {
+            fdo: listeners.fdo().port(),
+            https: listeners.https().port(),
+            mqtt: listeners.mqtt().port(),
+        }
+    }
 }
 
 /// A running responder.

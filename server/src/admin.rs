@@ -1,11 +1,13 @@
-//! Verbs of the admin socket that both servers have beside those of CPS: clients read again.
+//! What the admin sockets of both servers have beside what CPS answers: clients read again, and where the
+//! server listens.
 
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::Answer;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
 
 use crate::reload::{Reload, ReloadFault};
 
@@ -26,4 +28,12 @@ async fn again(State(reload): State<Reload>) -> Answer {
             ReloadFault::NoFile | ReloadFault::Faults(_) => Failure::misuse(fault),
         })?;
     Ok(Json(json!({ "clients": done.clients, "cut": done.cut })))
+}
+
+/// Where a server listens, as `status` tells it.
+#[must_use]
+pub fn listening(addresses: &[(&'static str, SocketAddr)]) -> Value {
+    let told = addresses.iter();
+    let told = told.map(|(key, address)| ((*key).to_owned(), json!(address.to_string())));
+    Value::Object(told.collect())
 }

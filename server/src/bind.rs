@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-use crate::config::Clients;
+use crate::config::{Clients, Listen};
 
 /// A bound socket and its address.
 pub type Bound = (TcpListener, SocketAddr);
@@ -51,6 +51,82 @@ pub async fn some(
         Some(address) => one(key, address).await.map(Some),
         None => Ok(None),
     }
+}
+
+/// The sockets that both servers have.
+#[derive(Debug)]
+pub struct Listeners {
+    /// MQTT over TLS.
+    pub mqtt: Bound,
+    /// HTTPS.
+    pub https: Bound,
+    /// FDO over HTTP.
+    pub fdo: Bound,
+    /// Health and metrics.
+    pub metrics: Bound,
+    /// For ordinary MQTT clients.
+    pub clients: ClientListeners,
+}
+
+impl Listeners {
+    /// Binds all that is configured.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn bind(listen: &Listen, clients: &Clients) -> Result<Self, BindError> {
+        Ok(Self {
+            mqtt: one("listen.mqtt", listen.mqtt).await?,
+            https: one("listen.https", listen.https).await?,
+            fdo: one("listen.fdo", listen.fdo).await?,
+            metrics: one("listen.metrics", listen.metrics).await?,
+            clients: ClientListeners::bind(clients).await?,
+        })
+    }
+
+    /// The address of the MQTT listener.
+    #[must_use]
+    pub fn mqtt(&self) -> SocketAddr {
+        self.mqtt.1
+    }
+
+    /// The address of the HTTPS listener.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.https.1
+    }
+
+    /// The address of the FDO listener.
+    #[must_use]
+    pub fn fdo(&self) -> SocketAddr {
+        self.fdo.1
+    }
+
+    /// The address of the metrics listener.
+    #[must_use]
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics.1
+    }
+
+    /// All addresses by the configuration's keys, without their section.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut all = vec![
+            ("mqtt", self.mqtt()),
+            ("https", self.https()),
+            ("fdo", self.fdo()),
+        ];
+        all.extend(self.clients.addresses());
+        all.push(("metrics", self.metrics()));
+        all
+    }
+}
+
+/// Addresses as an operator reads them, in one line.
+#[must_use]
+pub fn told(addresses: &[(&'static str, SocketAddr)]) -> String {
+    let all = addresses.iter();
+    let all = all.map(|(key, address)| format!("{key} {address}"));
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The listeners for ordinary clients; each may be missing.

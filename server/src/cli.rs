@@ -11,12 +11,39 @@ pub mod records;
 pub mod services;
 
 use std::fmt;
+use std::io::Write as _;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use holdfast_protocol::id::{DeviceId, SiteId};
 use serde_json::Value;
 
 use crate::ask::Ask;
+
+/// What a command runs on: several threads for a daemon, one for a question to it.
+///
+/// # Errors
+/// The system gives no threads.
+pub fn runtime(threads: bool) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Puts a command's answer out.
+///
+/// # Errors
+/// Standard output takes no more.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write the answer")
+}
 
 /// Which sites a server's operator can speak of.
 pub trait Scope: Args + fmt::Debug + Send + Sync {

@@ -3,9 +3,11 @@
 
 mod clients;
 mod limits;
+mod listen;
 mod lives;
 pub mod users;
 
 pub use clients::Clients;
 pub use limits::{Journal, Peers, batch};
+pub use listen::Listen;
 pub use lives::{Lives, life};

@@ -18,7 +18,7 @@ use holdfast_link::time::SystemClock;
 use holdfast_link::tls::IdentitySlot;
 use holdfast_link::{fdo, https};
 use holdfast_server::doors::Doors;
-use holdfast_server::{alternates, keepers};
+use holdfast_server::{alternates, bind, keepers};
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE};
@@ -42,12 +42,7 @@ impl App {
         let cps_limits = self.cps.config().limits.clone();
         self.spawn_keepers(&mut stages);
         let served = admin::Served::of(&self);
-        let ready = format!(
-            "serving: mqtt {}, https {}, fdo {}",
-            self.mqtt(),
-            self.https(),
-            self.fdo()
-        );
+        let ready = format!("serving: {}", bind::told(&self.listening()));
         self.spawn_doors(&mut stages, served, &cps_limits)?;
         tracing::info!("{ready}");
         life::tell_ready(&ready);
@@ -85,7 +80,7 @@ impl App {
         let parties = parties(&self);
         let fdo = http::fdo_router(parties, limits.fdo_body, self.cps.metrics().clone());
         let metrics = metrics::router(&self.cps, &self.broker, self.intake.consumer());
-        let own_fdo = self.fdo().port();
+        let own_fdo = self.listeners.fdo().port();
         let listeners = self.listeners;
         if self.config.roles.cps {
             let router = http::api_router(self.cps.clone()).merge(fdo.clone());
@@ -107,7 +102,7 @@ impl App {
         }
         doors.http(stages, "fdo listener", listeners.fdo, fdo);
         let stop = stages.token(DOORS);
-        if let Some((listener, _)) = listeners.manufacturing
+        if let Some((listener, _)) = self.manufacturing
             && self.config.roles.manufacturing
         {
             let party: Arc<dyn FdoParty> = self.factory;
@@ -158,7 +153,7 @@ fn parties(app: &App) -> Vec<Arc<dyn FdoParty>> {
 /// HTTP all the same, so that both ways are one way.
 fn rendezvous_client(config: &Config, own_port: u16) -> fdo::Client {
     let configured = &config.rendezvous.servers;
-    let own = match config.listen.fdo.ip() {
+    let own = match config.listen.house.fdo.ip() {
         ip if ip.is_unspecified() => format!("127.0.0.1:{own_port}"),
         ip => std::net::SocketAddr::new(ip, own_port).to_string(),
     };

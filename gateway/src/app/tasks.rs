@@ -18,11 +18,12 @@ use holdfast_link::dial::{Endpoint, Security};
 use holdfast_link::time::SystemClock;
 use holdfast_link::{fdo, https};
 use holdfast_server::doors::Doors;
-use holdfast_server::{alternates, keepers};
+use holdfast_server::{alternates, bind, keepers};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, GRACE, RunError};
+use crate::discovery::Ports;
 use crate::identity::Upkeep;
 use crate::uplink::State;
 use crate::{admin, metrics, notices, retired};
@@ -40,11 +41,10 @@ impl App {
         let mut stages = Stages::new(3);
         let replaced = retired::wait(self.cps.sync().replaced(), self.state.clone());
         let limits = self.cps.config().limits.clone();
-        let (mqtt, https, fdo) = (self.mqtt(), self.https(), self.fdo());
+        let ready = format!("serving: {}", bind::told(&self.listeners.addresses()));
         let served = admin::Served::of(&self);
         self.spawn_keepers(&mut stages);
         self.spawn_rest(&mut stages, served, &limits)?;
-        let ready = format!("serving: mqtt {mqtt}, https {https}, fdo {fdo}");
         tracing::info!("{ready}");
         life::tell_ready(&ready);
         let all = stop.child_token();
@@ -71,7 +71,7 @@ impl App {
             cps: self.cps.clone(),
             slot: self.identity.clone(),
             config: self.config.clone(),
-            ports: self.listeners.ports(),
+            ports: Ports::of(&self.listeners),
             cloud: self.cloud.clone(),
             clock: Arc::clone(&self.clock),
             lan: self.lan.clone(),
@@ -95,7 +95,7 @@ impl App {
     ) -> Result<(), RunError> {
         let (doors, movers) = (stages.token(DOORS), stages.token(MOVERS));
         let backlog = self.bridge.backlog();
-        let (own_fdo, lan) = (self.fdo(), self.lan.subscribe());
+        let (own_fdo, lan) = (self.listeners.fdo(), self.lan.subscribe());
         let at = Doors {
             cps: &self.cps,
             broker: &self.broker,

@@ -12,6 +12,7 @@ use holdfast_gateway::config as gateway_config;
 use holdfast_gateway::uplink::State;
 use holdfast_protocol::id::SiteId;
 use holdfast_protocol::uplink::Settings;
+use holdfast_server::config::Listen;
 use holdfast_server::reload::Reload;
 use holdfast_tests::place::{Party, Place};
 use holdfast_tests::proxy::{Mode, Proxy};
@@ -97,11 +98,13 @@ impl Pair {
         let told = |near: SocketAddr| vec![near.to_string().parse().expect("host and port")];
         let cloud = cloud_config::Config {
             listen: cloud_config::Listen {
-                mqtt,
-                https,
-                fdo,
+                house: Listen {
+                    mqtt,
+                    https,
+                    fdo,
+                    metrics,
+                },
                 manufacturing: None,
-                metrics,
             },
             advertise: cloud_config::Advertise {
                 mqtt: told(near_mqtt),
@@ -112,7 +115,7 @@ impl Pair {
         };
         let at = |port| SocketAddr::from((place.address(Party::Gateway), port));
         let gateway = gateway_config::Config {
-            listen: gateway_config::Listen {
+            listen: Listen {
                 mqtt: at(0),
                 https: at(0),
                 fdo: at(0),
@@ -187,7 +190,8 @@ impl Pair {
         let app = built.expect("the gateway builds");
         let (cps, broker) = (app.cps().clone(), app.broker().clone());
         let (uplink, backlog, remotes) = (app.uplink(), app.backlog(), app.remotes());
-        let (clients, mqtt, reload) = (app.clients(), app.mqtt(), app.reload());
+        let (clients, mqtt) = (app.listeners().clients.addresses(), app.listeners().mqtt());
+        let reload = app.reload();
         let stop = CancellationToken::new();
         let token = stop.clone();
         let task = tokio::spawn(async move { app.run(token).await.expect("the gateway runs") });

@@ -46,7 +46,7 @@ async fn a_replaced_gateway_stops_for_good_and_says_what_to_do() {
     let old = build(pair.gateway.clone(), &pair.state("gw"))
         .await
         .expect("builds");
-    let (mqtt, sync) = (old.mqtt(), old.cps().sync().clone());
+    let (mqtt, sync) = (old.listeners().mqtt(), old.cps().sync().clone());
     let running = tokio::spawn(old.run(CancellationToken::new()));
 
     let token = replace(&cloud).await;
