@@ -70,6 +70,7 @@ pub async fn build(config: Config, state: &Path) -> Result<App, BuildError> {
         cause,
     })?;
     claim(state, &config)?;
+    has_its_keys(state)?;
     let listeners = Listeners::bind(&config.listen.house, &config.clients).await?;
     let manufacturing = config.listen.manufacturing;
     let manufacturing = bind::some("listen.manufacturing", manufacturing).await?;
@@ -183,6 +184,18 @@ fn claim(state: &Path, config: &Config) -> Result<(), BuildError> {
     }
 }
 
+/// Keys are made at the first start and never again: a registry without its keys is half a backup, or a
+/// folder that is not mounted.
+fn has_its_keys(state: &Path) -> Result<(), BuildError> {
+    let folder = state.join("keys");
+    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut keys = files.filter(|file| file.path().extension().is_some_and(|it| it == "key"));
+    if opening::file(state, "registry").exists() && keys.next().is_none() {
+        return Err(BuildError::KeysGone(folder));
+    }
+    Ok(())
+}
+
 /// How others reach the listeners.
 #[derive(Debug)]
 struct Reached {
@@ -284,4 +297,28 @@ fn open_seller(
         run_life: limits.fdo_session_life,
     });
     Ok((stock, factory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_without_its_keys_is_no_cloud() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (state, keys) = (folder.path(), folder.path().join("keys"));
+        assert!(has_its_keys(state).is_ok(), "a first start");
+        std::fs::create_dir(&keys).expect("folder");
+        std::fs::write(opening::file(state, "registry"), b"x").expect("file");
+        for unfit in [None, Some("revocations.a"), Some("ca-root.pem")] {
+            if let Some(name) = unfit {
+                std::fs::write(keys.join(name), b"x").expect("file");
+            }
+            let fault = has_its_keys(state).expect_err("no keys");
+            assert!(fault.is_misuse(), "{fault}");
+        }
+        // The first key of a role is gone after it was rotated.
+        std::fs::write(keys.join("record-2.key"), b"x").expect("file");
+        assert!(has_its_keys(state).is_ok());
+    }
 }

@@ -1,7 +1,7 @@
 //! Opening what a server keeps in its state folder: the stores of CPS, and the broker with its journal.
 //! Called by each server's `app` when it is built.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_broker::{Broker, JournalMedium, OpenError, Wall};
@@ -34,10 +34,16 @@ pub fn stores(state: &Path) -> Result<Stores, StoreError> {
     })
 }
 
-/// The file of a store.
+/// Where a store's file is.
+#[must_use]
+pub fn file(state: &Path, name: &str) -> PathBuf {
+    state.join(format!("{name}.redb"))
+}
+
+/// The same as what a store is opened on.
 #[must_use]
 pub fn medium(state: &Path, name: &str) -> Medium {
-    Medium::File(state.join(format!("{name}.redb")))
+    Medium::File(file(state, name))
 }
 
 /// How a store of a server is opened.
@@ -96,7 +102,7 @@ pub fn broker(
         cps.config().domain.clone(),
         cps.metrics().clone(),
     );
-    let path = state.join("journal.redb");
+    let path = file(state, "journal");
     let before = epoch::Before::look(&path);
     let broker = Broker::open(wanted, JournalMedium::File(path.clone()), Arc::new(rights))?;
     let epoch = before.after_opening(&path, &state.join("journal-epoch"))?;

@@ -37,6 +37,12 @@ pub enum BuildError {
         /// Who asked.
         wanted: String,
     },
+    /// The registry is there and the keys are not. Blame: whoever restored or mounted the folder.
+    #[error(
+        "{} holds no keys, and the registry beside it was made with some: fresh ones would lock out every gateway and \
+         device. Restore that folder from the backup, or give --state an empty folder for a new cloud", .0.display()
+    )]
+    KeysGone(PathBuf),
     /// The list of manufacturers.
     #[error(transparent)]
     Listing(#[from] ListingError),
@@ -82,7 +88,10 @@ impl BuildError {
     /// Whether the operator's input is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self, Self::OtherInstallation { .. } | Self::Directives)
+        matches!(
+            self,
+            Self::OtherInstallation { .. } | Self::KeysGone(_) | Self::Directives
+        )
     }
 
     /// Whether it may get better by itself: at boot an address may come later than the cloud.
