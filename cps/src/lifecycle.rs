@@ -202,13 +202,14 @@ impl Lifecycle {
         Ok(entries.last().map(|entry| entry.entry().site.clone()))
     }
 
-    /// The site of a device and the number of the order that holds for it, if one was given.
+    /// The site of a device and the number of the order that holds for it, if one was given: to a service or to
+    /// none.
     ///
     /// # Errors
     /// The registry.
     pub fn ordered(&self, device: DeviceId) -> Result<Option<(SiteId, EntryId)>, StoreError> {
         let record = self.core.registry.device(device)?;
-        let order = record.and_then(|one| Some(one.services().desired()?.order.id.clone()));
+        let order = record.and_then(|one| wish(&one).map(|(order, _)| order.id.clone()));
         let site = self.site_of(device)?;
         Ok(site.zip(order))
     }

@@ -33,6 +33,7 @@ async fn orders_of_both_consoles_reach_the_device() {
     story.one_history().await;
     story.misuse().await;
     story.each_server_tells_of_the_other().await;
+    story.ended_at_the_cloud().await;
     let mut world = story.world;
     world.stop().await.unwrap();
 }
@@ -168,6 +169,29 @@ impl Story {
         }
     }
 
+    /// The end of use goes the same way as an order, and both histories get it.
+    async fn ended_at_the_cloud(&self) {
+        let words = ["services", "end", &self.device];
+        let said = self.world.cloud.ask(&words).await.unwrap();
+        assert!(said.contains("no service; gateway gw1"), "{said}");
+        let ended =
+            |status: &Value| status["service"].is_null() && status["service_state"] == "ended";
+        self.world.agent.wait_status("ended", ended).await.unwrap();
+        let words = ["services", "history", &self.device, "--json"];
+        let over = |view: &Value| {
+            view["running"].is_null()
+                && view["history"]
+                    .as_array()
+                    .is_some_and(|periods| periods.iter().all(|period| !period["until"].is_null()))
+        };
+        for part in [&self.world.gateway, &self.world.cloud] {
+            part.wait_json(&words, "the end", over).await.unwrap();
+        }
+        let words = ["services", "history", &self.device];
+        let table = self.world.cloud.ask(&words).await.unwrap();
+        assert!(!table.contains("ordered"), "{table}");
+    }
+
     async fn misuse(&self) {
         let nobody = "0".repeat(32);
         let words = ["services", "change", &nobody, "--service", "civil"];
@@ -178,6 +202,6 @@ impl Story {
             .unwrap();
         let words = ["services", "change", &self.device, "--service", "Not One"];
         let refused = self.world.cloud.command(&words, "").await.unwrap();
-        assert_ne!(refused.code, Some(0), "{refused:?}");
+        assert_eq!(refused.code, Some(64), "{refused:?}");
     }
 }

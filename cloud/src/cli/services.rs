@@ -1,4 +1,4 @@
-//! `holdfast-cloud services ...`: orders a device to another service and shows its history.
+//! `holdfast-cloud services ...`: orders a device to another service, ends its use, shows its history.
 //!
 //! The order is an entry in the site's log: its gateway takes it by sync and signs the notice. While
 //! the site is cut off the order waits, and says so.
@@ -7,7 +7,7 @@ use clap::Subcommand;
 use holdfast_config::show;
 use holdfast_protocol::id::DeviceId;
 use holdfast_server::ask::{Ask, pretty};
-use holdfast_server::cli::services::{History, Order};
+use holdfast_server::cli::services::{End, History, Order};
 use serde_json::Value;
 
 /// `services ...`
@@ -15,6 +15,8 @@ use serde_json::Value;
 pub enum Services {
     /// Order a device to a service; the same one again renews its key and certificate
     Change(Order),
+    /// End a device's use of its service: it drops its keys for it and says so; the history gets the end
+    End(End),
     /// Show which services a device worked for, from when to when and by which certificates
     History(History),
 }
@@ -31,6 +33,14 @@ impl Services {
                     how_far(&far)
                 ))
             }
+            Self::End(end) => {
+                end.place(ask).await?;
+                let (far, device) = (gateways(ask, &end.device).await?, end.device);
+                Ok(format!(
+                    "ordered: {device} shall work for no service; {}; next: services history {device}\n",
+                    how_far(&far)
+                ))
+            }
             Self::History(asked) => {
                 let mut view = asked.fetch(ask).await?;
                 let far = gateways(ask, &asked.device).await?;
@@ -39,9 +49,15 @@ impl Services {
                     return Ok(pretty(&view));
                 }
                 let history = show::table(&view["history"], &History::COLUMNS);
-                Ok(match view["desired"].as_str() {
-                    Some(wanted) if view["running"] != wanted => {
+                Ok(match (view["desired"].as_str(), view["running"].as_str()) {
+                    (Some(wanted), running) if running != Some(wanted) => {
                         format!("{history}{wanted} is ordered; {}\n", how_far(&far))
+                    }
+                    (None, Some(running)) => {
+                        format!(
+                            "{history}the end of {running} is ordered; {}\n",
+                            how_far(&far)
+                        )
                     }
                     _ => history,
                 })

@@ -1,10 +1,8 @@
-//! `holdfast-gateway services ...`: orders a device to another service and shows its history.
+//! `holdfast-gateway services ...`: orders a device to another service, ends its use, shows its history.
 
 use clap::Subcommand;
-use holdfast_protocol::id::DeviceId;
 use holdfast_server::ask::{Ask, rows_as};
-use holdfast_server::cli::services::{History, Order};
-use serde_json::json;
+use holdfast_server::cli::services::{End, History, Order};
 
 /// `services ...`
 #[derive(Debug, Subcommand)]
@@ -12,10 +10,7 @@ pub enum Services {
     /// Order a device to a service; the same one again renews its key and certificate
     Change(Order),
     /// End a device's use of its service: it drops its keys for it and says so; the history gets the end
-    End {
-        /// Device, 32 hexadecimal digits
-        device: DeviceId,
-    },
+    End(End),
     /// Show which services a device worked for, from when to when and by which certificates
     History(History),
 }
@@ -30,9 +25,9 @@ impl Services {
                     "ordered: {device} shall work for {service}; next: services history {device}\n"
                 ))
             }
-            Self::End { device } => {
-                let wanted = json!({ "device": device.as_str() });
-                ask.post("/v1/services/end", &wanted).await?;
+            Self::End(end) => {
+                end.place(ask).await?;
+                let device = end.device;
                 Ok(format!(
                     "ordered: {device} shall work for no service; next: services history {device}\n"
                 ))

@@ -1,5 +1,5 @@
-//! What `services change` and `services history` ask for at both servers; how far an order has come is each
-//! one's own to say.
+//! What `services change`, `end` and `history` ask for at both servers; how far an order has come is each one's
+//! own to say.
 
 use clap::Args;
 use holdfast_protocol::id::{Application, DeviceId, ServiceId};
@@ -36,6 +36,24 @@ impl Order {
             "application": self.application.as_ref().map(Application::as_str),
         });
         ask.post("/v1/services/change", &wanted).await.map(drop)
+    }
+}
+
+/// `services end ...`
+#[derive(Debug, Args)]
+pub struct End {
+    /// Device, 32 hexadecimal digits
+    pub device: DeviceId,
+}
+
+impl End {
+    /// Orders it.
+    ///
+    /// # Errors
+    /// What the operator must know.
+    pub async fn place(&self, ask: &Ask) -> anyhow::Result<()> {
+        let wanted = json!({ "device": self.device.as_str() });
+        ask.post("/v1/services/end", &wanted).await.map(drop)
     }
 }
 
