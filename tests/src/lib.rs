@@ -2,6 +2,7 @@
 //! stock MQTT readers and a judge of what really arrived. Nothing here reaches into the parts it judges.
 
 pub mod bench;
+pub mod folder;
 pub mod judge;
 pub mod networks;
 pub mod partner;

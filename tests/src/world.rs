@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use tempfile::TempDir;
 
 pub use self::asking::PATIENCE;
 pub use self::part::Part;
 pub use self::turned::{Hands, TurnedClock, can_be_turned, stock_clock};
+use crate::folder::Folder;
 use crate::partner::Partner;
 use crate::place::{Party, Place, Uplink};
 use crate::process::Finished;
@@ -112,7 +112,7 @@ pub struct World {
     /// The gateway's listeners.
     pub gateway_doors: Doors,
     plan: Plan,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl World {
@@ -121,7 +121,7 @@ impl World {
     /// # Errors
     /// A binary is missing, or no port or file can be had.
     pub async fn new(plan: &Plan) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("holdfast-").tempdir()?;
+        let folder = Folder::new("holdfast-")?;
         let cloud_doors = Doors::of(&plan.place, Party::Cloud)?;
         let gateway_doors = Doors::of(&plan.place, Party::Gateway)?;
         let uplink_doors = Doors::of(&plan.place, Party::Uplink)?;
@@ -160,7 +160,7 @@ impl World {
 
     /// Leaves the folder behind when the world ends, and says where.
     pub fn keep(&mut self) {
-        self.folder.disable_cleanup(true);
+        self.folder.keep();
         eprintln!("kept: {}", self.folder.path().display());
     }
 

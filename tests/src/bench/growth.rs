@@ -17,6 +17,7 @@ use super::packet::{self, Burst, Stride};
 use super::server::{Server, Setup, Whose};
 use super::socket::{Connection, Poller};
 use super::{Bench, Progress};
+use crate::folder::Folder;
 
 /// Connections that share the subscriptions.
 const SHARERS: usize = 50;
@@ -147,9 +148,7 @@ pub fn restarts(bench: &Bench, progress: &Progress) -> anyhow::Result<Vec<Row>> 
         "kill -9 with 1,000,000 queued messages to listening again, ms",
         Target::AtMost(300.0),
     );
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(&bench.site.folder)?;
+    let folder = Folder::new_in(&bench.site.folder, "bench-")?;
     let journal = folder.path().join("journal.redb");
     let mut server = Server::ours(&bench.site, &journal, Setup::default())?;
     let (mut session, _) = Connection::open(server.address, "away", false)?;

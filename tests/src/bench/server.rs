@@ -11,9 +11,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use tempfile::TempDir;
 
 use super::tls::Papers;
+use crate::folder::Folder;
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ pub struct Server {
     pub address: SocketAddr,
     child: Child,
     asking: Option<(ChildStdin, BufReader<ChildStdout>)>,
-    folder: Option<TempDir>,
+    folder: Option<Folder>,
 }
 
 /// What ours says of itself.
@@ -78,9 +78,7 @@ impl Server {
     /// # Errors
     /// It does not listen in time.
     pub fn start(site: &Site, whose: Whose, setup: Setup<'_>) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("bench-")
-            .tempdir_in(&site.folder)?;
+        let folder = Folder::new_in(&site.folder, "bench-")?;
         match whose {
             Whose::Ours => {
                 let mut server = Self::ours(site, &folder.path().join("journal.redb"), setup)?;
@@ -130,7 +128,7 @@ impl Server {
         })
     }
 
-    fn mosquitto(folder: TempDir, setup: Setup<'_>) -> anyhow::Result<Self> {
+    fn mosquitto(folder: Folder, setup: Setup<'_>) -> anyhow::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let file = folder.path().join("mosquitto.conf");
         fs::write(&file, mosquitto_settings(port, folder.path(), setup))?;
