@@ -38,6 +38,23 @@ const RENEWAL: Duration = Duration::from_secs(60);
 /// For an orderly end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The state folder, made if need be, for this process alone.
+///
+/// # Errors
+/// What the operator must put right: it is not this user's, or another agent has it.
+pub(crate) fn claim(state: &Path) -> anyhow::Result<Lock> {
+    let shown = state.display();
+    let unusable = || format!("cannot use {shown}; give --state a folder that this user owns");
+    secret_file::make_folder(state).with_context(unusable)?;
+    let lock = Lock::take(state).with_context(unusable)?;
+    let taken = || {
+        format!(
+            "another agent runs on {shown}: stop it, or give this one a folder of its own (--state)"
+        )
+    };
+    Ok(lock.ok_or_else(|| Misuse(taken()))?)
+}
+
 /// The parts that live as long as the agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -58,15 +75,7 @@ impl Agent {
     /// What the operator must put right: no credential, another agent on the folder, a sensor's file
     /// that is not there, a disk that cannot be written.
     pub fn open(config: Config, state: PathBuf) -> anyhow::Result<Self> {
-        secret_file::make_folder(&state)
-            .with_context(|| format!("cannot make the state folder {}", state.display()))?;
-        let Some(lock) = Lock::take(&state).context("cannot lock the state folder")? else {
-            let what = format!(
-                "another agent runs on {}: stop it, or give this one a folder of its own (--state)",
-                state.display()
-            );
-            return Err(Misuse(what).into());
-        };
+        let lock = claim(&state)?;
         check_sources(&config)?;
         let vault = Vault::new(&state);
         let contents = vault.load()?;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use holdfast_config::cli::{Common, Extra, Misuse, Unavailable};
-use holdfast_config::{life, secret_file};
+use holdfast_config::life;
 use holdfast_link::fdo;
 
-use crate::app::Agent;
+use crate::app::{Agent, claim};
 use crate::config::Config;
 use crate::onboard::{self, Fault};
 use crate::renewal::Ordered;
@@ -137,13 +137,7 @@ async fn renew(config: Config, state: PathBuf) -> anyhow::Result<()> {
 
 async fn init(state: &Path, manufacturer: &str, serial: &str, model: &str) -> anyhow::Result<()> {
     let (address, prefix) = manufacturer_at(manufacturer)?;
-    secret_file::make_folder(state)
-        .with_context(|| format!("cannot make the state folder {}", state.display()))?;
-    let lock = Lock::take(state).context("cannot lock the state folder")?;
-    if lock.is_none() {
-        let what = format!("an agent runs on {}: stop it first", state.display());
-        return Err(Misuse(what).into());
-    }
+    let _lock = claim(state)?;
     let vault = Vault::new(state);
     let made = onboard::initialise(&vault, address, &prefix, serial, model, DEADLINE).await;
     let device = made.map_err(|fault| told(fault, manufacturer))?;
@@ -191,7 +185,10 @@ fn manufacturer_at(url: &str) -> Result<(String, String), Misuse> {
 
 fn show(state: &Path, json: bool) -> anyhow::Result<()> {
     let running = Lock::is_held(state);
-    let kept = status::read(state).context("cannot read the status file")?;
+    let kept = status::read(state).with_context(|| {
+        let state = state.display();
+        format!("cannot read the status in {state}; ask as root, or as the agent's user")
+    })?;
     let mut status = match kept {
         Some(status) => status,
         None => {

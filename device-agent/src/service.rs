@@ -323,8 +323,11 @@ impl<W: Wire, K: Keep> Services<W, K> {
         let said = self.device.reported();
         self.board.tell(|status| {
             status.service.clone_from(&runs);
-            status.service_state = said.map(|said| said.state.word().to_owned());
-            if let Some(said) = said.filter(|said| !said.detail.is_empty()) {
+            let state = said.map(|said| said.state.word().to_owned());
+            // What was noted before the order came so far is over.
+            let is_further = status.service_state != state;
+            status.service_state = state;
+            if let Some(said) = said.filter(|said| is_further || !said.detail.is_empty()) {
                 status.service_detail.clone_from(&said.detail);
             }
         });

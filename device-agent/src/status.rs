@@ -338,11 +338,14 @@ pub fn show(status: &Status, running: bool) -> String {
         text.push_str(&format!("ALARM        {alarm}\n"));
     }
     if status.service.is_some() || status.service_state.is_some() {
+        let why = match status.service_detail.as_str() {
+            "" => String::new(),
+            why => format!(": {why}"),
+        };
         text.push_str(&format!(
-            "service      {} (last order: {}) {}\n",
-            status.service.as_deref().unwrap_or("-"),
+            "service      {} (last order: {}{why})\n",
+            status.service.as_deref().unwrap_or("none"),
             status.service_state.as_deref().unwrap_or("-"),
-            status.service_detail,
         ));
         text.push_str(&show_link(status));
     }
@@ -366,6 +369,7 @@ fn show_link(status: &Status) -> String {
     let link = &status.service_link;
     let at = match (&link.server, &link.address) {
         (Some(server), Some(address)) => format!("connected to {server} at {address}"),
+        _ if link.detail.is_empty() => "not connected".to_owned(),
         _ => format!("not connected: {}", link.detail),
     };
     format!(

@@ -145,6 +145,6 @@ fn classify(error: AskError) -> anyhow::Error {
     match error {
         AskError::NotRunning { .. } => Unavailable(error.to_string()).into(),
         AskError::Refused(_) => Misuse(error.to_string()).into(),
-        AskError::Failed(_) | AskError::Broken(_) => error.into(),
+        AskError::NotAllowed { .. } | AskError::Failed(_) | AskError::Broken(_) => error.into(),
     }
 }

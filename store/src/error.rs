@@ -21,7 +21,7 @@ pub enum StoreError {
     #[error("no space left for the store: free some disk space; it goes on by itself")]
     Full,
     /// The file is not a store of this version, or its content contradicts itself.
-    #[error("{}: damaged store: {why}; move the file away or let it be quarantined", path.display())]
+    #[error("{}: damaged store: {why}; restore it from a backup (if it is moved away, an empty one takes its place)", path.display())]
     Damaged {
         /// The file, or an empty path for a store without a file.
         path: PathBuf,

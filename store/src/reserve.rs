@@ -54,7 +54,7 @@ impl Reserve {
         if let Some(path) = &reserve.file
             && let Err(error) = fill(path, bytes)
         {
-            warn!(%error, "no room for the store's reserve");
+            warn!(file = %path.display(), %error, "no room for the store's reserve: free some disk space");
             let _ = fs::remove_file(path);
             reserve.in_use = true;
         }

@@ -29,6 +29,12 @@ pub enum AskError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The socket is another user's.
+    #[error("{} is not this user's to use: give the command as root, or as the user who runs the program", path.display())]
+    NotAllowed {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The program refused; the text is for the operator. Blame: the request.
     #[error("{0}")]
     Refused(String),
@@ -90,12 +96,13 @@ async fn ask(
     body: Option<&Value>,
 ) -> Result<Value, AskError> {
     let broken = |error: &dyn std::fmt::Display| AskError::Broken(error.to_string());
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|cause| AskError::NotRunning {
-            path: socket.to_owned(),
-            cause,
-        })?;
+    let stream = UnixStream::connect(socket).await.map_err(|cause| {
+        let path = socket.to_owned();
+        match cause.kind() {
+            io::ErrorKind::PermissionDenied => AskError::NotAllowed { path },
+            _ => AskError::NotRunning { path, cause },
+        }
+    })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(&error))?;
@@ -137,6 +144,10 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, AskError> {
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     if status.is_success() {
         return Ok(value);
+    }
+    if status == StatusCode::NOT_FOUND && value.is_null() {
+        let what = "the running program does not know this command: it is of another version; start it anew";
+        return Err(AskError::Failed(what.to_owned()));
     }
     let said = value.get("error").and_then(Value::as_str).map_or_else(
         || format!("HTTP {status}: {}", String::from_utf8_lossy(body).trim()),
