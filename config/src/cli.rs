@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::document::{self, Settings};
 use crate::fault::Faults;
+use crate::manual;
 
 /// Exit code for a wrong command line or configuration (sysexits EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
@@ -24,7 +25,7 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Folder for keys and data, readable by this program's user alone
+    /// Folder for keys and data, readable by this program's user alone; without it /var/lib/PROGRAM
     #[arg(long, global = true, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
 
@@ -94,7 +95,7 @@ impl Extra {
                     None => writeln!(out, "no --config given: the built-in defaults hold")?,
                 }
             }
-            Self::Man => clap_mangen::Man::new(command).render(&mut out)?,
+            Self::Man => manual::write(command, &mut out)?,
             Self::Completions { shell } => {
                 let name = command.get_name().to_owned();
                 clap_complete::generate(*shell, &mut command, name, &mut out);

@@ -6,6 +6,7 @@
 //! - [`value`]: what a value may be (durations, sizes, addresses, names) and how each is explained.
 //! - [`cli`]: options and sub-commands common to all binaries, exit codes, how an error is shown.
 //! - [`life`]: logging, signals, readiness, watchdog and the grace period.
+//! - `manual`: the manual page, made from the parser.
 //! - [`show`]: answers as tables and facts on a terminal.
 //! - [`stages`]: a daemon's tasks, and the order in which they stop.
 //! - [`secret_file`]: files that only their owner may read, replaced as a whole or not at all.
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod document;
 pub mod fault;
 pub mod life;
+mod manual;
 pub mod secret_file;
 pub mod show;
 pub mod stages;
