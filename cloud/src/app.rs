@@ -122,11 +122,12 @@ impl App {
         &self.listeners
     }
 
-    /// Where this server listens, by the configuration's keys, without their section.
+    /// Where this server listens, as [`Listeners::addresses`] says.
     #[must_use]
-    pub fn listening(&self) -> Vec<(&'static str, SocketAddr)> {
+    pub fn listening(&self) -> Vec<(String, SocketAddr)> {
         let mut all = self.listeners.addresses();
-        all.extend(self.manufacturing().map(|one| ("manufacturing", one)));
+        let factory = self.manufacturing();
+        all.extend(factory.map(|one| ("manufacturing".to_owned(), one)));
         all
     }
 

@@ -1,13 +1,14 @@
 //! What the admin sockets of both servers have beside what CPS answers: clients read again, and where the
 //! server listens.
 
+use std::net::SocketAddr;
+
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use holdfast_cps::http::Failure;
 use holdfast_cps::http::admin::Answer;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 
 use crate::reload::{Reload, ReloadFault};
 
@@ -32,8 +33,8 @@ async fn again(State(reload): State<Reload>) -> Answer {
 
 /// Where a server listens, as `status` tells it.
 #[must_use]
-pub fn listening(addresses: &[(&'static str, SocketAddr)]) -> Value {
+pub fn listening(addresses: &[(String, SocketAddr)]) -> Value {
     let told = addresses.iter();
-    let told = told.map(|(key, address)| ((*key).to_owned(), json!(address.to_string())));
+    let told = told.map(|(key, address)| (key.clone(), json!(address.to_string())));
     Value::Object(told.collect())
 }

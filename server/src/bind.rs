@@ -107,23 +107,25 @@ impl Listeners {
         self.metrics.1
     }
 
-    /// All addresses by the configuration's keys, without their section.
+    /// All addresses, by the keys of the configuration; those of `[listen]` without their section.
     #[must_use]
-    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mut all = vec![
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let house = [
             ("mqtt", self.mqtt()),
             ("https", self.https()),
             ("fdo", self.fdo()),
+            ("metrics", self.metrics()),
         ];
-        all.extend(self.clients.addresses());
-        all.push(("metrics", self.metrics()));
-        all
+        let house = house.into_iter().map(|(key, at)| (key.to_owned(), at));
+        let clients = self.clients.addresses().into_iter();
+        let clients = clients.map(|(key, at)| (format!("clients.{key}"), at));
+        house.chain(clients).collect()
     }
 }
 
 /// Addresses as an operator reads them, in one line.
 #[must_use]
-pub fn told(addresses: &[(&'static str, SocketAddr)]) -> String {
+pub fn told(addresses: &[(String, SocketAddr)]) -> String {
     let all = addresses.iter();
     let all = all.map(|(key, address)| format!("{key} {address}"));
     all.collect::<Vec<_>>().join(", ")
