@@ -16,6 +16,7 @@ pub mod fault;
 pub mod twice;
 
 mod error;
+mod gather;
 mod health;
 mod medium;
 mod reader;

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::backends::FileBackend;
-use redb::{BackendError, Builder, Database, ReadableDatabase, StorageBackend};
+use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 
 use crate::StoreError;
+use crate::gather::{GATHERED_BYTES, Gathering};
 
-/// The most memory a store may use as page cache, in bytes.
+/// The most memory a store may use as page cache and for writes on their way, in bytes.
 pub const MAX_CACHE_BYTES: usize = 16 << 20;
 
 /// Names tried for a quarantined file before giving up.
@@ -180,8 +180,8 @@ fn open_backend(
     // redb may panic on a file that was altered behind its back: that is damage like any other.
     catch_unwind(AssertUnwindSafe(|| {
         let database = Builder::new()
-            .set_cache_size(options.cache_bytes.min(MAX_CACHE_BYTES))
-            .create_with_backend(Seam(backend))?;
+            .set_cache_size(options.cache_bytes.min(MAX_CACHE_BYTES - GATHERED_BYTES))
+            .create_with_backend(Gathering::new(backend))?;
         database.begin_read()?.list_tables()?.for_each(drop);
         Ok(database)
     }))
@@ -208,51 +208,4 @@ pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     fs::File::open(folder)?.sync_all()
-}
-
-/// A boxed backend as a backend: redb takes one by value.
-#[derive(Debug)]
-struct Seam(Box<dyn StorageBackend>);
-
-impl StorageBackend for Seam {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.0.close()
-    }
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
-    }
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
-    }
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
-    }
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
-    }
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
-    }
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
-    }
 }
