@@ -16,10 +16,13 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Rows that the bridge rule reads and acknowledges at once.
+/// Rows that the bridge rule reads at most at once.
 const ROWS: usize = 1000;
+/// Readings that may wait to be acknowledged.
+const UNACKNOWLEDGED: usize = 16;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -118,7 +121,14 @@ fn boundless() -> ConsumerOptions {
     }
 }
 
+/// Reads on while what was read is acknowledged: who waits for each commit falls behind two of them.
 async fn take_all(consumer: Consumer) {
+    let (taken, gone) = mpsc::channel(UNACKNOWLEDGED);
+    let acknowledging = acknowledge_all(consumer.clone(), gone);
+    tokio::join!(read_all(consumer, taken), acknowledging);
+}
+
+async fn read_all(consumer: Consumer, taken: mpsc::Sender<Vec<RowId>>) {
     let mut after = RowId::START;
     loop {
         consumer.ready(after).await;
@@ -128,6 +138,16 @@ async fn take_all(consumer: Consumer) {
         let ids: Vec<RowId> = rows.iter().map(|row| row.id).collect();
         let Some(last) = ids.last() else { continue };
         after = *last;
+        if taken.send(ids).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn acknowledge_all(consumer: Consumer, mut gone: mpsc::Receiver<Vec<RowId>>) {
+    let mut waiting = Vec::new();
+    while gone.recv_many(&mut waiting, UNACKNOWLEDGED).await > 0 {
+        let ids = std::mem::take(&mut waiting).concat();
         if let Err(error) = consumer.acknowledge(&ids).await {
             eprintln!("bridge: {error}");
         }
