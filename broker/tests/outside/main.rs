@@ -11,6 +11,7 @@
 mod common;
 mod kit;
 
+mod answers;
 mod busy;
 mod certificates;
 mod connect;
