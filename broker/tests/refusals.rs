@@ -49,6 +49,29 @@ async fn mqtt_3_1_2_24_a_packet_above_our_maximum_ends_the_connection() {
     let mut wire = server.v5("large").await;
     wire.send(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]).await;
     assert_eq!(wire.closed().await, Some(0x95));
+    // To the byte, and whatever the packet is [MQTT-3.2.2-15].
+    let mut config = Config::default();
+    config.limits.packet_bytes = 1000;
+    let server = Server::start(config).await;
+    for v5 in [false, true] {
+        let whole = |size: usize| {
+            let empty = publish(v5, 2, "x", 1, &[], &[7; 200]).len() - 200;
+            publish(v5, 2, "x", 1, &[], &vec![7; size - empty])
+        };
+        assert_eq!(whole(1000).len(), 1000);
+        let open = async || match v5 {
+            true => server.v5("large").await,
+            false => server.v3("large").await,
+        };
+        let mut wire = open().await;
+        wire.send(&whole(1000)).await;
+        assert!(wire.ack(0x40, 1).await < 0x80);
+        wire.send(&whole(1001)).await;
+        assert_eq!(wire.closed().await, v5.then_some(0x95));
+        let mut wire = open().await;
+        wire.send(&packet(0x82, &[0; 1000])).await;
+        assert_eq!(wire.closed().await, v5.then_some(0x95));
+    }
 }
 
 #[tokio::test]
@@ -100,6 +123,7 @@ async fn connect_refusals_carry_the_code_of_the_version() {
     let mut wire = server.raw().await;
     wire.send(&hello.bytes()).await;
     wire.connack(0x86).await;
+    assert_eq!(wire.packet().await, None);
     hello.v5 = false;
     let mut wire = server.raw().await;
     wire.send(&hello.bytes()).await;
@@ -113,6 +137,7 @@ async fn connect_refusals_carry_the_code_of_the_version() {
     ))
     .await;
     wire.connack(1).await;
+    assert_eq!(wire.packet().await, None);
     // Enhanced authentication: a method we do not have.
     let mut hello = Hello::v5("x");
     hello.properties = vec![0x15, 0, 1, b'm'];
@@ -181,7 +206,7 @@ async fn malformed_packets_end_the_connection_with_their_code() {
         (
             "an unknown property",
             publish(true, 0, "x", 0, &[0x7F, 1], b""),
-            0x82,
+            0x81,
         ),
         (
             "NUL in a topic",
@@ -229,6 +254,32 @@ async fn malformed_packets_end_the_connection_with_their_code() {
         let mut wire = server.v5("bad").await;
         wire.send(&bytes).await;
         assert_eq!(wire.closed().await, Some(code), "{what}");
+    }
+    // 3.1.1 is closed without a word [MQTT-4.8.0-1].
+    for bytes in [
+        Hello::v3("x").bytes(),
+        vec![0x30, 0x80, 0x80, 0x80, 0x80, 1],
+        vec![0xC0, 0x80, 0],
+        publish(false, 6, "x", 1, &[], b""),
+        publish(false, 8, "x", 0, &[], b""),
+        publish(false, 2, "x", 0, &[], b""),
+        publish(false, 0, "a/#", 0, &[], b""),
+        publish(false, 0, "", 0, &[], b""),
+        packet(0x30, &[0, 2, 0xC3, 0x28]),
+        packet(0x80, &[0, 1, 0, 1, b'x', 0]),
+        packet(0x82, &[0, 1]),
+        packet(0x82, &[0, 1, 0, 9, b'x']),
+        packet(0x82, &[0, 1, 0, 1, b'x', 0xC0]),
+        vec![0xC1, 0],
+        vec![0xC0, 1, 0],
+        vec![0xD0, 0],
+        vec![0xF0, 0],
+        packet(0x40, &[0, 1, 0]),
+        packet(0x40, &[0]),
+    ] {
+        let mut wire = server.v3("bad").await;
+        wire.send(&bytes).await;
+        assert_eq!(wire.packet().await, None, "{bytes:?}");
     }
     server.v5("good").await.nothing().await;
 }

@@ -14,22 +14,53 @@ async fn server() -> Server {
 #[tokio::test]
 async fn mqtt_3_1_2_5_a_lasting_session_gets_what_came_while_it_was_away() {
     let server = server().await;
-    let (mut taker, present) = server.lasting("taker").await;
-    assert!(!present);
-    taker.subscribe("x/#", 1).await;
-    drop(taker);
     let mut giver = server.v3("giver").await;
-    for number in 0..300 {
-        assert_eq!(giver.publish("x/y", 1, &number.to_string()).await, 0);
+    for (v5, qos) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+        let mut hello = Hello::v5(&format!("taker-{v5}-{qos}"));
+        hello.v5 = v5;
+        hello.clean = false;
+        if v5 {
+            hello.properties = expiry(3600);
+        }
+        let open = async || {
+            let mut wire = server.raw().await;
+            wire.v5 = v5;
+            wire.send(&hello.bytes()).await;
+            let present = wire.connack(0).await;
+            (wire, present)
+        };
+        let (mut taker, present) = open().await;
+        assert!(!present);
+        taker.subscribe("x/#", qos).await;
+        drop(taker);
+        // More than go out at once.
+        for number in 0..150 {
+            let payload = number.to_string();
+            assert_eq!(giver.publish("x/y", qos, &payload).await, 0);
+        }
+        let (mut taker, present) = open().await;
+        assert!(present);
+        // All that is sent is answered step by step, whatever comes between.
+        let (mut next, mut open) = (0, 0);
+        while next < 150 || open > 0 {
+            let (first, body) = taker.packet().await.unwrap();
+            if first == 0x62 {
+                taker.send(&packet(0x70, &body[..2])).await;
+                open -= 1;
+                continue;
+            }
+            let got = taker.parse(first, &body);
+            assert_eq!((got.text(), got.qos()), (&*next.to_string(), qos));
+            let answer = if qos == 2 { 0x50 } else { 0x40 };
+            taker.send(&packet(answer, &got.id.to_be_bytes())).await;
+            next += 1;
+            open += i32::from(qos == 2);
+        }
+        taker.nothing().await;
+        assert_eq!(giver.publish("x/z", qos, "live").await, 0);
+        assert_eq!(taker.receive().await.text(), "live");
+        taker.unsubscribe("x/#").await;
     }
-    let (mut taker, present) = server.lasting("taker").await;
-    assert!(present);
-    for number in 0..300 {
-        assert_eq!(taker.receive().await.text(), number.to_string());
-    }
-    taker.nothing().await;
-    assert_eq!(giver.publish("x/z", 1, "live").await, 0);
-    assert_eq!(taker.receive().await.text(), "live");
 }
 
 #[tokio::test]
@@ -181,15 +212,20 @@ async fn mqtt_3_14_4_3_disconnect_with_will_sends_it() {
 #[tokio::test]
 async fn mqtt_3_1_2_24_silence_beyond_one_and_a_half_keep_alives_ends_the_connection() {
     let server = server().await;
-    let mut wire = server.raw().await;
-    wire.v5 = true;
-    let mut hello = Hello::v5("silent");
-    hello.keep_alive = 1;
-    wire.send(&hello.bytes()).await;
-    wire.connack(0).await;
-    let before = tokio::time::Instant::now();
-    assert_eq!(wire.closed().await, Some(0x8D));
-    assert!(before.elapsed() >= Duration::from_millis(1400));
+    for v5 in [false, true] {
+        let mut wire = server.raw().await;
+        wire.v5 = v5;
+        let mut hello = Hello::v5("silent");
+        hello.v5 = v5;
+        hello.keep_alive = 2;
+        wire.send(&hello.bytes()).await;
+        wire.connack(0).await;
+        let before = tokio::time::Instant::now();
+        assert_eq!(wire.closed().await, v5.then_some(0x8D));
+        // Not before, and not much later.
+        let silent = before.elapsed().as_millis();
+        assert!((2900..4500).contains(&silent), "{silent}");
+    }
 }
 
 #[tokio::test]

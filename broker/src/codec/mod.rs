@@ -7,24 +7,25 @@
 //! what is in flight, and closes on acknowledgements it did not see go out.
 //! Pure: called by `session`, touches no socket and no clock.
 
+mod connect;
 mod decode;
 mod encode;
 mod frame;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod property;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use decode::{
-    Ack, AckKind, Connect, Disconnect, Entry, Packet, Publish, Subscribe, Unsubscribe, Will,
-    connect, decode,
-};
+pub(crate) use connect::{Connect, Will, connect};
+pub(crate) use decode::{Ack, AckKind, Disconnect, Packet, Publish, decode};
 pub(crate) use encode::{
     Alias, Connack, Hop, ack, ack_why, connack, disconnect, pingresp, publish, publish_size,
     suback, unsuback,
 };
 pub(crate) use frame::{Flow, Frames};
+pub(crate) use subscribe::{Entry, Subscribe, Unsubscribe};
 
 use crate::CutReason;
 

@@ -1,10 +1,11 @@
-//! MQTT 5 properties of PUBLISH: checked once, then kept and passed on as they came.
+//! MQTT 5 properties: which may stand in which packet, and those of PUBLISH, which are checked once, then
+//! kept and passed on as they came.
 //!
 //! Used by the decoder (with checks), by `message` (trusting what was checked), by the encoder.
 
 use bytes::{BufMut, BytesMut};
 
-/// Property identifiers (MQTT 5, table 2-4) that PUBLISH may carry.
+/// Property identifiers (MQTT 5, table 2-4) that a client may send.
 pub(crate) mod id {
     pub(crate) const PAYLOAD_FORMAT: u8 = 0x01;
     pub(crate) const MESSAGE_EXPIRY: u8 = 0x02;
@@ -12,17 +13,62 @@ pub(crate) mod id {
     pub(crate) const RESPONSE_TOPIC: u8 = 0x08;
     pub(crate) const CORRELATION_DATA: u8 = 0x09;
     pub(crate) const SUBSCRIPTION_ID: u8 = 0x0B;
+    pub(crate) const SESSION_EXPIRY: u8 = 0x11;
+    pub(crate) const AUTHENTICATION_METHOD: u8 = 0x15;
+    pub(crate) const AUTHENTICATION_DATA: u8 = 0x16;
+    pub(crate) const PROBLEM_INFORMATION: u8 = 0x17;
+    pub(crate) const WILL_DELAY: u8 = 0x18;
+    pub(crate) const RESPONSE_INFORMATION: u8 = 0x19;
+    pub(crate) const SERVER_REFERENCE: u8 = 0x1C;
     pub(crate) const REASON_STRING: u8 = 0x1F;
+    pub(crate) const RECEIVE_MAXIMUM: u8 = 0x21;
+    pub(crate) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
     pub(crate) const TOPIC_ALIAS: u8 = 0x23;
     pub(crate) const USER_PROPERTY: u8 = 0x26;
+    pub(crate) const MAXIMUM_PACKET: u8 = 0x27;
+}
+
+/// What may stand in a packet of a client.
+pub(crate) mod place {
+    use super::id::*;
+
+    pub(crate) const CONNECT: &[u8] = &[
+        SESSION_EXPIRY,
+        AUTHENTICATION_METHOD,
+        AUTHENTICATION_DATA,
+        PROBLEM_INFORMATION,
+        RESPONSE_INFORMATION,
+        RECEIVE_MAXIMUM,
+        TOPIC_ALIAS_MAXIMUM,
+        USER_PROPERTY,
+        MAXIMUM_PACKET,
+    ];
+    pub(crate) const WILL: &[u8] = &[
+        PAYLOAD_FORMAT,
+        MESSAGE_EXPIRY,
+        CONTENT_TYPE,
+        RESPONSE_TOPIC,
+        CORRELATION_DATA,
+        WILL_DELAY,
+        USER_PROPERTY,
+    ];
+    pub(crate) const ACK: &[u8] = &[REASON_STRING, USER_PROPERTY];
+    pub(crate) const SUBSCRIBE: &[u8] = &[SUBSCRIPTION_ID, USER_PROPERTY];
+    pub(crate) const UNSUBSCRIBE: &[u8] = &[USER_PROPERTY];
+    pub(crate) const DISCONNECT: &[u8] = &[
+        SESSION_EXPIRY,
+        SERVER_REFERENCE,
+        REASON_STRING,
+        USER_PROPERTY,
+    ];
 }
 
 /// What breaks a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrong {
-    /// Bytes that are no property.
+    /// Bytes that are no property, or one that this packet does not have (section 2.2.2.2).
     Malformed,
-    /// A property that may not be here, or twice.
+    /// A property twice, or with a value that is forbidden.
     Protocol,
     /// A topic alias of zero.
     Alias,
@@ -44,13 +90,17 @@ pub(crate) fn check(mut rest: &[u8]) -> Result<Checked, Wrong> {
     let mut checked = Checked::default();
     let mut seen = 0u64;
     while let Some((&kind, after)) = rest.split_first() {
-        if kind != id::USER_PROPERTY {
-            let bit = 1u64 << (kind & 63);
-            if kind > 63 || seen & bit != 0 {
-                return Err(Wrong::Protocol);
-            }
-            seen |= bit;
+        match kind {
+            id::PAYLOAD_FORMAT..=id::CONTENT_TYPE
+            | id::RESPONSE_TOPIC
+            | id::CORRELATION_DATA
+            | id::TOPIC_ALIAS
+            | id::USER_PROPERTY => {}
+            // PUBLISH has it, but not from a client [MQTT-3.3.4-6].
+            id::SUBSCRIPTION_ID => return Err(Wrong::Protocol),
+            _ => return Err(Wrong::Malformed),
         }
+        once(kind, &mut seen)?;
         let length = value_length(kind, after)?;
         let (value, next) = after.split_at(length);
         match kind {
@@ -162,26 +212,39 @@ pub(crate) fn variable(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-/// Checks the properties of an acknowledgement: one reason string, any user properties.
-pub(crate) fn check_ack(mut rest: &[u8]) -> Result<(), Wrong> {
-    let mut reason = false;
+/// Checks the properties of any packet but PUBLISH by what may stand there: one that may not, or a
+/// value that is not of its type, is malformed (section 2.2.2.2); all but user properties stand once.
+pub(crate) fn check_in(place: &[u8], mut rest: &[u8]) -> Result<(), Wrong> {
+    let mut seen = 0u64;
     while let Some((&kind, after)) = rest.split_first() {
-        let length = match kind {
-            id::REASON_STRING if !reason => {
-                reason = true;
-                let length = prefixed(after)?;
-                text(after.get(..length).ok_or(Wrong::Malformed)?).ok_or(Wrong::Malformed)?;
-                length
-            }
-            id::USER_PROPERTY => {
-                let length = value_length(kind, after)?;
-                pair(&after[..length]).ok_or(Wrong::Malformed)?;
-                length
-            }
-            _ => return Err(Wrong::Protocol),
+        if !place.contains(&kind) {
+            return Err(Wrong::Malformed);
+        }
+        once(kind, &mut seen)?;
+        let (value, next) = after.split_at(value_length(kind, after)?);
+        let well = match kind {
+            id::USER_PROPERTY => pair(value).is_some(),
+            id::CONTENT_TYPE
+            | id::RESPONSE_TOPIC
+            | id::AUTHENTICATION_METHOD
+            | id::SERVER_REFERENCE
+            | id::REASON_STRING => text(value).is_some(),
+            _ => true,
         };
-        rest = &after[length..];
+        if !well {
+            return Err(Wrong::Malformed);
+        }
+        rest = next;
     }
+    Ok(())
+}
+
+fn once(kind: u8, seen: &mut u64) -> Result<(), Wrong> {
+    let bit = 1u64 << (kind & 63);
+    if kind != id::USER_PROPERTY && *seen & bit != 0 {
+        return Err(Wrong::Protocol);
+    }
+    *seen |= bit;
     Ok(())
 }
 
@@ -207,20 +270,25 @@ fn put_text(out: &mut BytesMut, value: &str) {
     out.put_slice(&value.as_bytes()[..end]);
 }
 
-/// The length of the value at the head of `rest`, when it is all there and may be in a PUBLISH.
+/// The length of the value at the head of `rest`, when it is all there and a client may send it.
 fn value_length(kind: u8, rest: &[u8]) -> Result<usize, Wrong> {
     let length = match kind {
-        id::PAYLOAD_FORMAT => 1,
-        id::MESSAGE_EXPIRY => 4,
-        id::TOPIC_ALIAS => 2,
-        id::CONTENT_TYPE | id::RESPONSE_TOPIC | id::CORRELATION_DATA => prefixed(rest)?,
+        id::PAYLOAD_FORMAT | id::PROBLEM_INFORMATION | id::RESPONSE_INFORMATION => 1,
+        id::TOPIC_ALIAS | id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM => 2,
+        id::MESSAGE_EXPIRY | id::SESSION_EXPIRY | id::WILL_DELAY | id::MAXIMUM_PACKET => 4,
+        id::SUBSCRIPTION_ID => variable(rest).ok_or(Wrong::Malformed)?.1,
+        id::CONTENT_TYPE
+        | id::RESPONSE_TOPIC
+        | id::CORRELATION_DATA
+        | id::AUTHENTICATION_METHOD
+        | id::AUTHENTICATION_DATA
+        | id::SERVER_REFERENCE
+        | id::REASON_STRING => prefixed(rest)?,
         id::USER_PROPERTY => {
             let name = prefixed(rest)?;
             name + prefixed(rest.get(name..).ok_or(Wrong::Malformed)?)?
         }
-        // A client may not send one [MQTT-3.3.4-6].
-        id::SUBSCRIPTION_ID => return Err(Wrong::Protocol),
-        _ => return Err(Wrong::Protocol),
+        _ => return Err(Wrong::Malformed),
     };
     if length > rest.len() {
         return Err(Wrong::Malformed);

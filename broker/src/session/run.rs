@@ -452,6 +452,8 @@ impl Connection {
             let _ = self.shared.journal.send(op).await;
         }
         self.last_answers().await;
+        // A PINGREQ right before DISCONNECT is one too [MQTT-3.12.4-1].
+        self.client.answer_pings();
         self.shared.core.counters.ended(ended.reason);
         if ended.reason != CutReason::Network {
             if let Some(code) = ended.code

@@ -533,8 +533,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn closed(&mut self) -> Option<u8> {
         let mut code = None;
         while let Some((first, body)) = self.packet().await {
+            assert!(
+                code.is_none(),
+                "{first:#x} after DISCONNECT [MQTT-3.14.4-1]"
+            );
             if first == 0xE0 {
-                code = body.first().copied();
+                code = Some(body.first().copied().unwrap_or(0));
             }
         }
         code

@@ -32,11 +32,8 @@ async fn mqtt5_3_1_2_2_another_version_is_told_so_and_closed() {
     let server = server().await;
     for level in [0, 1, 2, 3, 6, 7, 128, 255] {
         let bytes = connect(b"MQTT", level, 2, &[0, 0, 1, b'x']);
-        let body = answer(&server, &bytes).await;
-        assert!(
-            body.is_none_or(|body| body[1] == 1 || body[1] == 0x84),
-            "{level}"
-        );
+        // 3.1.1 asks for this answer, 5 leaves it open; `answer` sees that it closes.
+        assert_eq!(answer(&server, &bytes).await, Some(vec![0, 1]), "{level}");
     }
 }
 
@@ -79,53 +76,72 @@ async fn mqtt311_3_1_2_22_a_password_without_a_user_name_gets_no_session() {
 #[tokio::test]
 async fn mqtt5_3_1_2_16_to_19_fields_and_flags_must_agree() {
     let server = server().await;
-    let cases = vec![
-        (
-            "user flag, no user",
-            connect(b"MQTT", 5, 0x82, &[0, 0, 1, b'x']),
-        ),
-        (
-            "password flag, no password",
-            connect(
-                b"MQTT",
-                5,
-                0xC2,
-                &[&[0, 0, 1, b'x'][..], &text("user")].concat(),
+    let mut cases = Vec::new();
+    for level in [4, 5] {
+        let p: &[u8] = if level == 5 { &[0] } else { &[] };
+        let id = [p, &[0, 1, b'x']].concat();
+        for (what, flags, rest) in [
+            ("user flag, no user", 0x82, vec![]),
+            ("password flag, no password", 0xC2, text("user")),
+            ("user without its flag", 0x02, text("user")),
+            (
+                "password without its flag",
+                0x82,
+                [text("u"), text("p")].concat(),
             ),
-        ),
-        (
-            "user without its flag",
-            connect(
-                b"MQTT",
-                5,
+            ("will flag, no will", 0x06, vec![]),
+            ("a will without payload", 0x06, [p, &text("w")].concat()),
+            ("a will without topic", 0x06, [p, &[0, 0, 0, 0]].concat()),
+            (
+                "a will without its flag",
                 0x02,
-                &[&[0, 0, 1, b'x'][..], &text("user")].concat(),
+                [p, &text("w"), &text("m")].concat(),
             ),
-        ),
-        (
-            "will flag, no will",
-            connect(b"MQTT", 5, 0x06, &[0, 0, 1, b'x']),
-        ),
-        (
-            "a will without payload",
-            connect(
-                b"MQTT",
-                5,
-                0x06,
-                &[&[0, 0, 1, b'x', 0][..], &text("w")].concat(),
-            ),
-        ),
-        ("no client id", connect(b"MQTT", 5, 2, &[0])),
-        ("no client id", connect(b"MQTT", 4, 2, &[])),
-        ("a short client id", connect(b"MQTT", 4, 2, &[0, 9, b'x'])),
-        ("bytes behind", connect(b"MQTT", 4, 2, &[0, 1, b'x', 7])),
-        (
-            "no keep-alive",
-            packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 5, 2]),
-        ),
-        ("nothing at all", packet(0x10, &[])),
-    ];
+            ("bytes behind", 0x02, vec![7]),
+            ("a cut user", 0x82, vec![0, 9, b'u']),
+        ] {
+            cases.push((
+                what,
+                connect(b"MQTT", level, flags, &[id.clone(), rest].concat()),
+            ));
+        }
+        cases.push(("no client id", connect(b"MQTT", level, 2, p)));
+        let cut = [p, &[0, 9, b'x']].concat();
+        cases.push(("a short client id", connect(b"MQTT", level, 2, &cut)));
+        let begun = [0, 4, b'M', b'Q', b'T', b'T', level, 2];
+        cases.push(("no keep-alive", packet(0x10, &begun)));
+        cases.push(("no flags", packet(0x10, &begun[..7])));
+    }
+    cases.push(("nothing at all", packet(0x10, &[])));
     refuses(&server, &cases).await;
+}
+
+#[tokio::test]
+async fn mqtt5_3_1_3_1_the_fields_of_connect_come_in_their_order() {
+    let server = server().await;
+    let mut taker = server.v5("taker").await;
+    taker.subscribe("w", 1).await;
+    for v5 in VERSIONS {
+        let mut greeting = Hello::v5("all-fields");
+        greeting.v5 = v5;
+        greeting.will = Some((0x08, Vec::new(), "w".into(), b"the will".to_vec()));
+        greeting.user = Some("user".into());
+        for (password, code) in [("right", 0), ("wrong", if v5 { 0x86 } else { 4 })] {
+            greeting.password = Some(password.into());
+            let mut wire = server.raw().await;
+            wire.send(&greeting.bytes()).await;
+            wire.connack(code).await;
+        }
+        let got = taker.receive().await;
+        assert_eq!((got.text(), got.qos()), ("the will", 1));
+        // Empty ones are there all the same.
+        greeting.will.as_mut().unwrap().3.clear();
+        greeting.user = Some(String::new());
+        greeting.password = Some(Vec::new());
+        drop(hello(&server, &greeting).await);
+        assert_eq!(taker.receive().await.text(), "");
+        taker.nothing().await;
+    }
 }
 
 #[tokio::test]
@@ -266,8 +282,11 @@ async fn mqtt5_3_1_3_6_and_7_an_empty_client_id_gets_a_name_of_its_own_each_time
     for wire in &mut wires {
         wire.nothing().await;
     }
-    // 3.1.1: a clean session may leave it out [MQTT-3.1.3-7], another may not [MQTT-3.1.3-8].
+    // 3.1.1: a clean session may leave it out [MQTT-3.1.3-7], another may not [MQTT-3.1.3-8]. Each is
+    // somebody else [MQTT-3.1.3-6].
+    let mut nameless = client(&server, false, "").await;
     client(&server, false, "").await.nothing().await;
+    nameless.nothing().await;
     let mut hello = Hello::v3("");
     hello.clean = false;
     assert_eq!(answer(&server, &hello.bytes()).await, Some(vec![0, 2]));
@@ -357,18 +376,23 @@ async fn mqtt5_3_2_2_the_connack_tells_every_limit_that_holds() {
     let mut hello = Hello::v5("x");
     hello.properties = expiry(1000);
     let body = answer(&server, &hello.bytes()).await.unwrap();
-    for (what, property) in [
-        ("session expiry", &[0x11u8, 0, 0, 0, 100][..]),
+    let told: [(&str, &[u8]); 5] = [
+        ("session expiry", &[0x11, 0, 0, 0, 100]),
         ("receive maximum", &[0x21, 0, 7]),
         ("maximum packet size", &[0x27, 0, 0, 0x13, 0x88]),
         ("topic alias maximum", &[0x22, 0, 3]),
         ("[MQTT-3.2.2-21]", &[0x13, 0, 30]),
-    ] {
-        let found = body[3..]
-            .windows(property.len())
-            .any(|part| part == property);
-        assert!(found, "{what}: {body:?}");
+    ];
+    for (what, property) in told {
+        let found = body[3..].windows(property.len());
+        assert!(
+            found.into_iter().any(|part| part == property),
+            "{what}: {body:?}"
+        );
     }
+    // And nothing else: no authentication method among others [MQTT-4.12.0-6].
+    let all: usize = told.iter().map(|(_, property)| property.len()).sum();
+    assert_eq!((body[..2].to_vec(), body[2..].len()), (vec![0, 0], 1 + all));
     // 3.1.1 has two bytes and no more.
     let body = answer(&server, &Hello::v3("y").bytes()).await.unwrap();
     assert_eq!(body.len(), 2);
@@ -440,4 +464,30 @@ async fn mqtt5_3_1_2_10_a_keep_alive_of_0_and_pings_in_time_keep_a_connection() 
         pinging.nothing().await;
     }
     quiet.nothing().await;
+}
+
+#[tokio::test]
+async fn mqtt5_3_2_2_21_the_servers_keep_alive_is_the_one_that_counts() {
+    let config = Config {
+        keep_alive_max: 1,
+        ..Config::default()
+    };
+    let server = Server::start(config).await;
+    for asked in [0, 60] {
+        let mut greeting = Hello::v5("told");
+        greeting.keep_alive = asked;
+        let mut wire = server.raw().await;
+        wire.send(&greeting.bytes()).await;
+        let (_, body) = wire.packet().await.unwrap();
+        assert!(body[3..].windows(3).any(|part| part == [0x13, 0, 1]));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(wire.closed().await, Some(0x8D));
+        assert!(begun.elapsed() < Duration::from_secs(4));
+    }
+    // 3.1.1 cannot be told: what it asked for holds.
+    let mut old = Hello::v3("old");
+    old.keep_alive = 60;
+    let mut wire = hello(&server, &old).await;
+    tokio::time::sleep(Duration::from_millis(2000)).await;
+    wire.nothing().await;
 }

@@ -210,6 +210,7 @@ async fn mqtt5_2_2_1_4_ids_in_use_are_not_given_twice() {
         giver.publish("x", 1, "more").await;
         used.push(taker.arrived().await.id);
     }
+    assert!(used.iter().all(|id| *id != 0), "[MQTT-2.3.1-1]");
     used.sort_unstable();
     used.dedup();
     assert_eq!(used.len(), 100);

@@ -48,10 +48,14 @@ pub(crate) async fn answer(server: &Server, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// None of these CONNECTs gets a session.
+/// None of these CONNECTs, which break the form, gets a session; 3.1.1 gets no answer at all
+/// [MQTT-3.1.4-1].
 pub(crate) async fn refuses(server: &Server, cases: &[(&str, Vec<u8>)]) {
     for (what, bytes) in cases {
         let found = answer(server, bytes).await;
+        if bytes.windows(5).any(|part| part == b"MQTT\x04") {
+            assert_eq!(found, None, "{what}: 3.1.1 closes without CONNACK");
+        }
         assert!(found.is_none_or(|body| body[1] != 0), "{what}");
     }
     assert_eq!(server.broker.metrics().sessions, 0);

@@ -23,6 +23,7 @@ mod fuzz;
 mod hostile;
 mod kept;
 mod ledger;
+mod legal;
 mod memory;
 mod publish;
 mod quota;

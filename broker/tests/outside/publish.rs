@@ -59,13 +59,13 @@ async fn mqtt5_2_2_1_3_a_packet_id_of_0_ends_the_connection() {
             publish(v5, 4, "x", 0, &[], b"m"),
             packet(0x82, &[&[0, 0], properties, &text("x"), &[0]].concat()),
             packet(0xA2, &[&[0, 0], properties, &text("x")].concat()),
+            packet(0x40, &[0, 0]),
+            packet(0x50, &[0, 0]),
             packet(0x62, &[0, 0]),
+            packet(0x70, &[0, 0]),
         ] {
             let code = ends(&server, v5, &bytes).await;
-            assert!(
-                !v5 || matches!(code, Some(0x81 | 0x82)),
-                "{code:?} {bytes:?}"
-            );
+            assert_eq!(code, v5.then_some(0x82), "{bytes:?}");
         }
     }
 }
@@ -93,9 +93,12 @@ async fn mqtt5_2_1_3_1_wrong_reserved_flags_end_the_connection() {
 async fn mqtt5_3_3_2_2_and_4_7_3_1_names_that_are_no_topics_end_the_connection() {
     let server = server().await;
     for v5 in VERSIONS {
-        for name in ["#", "+", "a/#", "a/+/b", "a+", "#a", ""] {
-            let code = ends(&server, v5, &publish(v5, 0, name, 0, &[], b"m")).await;
-            assert_eq!(code.is_some(), v5, "{name}");
+        for qos in 0..=2u8 {
+            for name in ["#", "+", "a/#", "a/+/b", "a+", "#a", ""] {
+                let code = ends(&server, v5, &publish(v5, qos << 1, name, 1, &[], b"m")).await;
+                let told = if name.is_empty() { 0x82 } else { 0x90 };
+                assert_eq!(code, v5.then_some(told), "{name}");
+            }
         }
         for bad in [
             &b"a\0"[..],
@@ -150,44 +153,96 @@ async fn mqtt5_1_5_4_3_and_4_7_3_4_names_are_compared_byte_by_byte() {
 #[tokio::test]
 async fn mqtt5_3_3_1_5_to_8_the_retained_slot_of_a_topic() {
     let server = server().await;
-    let mut giver = server.v5("giver").await;
-    let mut run = async |steps: &[(u8, &str)], expected: Option<&str>| {
-        for (flags, payload) in steps {
-            giver.publish_with("slot", *flags, &[], payload).await;
-            // QoS 0 has no answer: this one's comes after it.
-            giver.publish_with("other", 3, &[], "m").await;
-        }
-        for v5 in VERSIONS {
-            let mut taker = client(&server, v5, "taker").await;
-            taker.subscribe("slot", 2).await;
-            if let Some(expected) = expected {
-                let got = taker.receive().await;
-                assert_eq!((got.text(), got.retain()), (expected, true), "{steps:?}");
+    for from in VERSIONS {
+        let run = async |steps: &[(u8, &str)], expected: Option<(&str, u8)>| {
+            let mut giver = client(&server, from, "giver").await;
+            for (flags, payload) in steps {
+                giver.publish_with("slot", *flags, &[], payload).await;
+                // QoS 0 has no answer: this one's comes after it.
+                giver.publish_with("other", 3, &[], "m").await;
             }
-            taker.nothing().await;
+            // What is kept outlives the session of its publisher [MQTT-3.1.2.7].
+            giver.disconnect().await;
+            for v5 in VERSIONS {
+                let mut taker = client(&server, v5, "taker").await;
+                taker.subscribe("slot", 2).await;
+                if let Some((payload, qos)) = expected {
+                    let got = taker.receive().await;
+                    let found = (got.text(), got.qos(), got.retain(), got.dup());
+                    assert_eq!(found, (payload, qos, true, false), "{steps:?}");
+                }
+                taker.nothing().await;
+            }
+        };
+        run(&[(3, "one")], Some(("one", 1))).await;
+        run(&[(5, "two")], Some(("two", 2))).await;
+        run(&[(1, "three")], Some(("three", 0))).await;
+        // Without the flag it neither replaces nor removes [MQTT-3.3.1-8].
+        run(
+            &[(2, "other"), (2, ""), (0, ""), (4, "")],
+            Some(("three", 0)),
+        )
+        .await;
+        run(&[(1, "")], None).await;
+        run(&[(3, "four"), (5, "")], None).await;
+        // An empty one is not stored as a message of its own [MQTT-3.3.1-7].
+        run(&[(3, ""), (3, "")], None).await;
+        run(&[(3, "five"), (3, "six")], Some(("six", 1))).await;
+        run(&[(5, "")], None).await;
+    }
+}
+
+#[tokio::test]
+async fn mqtt5_3_3_1_12_and_13_live_messages_are_retained_only_where_it_was_asked_for() {
+    let server = server().await;
+    for lasts in [false, true] {
+        for qos in 0..=2u8 {
+            let mut takers = Vec::new();
+            for (v5, options, as_published) in
+                [(false, 0, false), (true, 0, false), (true, 8, true)]
+            {
+                let id = format!("{v5}-{options}");
+                let mut greeting = lasting(v5, &id);
+                greeting.clean = !lasts;
+                if v5 && !lasts {
+                    greeting.properties.clear();
+                }
+                let mut taker = hello(&server, &greeting).await;
+                taker.subscribe("live", qos | options).await;
+                takers.push((taker, as_published));
+            }
+            let mut giver = server.v5("giver").await;
+            for sent in [0, 1, 0, 1] {
+                giver.publish_with("live", qos << 1 | sent, &[], "m").await;
+                for (taker, as_published) in &mut takers {
+                    let got = taker.receive().await;
+                    let expected = *as_published && sent == 1;
+                    assert_eq!((got.qos(), got.retain()), (qos, expected));
+                }
+            }
+            giver.publish_with("live", 3, &[], "").await;
+            for (mut taker, _) in takers {
+                taker.receive().await;
+                taker.unsubscribe("live").await;
+                taker.disconnect().await;
+            }
         }
-    };
-    run(&[(3, "one")], Some("one")).await;
-    run(&[(5, "two")], Some("two")).await;
-    run(&[(1, "three")], Some("three")).await;
-    // Without the flag it neither replaces nor removes [MQTT-3.3.1-8].
-    run(&[(2, "other"), (2, ""), (0, "")], Some("three")).await;
-    run(&[(1, "")], None).await;
-    run(&[(3, "four"), (5, "")], None).await;
-    // An empty one is not stored as a message of its own [MQTT-3.3.1-7].
-    run(&[(3, ""), (3, "")], None).await;
-    run(&[(3, "five"), (3, "six")], Some("six")).await;
+    }
 }
 
 #[tokio::test]
 async fn mqtt5_3_3_1_8_a_live_subscriber_hears_of_a_cleared_slot() {
     let server = server().await;
-    let mut taker = server.v5("taker").await;
-    taker.subscribe("slot", 1).await;
-    let mut giver = server.v3("giver").await;
-    giver.publish_with("slot", 3, &[], "").await;
-    let got = taker.receive().await;
-    assert_eq!((got.text(), got.retain()), ("", false));
+    for v5 in VERSIONS {
+        let mut taker = client(&server, v5, "taker").await;
+        taker.subscribe("slot", 1).await;
+        let mut giver = client(&server, v5, "giver").await;
+        for flags in [1, 3, 5] {
+            giver.publish_with("slot", flags, &[], "").await;
+            let got = taker.receive().await;
+            assert_eq!((got.text(), got.retain()), ("", false));
+        }
+    }
 }
 
 #[tokio::test]
@@ -268,37 +323,56 @@ async fn mqtt5_3_3_2_4_and_13_to_20_properties_reach_v5_unaltered_and_v3_not_at_
 #[tokio::test]
 async fn mqtt5_3_3_2_3_properties_twice_or_wrong_end_the_connection() {
     let server = server().await;
-    for (what, properties) in [
-        ("format twice", vec![1, 0, 1, 0]),
-        ("format 2", vec![1, 2]),
-        ("expiry twice", vec![2, 0, 0, 0, 1, 2, 0, 0, 0, 1]),
-        (
-            "content type twice",
-            [&[3][..], &text("a"), &[3], &text("a")].concat(),
-        ),
-        (
-            "response topic twice",
-            [&[8][..], &text("a"), &[8], &text("a")].concat(),
-        ),
-        (
-            "a wildcard response topic",
-            [&[8][..], &text("a/#")].concat(),
-        ),
-        ("correlation data twice", vec![9, 0, 0, 9, 0, 0]),
-        ("alias twice", vec![0x23, 0, 1, 0x23, 0, 1]),
-        ("a session expiry", expiry(1)),
-        ("a reason string", [&[0x1F][..], &text("why")].concat()),
-        ("cut", vec![2, 0, 0]),
-        ("NUL in a user property", user("a\0", "b")),
+    let named = |kind: u8, text: &[u8]| {
+        let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+        [&[kind][..], &length, text].concat()
+    };
+    let mut cases = vec![
+        ("format twice", vec![1, 0, 1, 0], 0x82),
+        ("format 2", vec![1, 2], 0x82),
+        ("expiry twice", vec![2, 0, 0, 0, 1, 2, 0, 0, 0, 1], 0x82),
+        ("content type twice", named(3, b"a").repeat(2), 0x82),
+        ("response topic twice", named(8, b"a").repeat(2), 0x82),
+        ("a wildcard response topic", named(8, b"a/#"), 0x82),
+        ("a wildcard response topic", named(8, b"+"), 0x82),
+        ("correlation data twice", vec![9, 0, 0, 9, 0, 0], 0x82),
+        ("alias twice", vec![0x23, 0, 1, 0x23, 0, 1], 0x82),
+        // [MQTT-3.3.4-6]
+        ("a subscription id", vec![0x0B, 1], 0x82),
+        // Those of other packets and those of none are malformed (section 2.2.2.2).
+        ("a session expiry", expiry(1), 0x81),
+        ("a reason string", named(0x1F, b"why"), 0x81),
+        ("an unknown one", vec![0x7F, 1], 0x81),
+        ("an unknown one of two bytes", vec![0x80, 1, 0], 0x81),
+        ("a number of a set bit", vec![0x42, 0, 0, 0, 1], 0x81),
+        ("cut", vec![2, 0, 0], 0x81),
+        ("a cut text", vec![3, 0, 9, b'a'], 0x81),
+    ];
+    // Text that is none [MQTT-1.5.4-1], [MQTT-1.5.4-2], [MQTT-1.5.7-1].
+    for bad in [
+        &b"a\0b"[..],
+        b"\xED\xA0\x80",
+        b"\xC0\xAF",
+        b"\xE2\x82",
+        b"\xFF",
     ] {
+        let pair =
+            |name: &[u8], value: &[u8]| [&named(0x26, name)[..], &named(0, value)[1..]].concat();
+        cases.push(("content type", named(3, bad), 0x81));
+        cases.push(("response topic", named(8, bad), 0x81));
+        cases.push(("the name of a pair", pair(bad, b"v"), 0x81));
+        cases.push(("the value of a pair", pair(b"n", bad), 0x81));
+    }
+    for (what, properties, told) in cases {
         let code = ends(&server, true, &publish(true, 2, "x", 1, &properties, b"")).await;
-        assert!(matches!(code, Some(0x81 | 0x82)), "{what} {code:?}");
+        assert_eq!(code, Some(told), "{what} {properties:?}");
     }
     // A property length beyond the packet, and one in more bytes than needed.
     for bad in [
         &[0, 1, b'x', 9][..],
         &[0, 1, b'x', 0x80, 0],
         &[0, 1, b'x', 0xFF, 0xFF, 0xFF, 0xFF, 1],
+        &[0, 1, b'x'],
     ] {
         assert_eq!(ends(&server, true, &packet(0x30, bad)).await, Some(0x81));
     }
@@ -376,8 +450,10 @@ async fn mqtt5_3_1_2_26_no_alias_is_sent_to_a_client_that_takes_none() {
 #[tokio::test]
 async fn mqtt5_4_6_0_acknowledgements_and_messages_keep_their_order() {
     let server = server().await;
-    for v5 in VERSIONS {
-        let mut taker = hello(&server, &lasting(v5, "taker")).await;
+    for (v5, lasts) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut greeting = lasting(v5, "taker");
+        greeting.clean = !lasts;
+        let mut taker = hello(&server, &greeting).await;
         taker.subscribe("x", 2).await;
         let mut giver = client(&server, v5, "giver").await;
         let mut bytes = Vec::new();
@@ -407,18 +483,24 @@ async fn mqtt5_4_6_0_acknowledgements_and_messages_keep_their_order() {
 /// 200 messages in order; their acknowledgements are sent at once, those of QoS 2 step by step.
 async fn order(taker: &mut Wire) {
     let mut next = 1u16;
-    let mut completed = 0;
-    while next <= 200 || completed < 66 {
+    let mut received = std::collections::VecDeque::new();
+    while next <= 200 || !received.is_empty() {
         let (first, body) = taker.packet().await.unwrap();
         if first == 0x62 {
+            let oldest: [u8; 2] = received.pop_front().unwrap();
+            assert_eq!(body, oldest, "[MQTT-4.6.0-4]");
             taker.send(&packet(0x70, &body[..2])).await;
-            completed += 1;
             continue;
         }
         let got = taker.parse(first, &body);
         assert_eq!(got.text(), next.to_string(), "[MQTT-4.6.0-6]");
-        let kind = if got.qos() == 2 { 0x50 } else { 0x40 };
-        taker.send(&packet(kind, &got.id.to_be_bytes())).await;
+        let id = got.id.to_be_bytes();
+        if got.qos() == 2 {
+            received.push_back(id);
+            taker.send(&packet(0x50, &id)).await;
+        } else {
+            taker.send(&packet(0x40, &id)).await;
+        }
         next += 1;
     }
 }

@@ -128,9 +128,18 @@ async fn mqtt5_3_2_2_19_a_reason_that_does_not_fit_is_left_out() {
         assert_eq!(wire.packet().await, None);
         greeting.id = "good".into();
         let mut wire = hello(&server, &greeting).await;
-        wire.send(&publish(true, 2, "closed", 7, &[], b"m")).await;
-        let (_, body) = wire.packet().await.unwrap();
-        assert_eq!(body.len() > 3, said, "[MQTT-3.4.2-2]");
+        // PUBACK [MQTT-3.4.2-2], PUBREC [MQTT-3.5.2-2], PUBREL [MQTT-3.6.2-2], PUBCOMP [MQTT-3.7.2-2].
+        for (bytes, kind, code) in [
+            (publish(true, 2, "closed", 7, &[], b"m"), 0x40, 0x87),
+            (publish(true, 4, "closed", 7, &[], b"m"), 0x50, 0x87),
+            (packet(0x50, &[0, 7]), 0x62, 0x92),
+            (packet(0x62, &[0, 7]), 0x70, 0x92),
+        ] {
+            wire.send(&bytes).await;
+            let (first, body) = wire.packet().await.unwrap();
+            assert_eq!((first, &body[..3]), (kind, &[0, 7, code][..]));
+            assert_eq!(body.len() > 3, said, "{kind:#x}");
+        }
         wire.send(&Hello::v5("again").bytes()).await;
         let (kind, body) = wire.packet().await.unwrap();
         assert_eq!((kind, body.len() > 1), (0xE0, said), "[MQTT-3.14.2-3]");

@@ -342,3 +342,53 @@ async fn mqtt5_3_1_2_23_no_session_ends_before_its_time() {
         done.unwrap();
     }
 }
+
+#[tokio::test]
+async fn mqtt5_4_3_3_a_message_of_qos_2_is_sent_until_pubrec_and_released_until_pubcomp() {
+    for (v5, restart) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut server = server().await;
+        let greeting = lasting(v5, "taker");
+        let mut taker = hello(&server, &greeting).await;
+        taker.subscribe("x", 2).await;
+        let mut giver = client(&server, v5, "giver").await;
+        giver.publish("x", 2, "once").await;
+        let first = taker.arrived().await;
+        assert!(!first.dup() && first.id != 0);
+        let id = first.id.to_be_bytes();
+        drop(giver);
+        // Unacknowledged until PUBREC [MQTT-4.3.3-3]: it comes again, as often as the client does.
+        for _ in 0..2 {
+            drop(taker);
+            if restart {
+                server = server.restart(Config::default()).await;
+            }
+            taker = hello(&server, &greeting).await;
+            let again = taker.arrived().await;
+            let found = (again.id, again.qos(), again.dup(), again.text());
+            assert_eq!(found, (first.id, 2, true, "once"));
+            taker.nothing().await;
+        }
+        taker.send(&packet(0x50, &id)).await;
+        taker.ack(0x62, first.id).await;
+        // After PUBREL only PUBREL [MQTT-4.3.3-6], until PUBCOMP [MQTT-4.3.3-5].
+        for _ in 0..2 {
+            drop(taker);
+            if restart {
+                server = server.restart(Config::default()).await;
+            }
+            taker = hello(&server, &greeting).await;
+            assert_eq!(taker.ack(0x62, first.id).await, 0);
+            taker.nothing().await;
+        }
+        // A PUBREC again is answered again, and changes nothing.
+        taker.send(&packet(0x50, &id)).await;
+        assert_eq!(taker.ack(0x62, first.id).await, 0);
+        taker.send(&packet(0x70, &id)).await;
+        taker.nothing().await;
+        drop(taker);
+        if restart {
+            server = server.restart(Config::default()).await;
+        }
+        hello(&server, &greeting).await.nothing().await;
+    }
+}
