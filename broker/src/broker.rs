@@ -177,7 +177,12 @@ impl Broker {
             SessionView {
                 identity: Identity::clone(&mailbox.identity()),
                 connected: mailbox.connected(),
-                subscriptions: cell.filters(),
+                subscriptions: mailbox
+                    .wanted
+                    .all()
+                    .into_iter()
+                    .map(|(filter, _)| filter.into())
+                    .collect(),
                 waiting: mailbox.rows() + mailbox.waiting().0 as u64,
             }
         };
@@ -378,7 +383,7 @@ impl Shared {
                 continue;
             };
             let mailbox = if let Some(held) = helds.get_mut(&id) {
-                held.subscriptions.insert(text, record);
+                held.mailbox.wanted.insert(&text, record);
                 Arc::clone(&held.mailbox)
             } else if let Some((_, bridge)) = bridges.get_mut(&id) {
                 bridge.filters.push(text);
@@ -449,8 +454,8 @@ impl Shared {
     }
 }
 
-fn newest_of_each_client(loaded: &Loaded) -> HashMap<Box<str>, ConsumerId> {
-    let mut newest: HashMap<Box<str>, ConsumerId> = HashMap::new();
+fn newest_of_each_client(loaded: &Loaded) -> HashMap<Arc<str>, ConsumerId> {
+    let mut newest: HashMap<Arc<str>, ConsumerId> = HashMap::new();
     for (id, record, _) in &loaded.consumers {
         if let Kind::Session { identity, .. } = &record.kind {
             let known = newest.entry(identity.client_id.clone()).or_insert(*id);

@@ -85,7 +85,7 @@ impl Consumer {
             None => {
                 let key = shared.core.next_key();
                 let bounds = shared.core.queue_bounds();
-                Arc::new(Mailbox::for_bridge(key, &name, bounds, options.take_qos0))
+                Arc::new(Mailbox::for_bridge(key, &name, &bounds, options.take_qos0))
             }
         };
         mailbox.set_take_qos0(options.take_qos0);

@@ -29,6 +29,7 @@ mod journal;
 mod message;
 mod metrics;
 mod passwords;
+mod rare;
 mod rights;
 mod session;
 mod shared;

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Password<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The client id the session runs under: by the rights' choice, not by the client's word.
-    pub client_id: Box<str>,
+    pub client_id: Arc<str>,
     /// What the rights need to know the party again (a certificate name, a user name).
     pub subject: Arc<str>,
 }

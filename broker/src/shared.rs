@@ -17,6 +17,7 @@ use crate::events::EVENTS_KEPT;
 use crate::exchange::{Batch, Bounds, Delivery, Exchange, Mailbox, Pool, Rest, Retained, Route};
 use crate::figures::OwnFigures;
 use crate::metrics::Counters;
+use crate::rare::Rare;
 use crate::{Config, CutReason, DropReason, Event, Message, Rights, rights};
 
 /// The log hears of the same fault of the same address once in this time.
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) clock: Ages,
     /// The memory of all queues.
     pool: Arc<Pool>,
+    bounds: Arc<Bounds>,
     /// Rows below this were in the journal when it was opened: they may have been sent before.
     pub(crate) first_row: AtomicU64,
     keys: AtomicU64,
@@ -55,9 +57,16 @@ impl Core {
     pub(crate) fn new(config: Config, rights: Arc<dyn Rights>) -> Self {
         let limits = &config.limits;
         let pool = Arc::new(Pool::new(limits.queued_bytes, limits.connections));
+        let bounds = Bounds {
+            messages: limits.queue_messages,
+            bytes: limits.queue_bytes,
+            own: pool.own(),
+            pool: Arc::clone(&pool),
+        };
         Self {
             config,
             rights,
+            bounds: Arc::new(bounds),
             pool,
             exchange: Exchange::default(),
             retained: Retained::default(),
@@ -79,13 +88,8 @@ impl Core {
     }
 
     /// The bounds of a session's memory queue.
-    pub(crate) fn queue_bounds(&self) -> Bounds {
-        Bounds {
-            messages: self.config.limits.queue_messages,
-            bytes: self.config.limits.queue_bytes,
-            own: self.pool.own(),
-            pool: Arc::clone(&self.pool),
-        }
+    pub(crate) fn queue_bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&self.bounds)
     }
 
     /// Tells whoever listens.
@@ -182,7 +186,7 @@ impl Core {
         publisher: Option<u64>,
         messages: Vec<Arc<Message>>,
         groups: bool,
-        mut rest: Option<&mut Vec<Rest>>,
+        mut rest: Option<&mut Rare<Vec<Rest>>>,
     ) -> bool {
         let Some(first) = messages.first() else {
             return false;
@@ -229,7 +233,7 @@ impl Core {
         &self,
         mailbox: &Arc<Mailbox>,
         mut delivery: Delivery,
-        rest: Option<&mut Vec<Rest>>,
+        rest: Option<&mut Rare<Vec<Rest>>>,
     ) -> bool {
         if mailbox.bridge {
             return false;

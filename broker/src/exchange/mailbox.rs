@@ -6,13 +6,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
 use super::wake::Wake;
-use super::{ConsumerId, Delivery, Outcome, Patience, Place, Pool, TailRow, Taken};
+use super::{ConsumerId, Delivery, Outcome, Patience, Place, Pool, TailRow, Taken, Wanted};
+use crate::rare::Rare;
 use crate::{Identity, Message, Qos};
 
 /// One receiver.
@@ -23,8 +24,10 @@ pub(crate) struct Mailbox {
     /// Client id or consumer name; never changes.
     pub(crate) name: Arc<str>,
     /// Whose it is now: a renewed certificate may give its owner another subject.
-    identity: RwLock<Arc<Identity>>,
-    pub(crate) bounds: Bounds,
+    identity: Mutex<Arc<Identity>>,
+    /// What a session has subscribed to.
+    pub(crate) wanted: Wanted,
+    pub(crate) bounds: Arc<Bounds>,
     /// An in-process consumer rather than a session: everything it takes is a row.
     pub(crate) bridge: bool,
     take_qos0: AtomicBool,
@@ -52,15 +55,18 @@ pub(crate) struct Bounds {
     pub(crate) pool: Arc<Pool>,
 }
 
+/// By topic, the lowest number of the repeat filter that was refused on this connection.
+type Refusals = HashMap<Arc<str>, (u64, u64)>;
+
 #[derive(Debug, Default)]
 struct Inner {
     /// QoS 0: goes out whenever the socket takes it.
-    fast: VecDeque<Delivery>,
+    fast: Rare<VecDeque<Delivery>>,
     /// QoS 1 and 2 of a session without journal: waits for the window.
-    careful: VecDeque<Delivery>,
+    careful: Rare<VecDeque<Delivery>>,
     messages: usize,
     bytes: usize,
-    tail: VecDeque<TailRow>,
+    tail: Rare<VecDeque<TailRow>>,
     tail_bytes: usize,
     /// Bytes taken from the pool.
     beyond: usize,
@@ -72,17 +78,17 @@ struct Inner {
     reading: bool,
     /// The highest row handed to the reader.
     taken: u64,
-    outcomes: VecDeque<Outcome>,
-    /// By topic, the lowest number of the repeat filter that was refused on this connection.
-    refused: HashMap<Arc<str>, (u64, u64)>,
+    outcomes: Rare<VecDeque<Outcome>>,
+    refused: Option<Box<Refusals>>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(key: u64, identity: Identity, bounds: Bounds) -> Self {
+    pub(crate) fn new(key: u64, identity: Identity, bounds: Arc<Bounds>) -> Self {
         Self {
             key,
-            name: (&*identity.client_id).into(),
-            identity: RwLock::new(Arc::new(identity)),
+            name: Arc::clone(&identity.client_id),
+            identity: Mutex::new(Arc::new(identity)),
+            wanted: Wanted::default(),
             bounds,
             bridge: false,
             take_qos0: AtomicBool::new(false),
@@ -98,14 +104,17 @@ impl Mailbox {
         }
     }
 
-    pub(crate) fn for_bridge(key: u64, name: &Arc<str>, bounds: Bounds, take_qos0: bool) -> Self {
+    pub(crate) fn for_bridge(key: u64, name: &Arc<str>, bounds: &Bounds, take_qos0: bool) -> Self {
         let identity = Identity {
-            client_id: (&**name).into(),
+            client_id: Arc::clone(name),
             subject: Arc::clone(name),
         };
         // The own parts are split among the connections.
-        let bounds = Bounds { own: 0, ..bounds };
-        let mut mailbox = Self::new(key, identity, bounds);
+        let bounds = Bounds {
+            own: 0,
+            ..bounds.clone()
+        };
+        let mut mailbox = Self::new(key, identity, Arc::new(bounds));
         mailbox.bridge = true;
         mailbox.wake = Wake::listeners();
         mailbox.take_qos0 = AtomicBool::new(take_qos0);
@@ -114,15 +123,15 @@ impl Mailbox {
 
     /// Whose it is.
     pub(crate) fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.identity.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same client id came with another subject.
+    /// The same client id came, perhaps with another subject.
     pub(crate) fn set_identity(&self, identity: &Identity) {
-        *self
-            .identity
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(identity.clone());
+        let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if **known != *identity {
+            *known = Arc::new(identity.clone());
+        }
     }
 
     /// Its number in the journal, when it is durable.
@@ -176,11 +185,13 @@ impl Mailbox {
     /// Takes out all QoS 1 and 2 deliveries that wait because of a shared subscription.
     pub(crate) fn take_shared(&self) -> Vec<Delivery> {
         let mut inner = self.lock();
-        let careful = std::mem::take(&mut inner.careful);
+        let careful = inner.careful.take();
         let (shared, own): (VecDeque<Delivery>, _) = careful
             .into_iter()
             .partition(|delivery| delivery.options.group.is_some());
-        inner.careful = own;
+        if !own.is_empty() {
+            *inner.careful = own;
+        }
         for delivery in &shared {
             inner.forget(delivery.messages());
         }
@@ -197,13 +208,13 @@ impl Mailbox {
             return 0;
         }
         let dropped = inner.messages;
-        inner.fast = VecDeque::new();
-        inner.careful = VecDeque::new();
+        inner.fast.clear();
+        inner.careful.clear();
         inner.messages = 0;
         inner.bytes = 0;
         inner.give_back(&self.bounds);
-        inner.outcomes = VecDeque::new();
-        inner.refused = HashMap::new();
+        inner.outcomes.clear();
+        inner.refused = None;
         self.tight.store(false, Ordering::Relaxed);
         self.patience.all_clear();
         dropped
@@ -268,11 +279,11 @@ impl Mailbox {
     pub(super) fn shed(&self) -> usize {
         let mut inner = self.lock();
         let lost = std::mem::take(&mut inner.messages);
-        inner.fast = VecDeque::new();
-        inner.careful = VecDeque::new();
+        inner.fast.clear();
+        inner.careful.clear();
         inner.bytes = 0;
         if !inner.tail.is_empty() {
-            inner.tail = VecDeque::new();
+            inner.tail.clear();
             inner.tail_bytes = 0;
             inner.behind = true;
         }
@@ -420,7 +431,7 @@ impl Mailbox {
         }
         if more {
             inner.behind = true;
-            inner.tail = VecDeque::new();
+            inner.tail.clear();
             inner.tail_bytes = 0;
             inner.give_back(&self.bounds);
         }
@@ -429,7 +440,7 @@ impl Mailbox {
     /// The reader starts again after `row`: what is in memory is forgotten.
     pub(crate) fn rewind(&self, row: u64) {
         let mut inner = self.lock();
-        inner.tail = VecDeque::new();
+        inner.tail.clear();
         inner.tail_bytes = 0;
         inner.give_back(&self.bounds);
         inner.taken = row;
@@ -477,22 +488,20 @@ impl Mailbox {
 
     /// The lowest number refused for a topic on this connection.
     pub(crate) fn refused(&self, topic: &str) -> Option<(u64, u64)> {
-        self.lock().refused.get(topic).copied()
+        self.lock().refused.as_ref()?.get(topic).copied()
     }
 
     /// Notes that a number was refused, or that it was taken at last.
     pub(crate) fn note_refusal(&self, topic: &Arc<str>, number: (u64, u64), refused: bool) {
         let mut inner = self.lock();
         if refused {
-            let lowest = inner.refused.entry(Arc::clone(topic)).or_insert(number);
+            let refusals = inner.refused.get_or_insert_default();
+            let lowest = refusals.entry(Arc::clone(topic)).or_insert(number);
             *lowest = number.min(*lowest);
-        } else if !inner.refused.is_empty()
-            && inner
-                .refused
-                .get(topic)
-                .is_some_and(|lowest| number >= *lowest)
+        } else if let Some(refusals) = &mut inner.refused
+            && refusals.get(topic).is_some_and(|lowest| number >= *lowest)
         {
-            inner.refused.remove(topic);
+            refusals.remove(topic);
         }
     }
 

@@ -15,6 +15,7 @@ mod route;
 mod tests;
 mod tree;
 mod wake;
+mod wanted;
 
 pub(crate) use batch::{Batch, Delivery};
 pub(crate) use handed::{ConsumerId, Outcome, Place, TailRow, Taken};
@@ -24,3 +25,4 @@ pub(crate) use pool::Pool;
 pub(crate) use retained::Retained;
 pub(crate) use route::{Exchange, Options, Route};
 pub(crate) use tree::Subscription;
+pub(crate) use wanted::Wanted;

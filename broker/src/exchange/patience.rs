@@ -4,8 +4,8 @@
 //! came. A receiver that made them wait in vain is not waited for again for a while, twice as long each
 //! time until it has once kept up: what it cannot take is its own loss.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -85,23 +85,28 @@ impl Rest {
     }
 }
 
-/// One receiver's.
+/// One receiver's; what only a slow one needs is elsewhere.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
-    room: Notify,
-    waiting: AtomicUsize,
+    waiting: AtomicU32,
     /// Times that the queue went from tight to half empty.
     rounds: AtomicU32,
     /// Times in vain since it last kept up.
     failures: AtomicU32,
-    not_before: Mutex<Option<Instant>>,
+    slow: OnceLock<Box<Slow>>,
     /// The planted defect of the slow-receiver tests: everybody is waited for.
     #[cfg(test)]
     pub(crate) endless: std::sync::atomic::AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Slow {
+    room: Notify,
+    not_before: Mutex<Option<Instant>>,
+}
+
 /// Counts a sender that waits.
-struct Waits<'a>(&'a AtomicUsize);
+struct Waits<'a>(&'a AtomicU32);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
@@ -128,7 +133,7 @@ impl Patience {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waits = Waits(&self.waiting);
         // In vain or not: the caller looks for itself.
-        let _ = timeout_at(deadline, self.room.notified()).await;
+        let _ = timeout_at(deadline, self.slow().room.notified()).await;
     }
 
     /// The queue is half empty again.
@@ -144,13 +149,15 @@ impl Patience {
     /// There is room: the one that waits longest may come.
     pub(crate) fn next(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.room.notify_one();
+            self.slow().room.notify_one();
         }
     }
 
     /// Nobody needs to wait any more.
     pub(crate) fn all_clear(&self) {
-        self.room.notify_waiters();
+        if let Some(slow) = self.slow.get() {
+            slow.room.notify_waiters();
+        }
     }
 
     /// A sender waited in vain.
@@ -173,8 +180,13 @@ impl Patience {
         }
     }
 
+    fn slow(&self) -> &Slow {
+        self.slow.get_or_init(Box::default)
+    }
+
     fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.not_before
+        self.slow()
+            .not_before
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,12 +18,12 @@ fn mailbox(key: u64, messages: usize) -> Arc<Mailbox> {
     let mailbox = Mailbox::new(
         key,
         identity,
-        Bounds {
+        Arc::new(Bounds {
             messages,
             bytes: 100_000,
             own: 0,
             pool: Arc::new(Pool::new(1_000_000, 0)),
-        },
+        }),
     );
     mailbox.set_connected(true);
     Arc::new(mailbox)

@@ -146,7 +146,7 @@ fn new_mailbox(core: &Core, record: &ConsumerRecord) -> Arc<Mailbox> {
         Kind::Bridge { name, options } => Mailbox::for_bridge(
             core.next_key(),
             name,
-            core.queue_bounds(),
+            &core.queue_bounds(),
             options.take_qos0,
         ),
     })

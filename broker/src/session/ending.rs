@@ -45,7 +45,7 @@ impl Shared {
                     .map(move |message| (Arc::clone(&group), message))
             }));
         }
-        for text in std::mem::take(&mut held.subscriptions).into_keys() {
+        for (text, _) in held.mailbox.wanted.take() {
             if let Some(asked) = Asked::parse(&text) {
                 self.core.exchange.unsubscribe(
                     asked.filter.as_str(),
@@ -156,24 +156,22 @@ impl Shared {
     }
 
     fn join_groups(&self, held: &Held) {
-        for (text, record) in &held.subscriptions {
-            let Some(asked) = Asked::parse(text).filter(|asked| asked.group.is_some()) else {
+        for (text, record) in held.mailbox.wanted.all() {
+            let Some(asked) = Asked::parse(&text).filter(|asked| asked.group.is_some()) else {
                 continue;
             };
             self.core.exchange.subscribe(
                 asked.filter.as_str(),
                 asked.group.as_deref(),
-                subscription(&held.mailbox, record),
+                subscription(&held.mailbox, &record),
             );
         }
     }
 }
 
 /// The shared subscriptions of a session.
-fn groups(held: &Held) -> impl Iterator<Item = Asked> + '_ {
-    let asked = held
-        .subscriptions
-        .keys()
-        .filter_map(|text| Asked::parse(text));
+fn groups(held: &Held) -> impl Iterator<Item = Asked> + use<> {
+    let all = held.mailbox.wanted.all().into_iter();
+    let asked = all.filter_map(|(text, _)| Asked::parse(&text));
     asked.filter(|asked| asked.group.is_some())
 }

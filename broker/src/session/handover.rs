@@ -48,7 +48,7 @@ impl Client {
         self.end_run();
         let mut ops = Vec::new();
         if !self.entries.is_empty() {
-            let entries = std::mem::take(&mut self.entries);
+            let entries = self.entries.take();
             self.mind_busy(&entries);
             // A retained QoS 0 message has no acknowledgement, but a later SUBSCRIBE of this
             // connection must find it.
@@ -75,7 +75,7 @@ impl Client {
         if !self.settled.is_empty() {
             ops.push(Op::Settle {
                 consumer,
-                rows: std::mem::take(&mut self.settled),
+                rows: self.settled.take(),
                 answer: None,
             });
         }
@@ -83,7 +83,7 @@ impl Client {
             self.outstanding += 1;
             ops.push(Op::Release {
                 consumer,
-                rows: std::mem::take(&mut self.releasing),
+                rows: self.releasing.take(),
                 mailbox: Arc::clone(mailbox),
             });
         }
@@ -99,7 +99,7 @@ impl Client {
             self.outstanding += 1;
             ops.push(Op::Forget {
                 consumer,
-                packet_ids: std::mem::take(&mut self.forgotten),
+                packet_ids: self.forgotten.take(),
                 codes: Vec::new(),
                 mailbox: Arc::clone(mailbox),
             });
@@ -126,7 +126,7 @@ impl Client {
                     }
                 }
                 Outcome::Marked => {
-                    let rows = std::mem::take(&mut self.unmarked);
+                    let rows = self.unmarked.take();
                     self.send_stored(rows);
                 }
                 Outcome::Released(rows) => {

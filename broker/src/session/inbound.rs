@@ -16,8 +16,9 @@ use super::registry::{Held, consumer};
 use crate::codec::{
     self, Ack, AckKind, Disconnect, Fault, Flow, Packet, Publish, Subscribe, Unsubscribe, code,
 };
-use crate::exchange::{ConsumerId, Mailbox, Rest, Route};
+use crate::exchange::{ConsumerId, Mailbox, Rest, Route, TailRow};
 use crate::journal::{Entry, Stamp, StoredRow};
+use crate::rare::Rare;
 use crate::shared::Core;
 use crate::{Identity, Message, Qos, rights};
 
@@ -55,27 +56,26 @@ pub(crate) struct Client {
     /// Who got something that is acknowledged now: it comes before the acknowledgement.
     pub(super) served: Option<Arc<Mailbox>>,
     /// What waits for receivers that are busy: nothing more is read before.
-    pub(super) rest: Vec<Rest>,
+    pub(super) rest: Rare<Vec<Rest>>,
     /// Subscriptions whose retained messages are on their way.
-    pub(super) keepsakes: VecDeque<Keepsake>,
+    pub(super) keepsakes: Rare<VecDeque<Keepsake>>,
     /// Operations at the journal whose outcome is to come, and when those with publishes were handed in.
     pub(super) outstanding: usize,
-    pub(super) handed: VecDeque<std::time::Instant>,
+    pub(super) handed: Rare<VecDeque<std::time::Instant>>,
     /// A row taken that has to wait for its packet id.
-    pub(super) stalled: Option<crate::exchange::TailRow>,
+    pub(super) stalled: Option<Box<TailRow>>,
     /// Rows taken that wait until the journal has it that they are sent, and up to where it is to say so.
-    pub(super) unmarked: Vec<StoredRow>,
+    pub(super) unmarked: Rare<Vec<StoredRow>>,
     pub(super) to_mark: Option<u64>,
     /// What it remembers of topics; a connection that is merely there has none.
     pub(super) memory: Option<Box<Memory>>,
-    pub(super) slots: VecDeque<Slot>,
+    pub(super) slots: Rare<VecDeque<Slot>>,
     /// Incoming QoS 2 ids whose PUBCOMP waits for the journal.
-    pub(super) completing: VecDeque<u16>,
-    pub(super) run: Option<Run>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) settled: Vec<u64>,
-    pub(super) releasing: Vec<u64>,
-    pub(super) forgotten: Vec<u16>,
+    pub(super) completing: Rare<VecDeque<u16>>,
+    pub(super) entries: Rare<Vec<Entry>>,
+    pub(super) settled: Rare<Vec<u64>>,
+    pub(super) releasing: Rare<Vec<u64>>,
+    pub(super) forgotten: Rare<Vec<u16>>,
     /// PINGREQs to be answered.
     pings: usize,
     denied_before: bool,
@@ -84,7 +84,7 @@ pub(crate) struct Client {
     now: u64,
 }
 
-/// What a connection remembers of topics.
+/// What a connection remembers of topics, and what it gathers for one.
 #[derive(Default)]
 pub(super) struct Memory {
     /// Our aliases that the client knows.
@@ -97,6 +97,7 @@ pub(super) struct Memory {
     topics_of: u64,
     /// The client's own aliases.
     aliases: HashMap<u16, Arc<str>>,
+    run: Option<Run>,
 }
 
 /// What needs the journal or ends the connection.
@@ -149,21 +150,20 @@ impl Client {
             heard: false,
             crowded: false,
             served: None,
-            rest: Vec::new(),
-            keepsakes: VecDeque::new(),
+            rest: Rare::default(),
+            keepsakes: Rare::default(),
             outstanding: 0,
-            handed: VecDeque::new(),
+            handed: Rare::default(),
             stalled: None,
-            unmarked: Vec::new(),
+            unmarked: Rare::default(),
             to_mark: None,
             memory: None,
-            slots: VecDeque::new(),
-            completing: VecDeque::new(),
-            run: None,
-            entries: Vec::new(),
-            settled: Vec::new(),
-            releasing: Vec::new(),
-            forgotten: Vec::new(),
+            slots: Rare::default(),
+            completing: Rare::default(),
+            entries: Rare::default(),
+            settled: Rare::default(),
+            releasing: Rare::default(),
+            forgotten: Rare::default(),
             pings: 0,
             denied_before: false,
             denied_filter_before: false,
@@ -206,7 +206,8 @@ impl Client {
                 self.slow = Some(Box::new(Slow::Disconnect(disconnect)));
             }
         }
-        let run = self.run.as_ref().map_or(0, |run| run.messages.len());
+        let run = self.memory.as_ref().and_then(|memory| memory.run.as_ref());
+        let run = run.map_or(0, |run| run.messages.len());
         if self.slow.is_some() || self.entries.len() >= ENTRIES || run >= RUN {
             return Ok(Flow::Pause);
         }
@@ -302,7 +303,7 @@ impl Client {
                 // Its PUBREC comes with the commit, not before.
                 return Ok(true);
             }
-            if self.held.received.contains(&id) {
+            if self.held.received.contains(id) {
                 self.slot(publish, Some(code::SUCCESS));
                 return Ok(true);
             }
@@ -384,7 +385,8 @@ impl Client {
     }
 
     fn run_on(&mut self, route: Arc<Route>, message: Arc<Message>) {
-        if let Some(run) = &mut self.run
+        let memory = self.memory.get_or_insert_default();
+        if let Some(run) = &mut memory.run
             && Arc::ptr_eq(&run.route, &route)
             && run
                 .messages
@@ -395,7 +397,7 @@ impl Client {
             return;
         }
         self.end_run();
-        self.run = Some(Run {
+        self.memory.get_or_insert_default().run = Some(Run {
             route,
             messages: vec![message],
         });
@@ -403,7 +405,7 @@ impl Client {
 
     /// Delivers what was gathered.
     pub(super) fn end_run(&mut self) {
-        if let Some(run) = self.run.take() {
+        if let Some(run) = self.memory.as_mut().and_then(|memory| memory.run.take()) {
             let publisher = Some(self.mailbox.key);
             let rest = Some(&mut self.rest);
             let counted = run.messages.first();
@@ -453,7 +455,7 @@ impl Client {
     }
 
     fn pubrel(&mut self, id: u16) {
-        let known = self.held.received.remove(&id);
+        let known = self.held.received.remove(id);
         if self.consumer().is_some() && known {
             self.completing.push_back(id);
             self.forgotten.push(id);

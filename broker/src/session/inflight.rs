@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::exchange::Options;
+use crate::rare::Rare;
 use crate::{Message, Qos};
 
 /// One message on its way.
@@ -57,9 +58,9 @@ pub(crate) enum Step {
 
 #[derive(Debug, Default)]
 pub(crate) struct Inflight {
-    sent: VecDeque<Sent>,
+    sent: Rare<VecDeque<Sent>>,
     /// Ids of an earlier connection that this one has not been sent yet, in order.
-    waiting: VecDeque<u16>,
+    waiting: Rare<VecDeque<u16>>,
     last_id: u16,
 }
 
@@ -195,8 +196,11 @@ impl Inflight {
     /// The session goes on on a new connection: all is to be sent again [MQTT-4.4.0-1]. When the old
     /// one ended in the middle of a release, the client will hear PUBLISH again.
     pub(crate) fn resume(&mut self) {
-        self.waiting = self.sent.iter().map(|sent| sent.packet_id).collect();
-        for sent in &mut self.sent {
+        self.waiting.clear();
+        if !self.sent.is_empty() {
+            *self.waiting = self.sent.iter().map(|sent| sent.packet_id).collect();
+        }
+        for sent in self.sent.iter_mut() {
             if sent.stage == Stage::Releasing {
                 sent.stage = Stage::Published;
             }

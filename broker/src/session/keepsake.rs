@@ -3,7 +3,6 @@
 //! Begun by SUBSCRIBE, gone on with whenever the client's queue has room: a subscriber gets them all,
 //! however many there are, and costs no more memory than its queue.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::inbound::Client;
@@ -92,7 +91,7 @@ impl Client {
         }
         if self.keepsakes.is_empty() {
             // An idle connection holds no room for them.
-            self.keepsakes = VecDeque::new();
+            self.keepsakes.clear();
         }
         some
     }

@@ -165,7 +165,7 @@ impl Client {
         if self.room() > 0
             && let Some(row) = self.stalled.take()
         {
-            self.send_row(row);
+            self.send_row(*row);
         }
         let room = self.room();
         if self.stalled.is_some() || room == 0 || !self.unmarked.is_empty() {
@@ -214,7 +214,7 @@ impl Client {
     /// Holds rows back until the journal has it that they may have been sent.
     fn mark(&mut self, rows: Vec<StoredRow>) {
         self.to_mark = rows.last().map(|stored| stored.row.id);
-        self.unmarked = rows;
+        *self.unmarked = rows;
     }
 
     pub(super) fn send_stored(&mut self, stored: Vec<StoredRow>) {
@@ -260,7 +260,7 @@ impl Client {
         let packet_id = Inflight::id_of_row(row.id);
         if self.held.inflight.uses(packet_id) {
             // 65,535 rows later than one that is still open: wait for that one.
-            self.stalled = Some(row);
+            self.stalled = Some(Box::new(row));
             return;
         }
         let id = row.id;

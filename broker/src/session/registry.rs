@@ -11,7 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::inflight::Inflight;
 use crate::exchange::{ConsumerId, Mailbox};
-use crate::journal::{ConsumerRecord, Kind, SubscriptionRecord};
+use crate::journal::{ConsumerRecord, Kind};
 use crate::{CutReason, Identity};
 
 /// A session's state that outlives a connection.
@@ -20,11 +20,9 @@ pub(crate) struct Held {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Seconds it outlives its connection; `u32::MAX` = for ever.
     pub(crate) expiry: u32,
-    /// By the filter as the client sent it.
-    pub(crate) subscriptions: HashMap<String, SubscriptionRecord>,
     pub(crate) inflight: Inflight,
     /// Incoming QoS 2 packet ids between PUBREC and PUBREL.
-    pub(crate) received: HashSet<u16>,
+    pub(crate) received: Received,
     /// Broker seconds when the last connection ended.
     pub(crate) left_at: u64,
     /// Whether there is a session to resume.
@@ -36,9 +34,8 @@ impl Held {
         Self {
             mailbox,
             expiry: 0,
-            subscriptions: HashMap::new(),
             inflight: Inflight::default(),
-            received: HashSet::new(),
+            received: Received::default(),
             left_at: 0,
             exists: false,
         }
@@ -66,6 +63,36 @@ impl Held {
     }
 }
 
+/// Packet ids of QoS 2 publishes that have their PUBREC and wait for PUBREL: most sessions have none.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "an empty set is 48 bytes")]
+pub(crate) struct Received(Option<Box<HashSet<u16>>>);
+
+impl Received {
+    pub(crate) fn insert(&mut self, packet_id: u16) {
+        self.0.get_or_insert_default().insert(packet_id);
+    }
+
+    /// True when it was there.
+    pub(crate) fn remove(&mut self, packet_id: u16) -> bool {
+        self.0.as_mut().is_some_and(|ids| ids.remove(&packet_id))
+    }
+
+    pub(crate) fn contains(&self, packet_id: u16) -> bool {
+        self.0.as_ref().is_some_and(|ids| ids.contains(&packet_id))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |ids| ids.len())
+    }
+}
+
+impl From<HashSet<u16>> for Received {
+    fn from(ids: HashSet<u16>) -> Self {
+        Self((!ids.is_empty()).then(|| Box::new(ids)))
+    }
+}
+
 /// Who is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
@@ -80,7 +107,6 @@ pub(crate) struct Cell {
     pub(crate) held: Arc<tokio::sync::Mutex<Held>>,
     /// What the console shows without waiting for the lock.
     shown: Mutex<Arc<Mailbox>>,
-    filters: Mutex<Box<[String]>>,
     tickets: AtomicU64,
     cut: Mutex<Cut>,
 }
@@ -89,7 +115,6 @@ impl Cell {
     fn new(held: Held) -> Self {
         Self {
             shown: Mutex::new(Arc::clone(&held.mailbox)),
-            filters: Mutex::new(held.subscriptions.keys().cloned().collect()),
             held: Arc::new(tokio::sync::Mutex::new(held)),
             tickets: AtomicU64::new(0),
             cut: Mutex::new(Cut {
@@ -136,22 +161,13 @@ impl Cell {
 
     pub(crate) fn show(&self, held: &Held) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&held.mailbox);
-        *self.filters.lock().unwrap_or_else(PoisonError::into_inner) =
-            held.subscriptions.keys().cloned().collect();
-    }
-
-    pub(crate) fn filters(&self) -> Vec<String> {
-        self.filters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .to_vec()
     }
 }
 
 /// All sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    cells: Mutex<HashMap<Box<str>, Arc<Cell>>>,
+    cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     /// (broker seconds, client id) of sessions that end by themselves.
     deadlines: Mutex<BTreeSet<(u64, Box<str>)>>,
 }
@@ -160,25 +176,25 @@ impl Sessions {
     /// The cell of a client id, made when missing; `None` when there are `max` sessions already.
     pub(crate) fn cell(
         &self,
-        client_id: &str,
+        client_id: &Arc<str>,
         max: usize,
         new: impl FnOnce() -> Held,
     ) -> Option<Arc<Cell>> {
         let mut cells = self.cells();
-        if let Some(cell) = cells.get(client_id) {
+        if let Some(cell) = cells.get(&**client_id) {
             return Some(Arc::clone(cell));
         }
         if cells.len() >= max {
             return None;
         }
         let cell = Arc::new(Cell::new(new()));
-        cells.insert(client_id.into(), Arc::clone(&cell));
+        cells.insert(Arc::clone(client_id), Arc::clone(&cell));
         Some(cell)
     }
 
     /// Puts a stored session in its place, at the start.
     pub(crate) fn restore(&self, held: Held) {
-        let client_id: Box<str> = held.identity().client_id.clone();
+        let client_id: Arc<str> = held.identity().client_id.clone();
         self.expires(&client_id, held.deadline());
         self.cells().insert(client_id, Arc::new(Cell::new(held)));
     }
@@ -232,7 +248,7 @@ impl Sessions {
         over.then_some(held)
     }
 
-    fn cells(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Cell>>> {
+    fn cells(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Cell>>> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

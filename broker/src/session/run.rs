@@ -131,16 +131,42 @@ pub(crate) struct Connection {
     cell: Arc<Cell>,
     will: Option<Box<WillRecord>>,
     will_delay: u32,
-    keep_alive: Option<Duration>,
-    last_heard: Instant,
-    /// Ends when the client may have been silent for too long.
-    silence: Option<Pin<Box<Sleep>>>,
+    silence: Option<Box<Silence>>,
     /// Ends when a busy receiver may have room.
     room: Option<Room>,
     closing: Closing,
 }
 
 type Room = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A client's keep-alive. One timer for many packets: it is not touched when they come.
+struct Silence {
+    most: Duration,
+    last_heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(most: Duration) -> Box<Self> {
+        Box::new(Self {
+            most,
+            last_heard: Instant::now(),
+            timer: Box::pin(sleep(most)),
+        })
+    }
+
+    /// Ready when the client's time is over; until then the timer is set to when it will be.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = self.last_heard + self.most;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
 
 /// Why the loop ends, and the code to tell an MQTT 5 client.
 #[derive(Debug)]
@@ -195,9 +221,7 @@ impl Connection {
             cell: started.cell,
             will: started.will.map(Box::new),
             will_delay: started.will_delay,
-            keep_alive: started.keep_alive,
-            last_heard: Instant::now(),
-            silence: started.keep_alive.map(|silent| Box::pin(sleep(silent))),
+            silence: started.keep_alive.map(Silence::new),
             room: None,
             closing,
         }
@@ -215,8 +239,10 @@ impl Connection {
             if let Some(reason) = self.cell.cut(self.ticket) {
                 break end(reason);
             }
-            if std::mem::take(&mut self.client.heard) {
-                self.last_heard = Instant::now();
+            if std::mem::take(&mut self.client.heard)
+                && let Some(silence) = &mut self.silence
+            {
+                silence.last_heard = Instant::now();
             }
             self.room = self.client.rest.first().map(|rest| {
                 let (busy, deadline) = (Arc::clone(&rest.mailbox), rest.deadline);
@@ -258,26 +284,11 @@ impl Connection {
         {
             return Poll::Ready(Ok(()));
         }
-        if let Some(timer) = &mut self.silence
-            && timer.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(self.silent());
+        if let Some(silence) = &mut self.silence {
+            ready!(silence.poll(cx));
+            return Poll::Ready(Err(end(CutReason::KeepAlive)));
         }
         Poll::Pending
-    }
-
-    /// The client's time may be over: if not, the timer is set to when it will be. One timer for many
-    /// packets: it is not touched when they come.
-    fn silent(&mut self) -> Result<(), End> {
-        let (Some(timer), Some(silent)) = (&mut self.silence, self.keep_alive) else {
-            return Ok(());
-        };
-        let due = self.last_heard + silent;
-        if due <= Instant::now() {
-            return Err(end(CutReason::KeepAlive));
-        }
-        timer.as_mut().reset(due);
-        Ok(())
     }
 
     /// Everything that can be done without waiting for the peer.
@@ -356,7 +367,6 @@ impl Connection {
 
     /// After SUBSCRIBE or UNSUBSCRIBE: an answer above the client's limit is not sent [MQTT-3.1.2-24].
     fn answered(&mut self, fits: bool) -> Result<(), End> {
-        self.cell.show(&self.client.held);
         fits.then_some(()).ok_or(Fault::PacketTooLarge.into())
     }
 

@@ -370,10 +370,11 @@ async fn resume(
         held.mailbox.set_consumer(Some(id));
         if present {
             // After a failed commit only the journal knows which QoS 2 publishes are in.
-            held.received = shared
+            let received = shared
                 .journal
                 .received(id)
                 .map_err(|_| (code::UNSPECIFIED, CutReason::Journal))?;
+            held.received = received.into();
         }
     }
     held.exists = true;

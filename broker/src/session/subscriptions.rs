@@ -75,7 +75,7 @@ impl Client {
         let known: Vec<bool> = unsubscribe
             .filters
             .iter()
-            .map(|filter| self.held.subscriptions.contains_key(filter) && seen.insert(filter))
+            .map(|filter| self.mailbox.wanted.contains(filter) && seen.insert(filter))
             .collect();
         let changes = unsubscribe
             .filters
@@ -134,9 +134,9 @@ impl Client {
             });
         }
         // As if the filters had come one by one [MQTT-3.8.4-5].
-        let new = !self.held.subscriptions.contains_key(text)
+        let new = !self.mailbox.wanted.contains(text)
             && before.iter().all(|earlier| earlier.text != *text);
-        let own = self.held.subscriptions.len() + before.len();
+        let own = self.mailbox.wanted.len() + before.len();
         let all = core.exchange.subscriptions() + before.len();
         if new && (own >= limits.subscriptions || all >= limits.subscriptions_in_all) {
             core.counters.refused_quota();
@@ -189,13 +189,11 @@ impl Client {
             grant.asked.group.as_deref(),
             subscription(&self.mailbox, &grant.record),
         );
-        self.held
-            .subscriptions
-            .insert(grant.text.clone(), grant.record);
+        self.mailbox.wanted.insert(&grant.text, grant.record);
     }
 
     fn leave(&mut self, text: &str) {
-        self.held.subscriptions.remove(text);
+        self.mailbox.wanted.remove(text);
         if let Some(asked) = Asked::parse(text) {
             self.core.exchange.unsubscribe(
                 asked.filter.as_str(),

@@ -36,7 +36,7 @@ pub(crate) struct Wills {
 
 impl Wills {
     pub(crate) fn put(&self, record: WillRecord, after: Duration) {
-        let client_id = record.identity.client_id.clone();
+        let client_id: Box<str> = (&*record.identity.client_id).into();
         let due = Instant::now() + after + LATER;
         self.waiting().insert(client_id, Pending { record, due });
     }
@@ -95,7 +95,7 @@ impl Shared {
     /// A will that is done with, or was taken back.
     pub(crate) async fn forget_will(&self, record: &WillRecord) {
         let op = Op::NoWill {
-            client_id: record.identity.client_id.clone(),
+            client_id: (&*record.identity.client_id).into(),
             serial: record.serial,
         };
         // Should the journal fail now, it fires at a restart: rather once too often.
