@@ -220,7 +220,22 @@ impl Authority {
         if self.core.roster.is_revoked(&serial) {
             return Err(AuthorityError::Revoked(serial));
         }
-        self.issue(Request { party, ..request }).await
+        let renewed = self.try_renew(party, serial, request).await;
+        if let Err(error) = &renewed {
+            self.core.metrics.refused("authority", error.reason());
+        }
+        renewed
+    }
+
+    async fn try_renew(
+        &self,
+        party: Party,
+        word: Serial,
+        request: Request<'_>,
+    ) -> Result<Issued, AuthorityError> {
+        let (issued, draft) = self.sign_request(party, request.csr, &request.addresses)?;
+        self.record_on_word(vec![word], draft).await?;
+        Ok(issued)
     }
 
     /// The certificates issued for a site, by either server, or all of them.

@@ -16,7 +16,7 @@ use holdfast_protocol::lifecycle::{
 use holdfast_protocol::name::Party;
 use holdfast_protocol::notice::{Body, Notice, Stamp};
 use holdfast_protocol::record::{
-    Assignment, Change, DeviceRecord, EntryId, Order as Place, ServiceOrder,
+    Assignment, Change, DeviceRecord, EntryId, Order as Place, Serial, ServiceOrder,
 };
 use holdfast_protocol::site_module::{ServerAddress, ServerRole};
 use holdfast_store::{StoreError, WriteError, Written};
@@ -322,8 +322,13 @@ impl Lifecycle {
         let Party::Device { device, site } = known.party else {
             return Err(Fault::NoDevice(known.party));
         };
+        let asker = Asker {
+            device,
+            site,
+            serial: known.serial,
+        };
         let answer = match self.read(certificates, body) {
-            Ok(request) => self.carry_out(device, &site, &request).await,
+            Ok(request) => self.carry_out(&asker, &request).await,
             Err(refusal) => Err(refusal),
         };
         Ok(answer.unwrap_or_else(|refusal| {
@@ -341,25 +346,21 @@ impl Lifecycle {
         signed.verify(&leaf.key)
     }
 
-    async fn carry_out(
-        &self,
-        asker: DeviceId,
-        site: &SiteId,
-        request: &Request,
-    ) -> Result<Answer, Refusal> {
-        let record = self.core.registry.device(asker).map_err(own)?;
-        match decide(record.as_ref(), asker, request)? {
-            Decision::Activate => self.activate(asker, site, request).await,
+    async fn carry_out(&self, asker: &Asker, request: &Request) -> Result<Answer, Refusal> {
+        let device = asker.device;
+        let record = self.core.registry.device(device).map_err(own)?;
+        match decide(record.as_ref(), device, request)? {
+            Decision::Activate => self.activate(asker, request).await,
             Decision::Grant {
                 assignment,
                 renews,
                 csr,
             } => {
                 let wanted = (*assignment, renews);
-                self.grant(asker, site, wanted, &csr, request).await
+                self.grant(asker, wanted, &csr, request).await
             }
             Decision::Record(_) => {
-                let (draft_for, asked) = (drafts(asker, site), request.clone());
+                let (draft_for, asked) = (drafts(asker), request.clone());
                 self.commit(asker, asked, move |decision| match decision {
                     Decision::Record(changes) => Ok(draft_for(changes)),
                     _ => Err(Refusal::Unavailable),
@@ -367,19 +368,14 @@ impl Lifecycle {
                 .await?;
                 Ok(Answer::Noted)
             }
-            Decision::Notice => Ok(Answer::Notice(self.notice(asker).await.map_err(own)?)),
+            Decision::Notice => Ok(Answer::Notice(self.notice(device).await.map_err(own)?)),
         }
     }
 
-    async fn activate(
-        &self,
-        asker: DeviceId,
-        site: &SiteId,
-        request: &Request,
-    ) -> Result<Answer, Refusal> {
+    async fn activate(&self, asker: &Asker, request: &Request) -> Result<Answer, Refusal> {
         let credential = Credential::generate(&mut SystemRandom);
         let digest = credential.digest();
-        let draft_for = drafts(asker, site);
+        let draft_for = drafts(asker);
         self.commit(asker, request.clone(), move |decision| match decision {
             Decision::Activate => Ok(draft_for(vec![Change::ServiceActivated {
                 credential: digest,
@@ -387,9 +383,10 @@ impl Lifecycle {
             _ => Err(Refusal::Unavailable),
         })
         .await?;
-        let record = self.core.registry.device(asker).map_err(own)?;
+        let device = asker.device;
+        let record = self.core.registry.device(device).map_err(own)?;
         let desired = record.as_ref().and_then(|one| one.services().desired());
-        tracing::info!(device = %asker, "device activated");
+        tracing::info!(%device, "device activated");
         Ok(Answer::Activated {
             credential,
             service: desired.map(|order| order.assignment.service.clone()),
@@ -399,24 +396,23 @@ impl Lifecycle {
     /// One commit issues the certificate, ends the old service and starts the new, or renews what runs.
     async fn grant(
         &self,
-        asker: DeviceId,
-        site: &SiteId,
+        asker: &Asker,
         (assignment, renews): (Assignment, bool),
         csr: &[u8],
         request: &Request,
     ) -> Result<Answer, Refusal> {
-        let service = assignment.service.clone();
+        let (device, service) = (asker.device, assignment.service.clone());
         let party = Party::Service {
-            device: asker,
+            device,
             service: service.clone(),
-            site: site.clone(),
+            site: asker.site.clone(),
         };
         let signed = self.authority.sign_request(party, csr, &[]);
         let (issued, issue) = signed.map_err(|error| match error {
             AuthorityError::Csr(fault) => {
                 // The answer has one word for all of them.
                 self.core.metrics.refused("lifecycle", csr_reason(fault));
-                tracing::warn!(device = %asker, %service, %fault, "certificate request refused");
+                tracing::warn!(%device, %service, %fault, "certificate request refused");
                 Refusal::BadRequest
             }
             other => own(other),
@@ -425,7 +421,7 @@ impl Lifecycle {
             assignment: Box::new(assignment.clone()),
             serial: issued.serial.clone(),
         };
-        let draft_for = drafts(asker, site);
+        let draft_for = drafts(asker);
         self.commit(asker, request.clone(), move |decision| match decision {
             // Another order may have come since: the device will hear of it.
             Decision::Grant {
@@ -441,9 +437,9 @@ impl Lifecycle {
         let serial = &issued.serial;
         match renews {
             true => {
-                tracing::info!(device = %asker, %service, %serial, "service certificate renewed")
+                tracing::info!(%device, %service, %serial, "service certificate renewed")
             }
-            false => tracing::info!(device = %asker, %service, %serial, "service started"),
+            false => tracing::info!(%device, %service, %serial, "service started"),
         }
         Ok(Answer::Granted {
             service,
@@ -452,16 +448,22 @@ impl Lifecycle {
         })
     }
 
-    /// Decides once more in the transaction that records it: nothing can come between.
+    /// Decides once more in the transaction that records it: nothing can come between, not even that the
+    /// device is revoked.
     async fn commit(
         &self,
-        asker: DeviceId,
+        asker: &Asker,
         request: Request,
         drafts: impl Fn(Decision) -> Result<Vec<Draft>, Refusal> + Send + 'static,
     ) -> Result<(), Refusal> {
+        let (device, word) = (asker.device, asker.serial.clone());
         let job = move |it: &mut Writing<'_>| -> Result<(), WriteError<Refusal>> {
-            let record = record_of(it.tables, asker)?;
-            let decision = decide(record.as_ref(), asker, &request).map_err(WriteError::Job)?;
+            if it.tables.is_void(&word)? {
+                // Asked again, it hears at the door why.
+                return Err(WriteError::Job(Refusal::Unavailable));
+            }
+            let record = record_of(it.tables, device)?;
+            let decision = decide(record.as_ref(), device, &request).map_err(WriteError::Job)?;
             for draft in drafts(decision).map_err(WriteError::Job)? {
                 it.append(draft).map_err(|error| match error {
                     WriteError::Store(error) => WriteError::Store(error),
@@ -496,9 +498,16 @@ fn wish(record: &DeviceRecord) -> Option<(&Place, Body)> {
     Some((order, Body::Service { assignment, rank }))
 }
 
+/// The device that asks, and the certificate by which it came.
+struct Asker {
+    device: DeviceId,
+    site: SiteId,
+    serial: Serial,
+}
+
 /// Makes drafts of changes of one device.
-fn drafts(device: DeviceId, site: &SiteId) -> impl Fn(Vec<Change>) -> Vec<Draft> + Send + 'static {
-    let site = site.clone();
+fn drafts(asker: &Asker) -> impl Fn(Vec<Change>) -> Vec<Draft> + Send + use<> + 'static {
+    let (device, site) = (asker.device, asker.site.clone());
     move |changes| {
         let draft = |change| Draft {
             site: site.clone(),

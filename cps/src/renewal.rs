@@ -9,20 +9,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_protocol::certificate::validity;
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{Change, Serial};
+use holdfast_store::{WriteError, Written};
 use tokio::time::Instant;
 
 use crate::Core;
 use crate::authority::{Authority, AuthorityError, Issued, Request, parse_serial};
-use crate::registry::{Draft, RegistryError};
+use crate::registry::{Draft, RegistryError, Writing};
 use crate::roster::{self, Known};
+use crate::tables::{CertificateRow, Rank};
 
 /// Certificates that one party may be given at once after a quiet time; then one each [`REFILL`].
 const BURST: u32 = 8;
 /// The log grows with each certificate: a holder gone wild must not fill it.
 const REFILL: Duration = Duration::from_secs(60);
-/// Parties remembered for that; beyond it new ones share one budget.
+/// Parties remembered for that, beyond which new ones share one budget; and certificates of which it is
+/// remembered on whose word they were given.
 const MOST: usize = 4_096;
 
 /// Why nobody got a certificate.
@@ -65,6 +69,7 @@ pub struct Renewal {
     core: Core,
     authority: Authority,
     budget: Arc<Mutex<HashMap<String, (u32, Instant)>>>,
+    words: Words,
 }
 
 impl Renewal {
@@ -73,6 +78,7 @@ impl Renewal {
             core,
             authority,
             budget: Arc::default(),
+            words: Words::default(),
         }
     }
 
@@ -101,34 +107,39 @@ impl Renewal {
             .authority
             .renew(party.clone(), &certificates[0], request);
         let issued = issued.await?;
+        self.words.note(&issued.serial, &known.serial);
         tracing::info!(%party, old = %known.serial, new = %issued.serial, "certificate renewed");
         Ok(issued)
     }
 
-    /// The holder works by this certificate now: all others of its name are void from here on.
+    /// The holder works by this certificate now: those before it are void from here on. One commit looks
+    /// and voids: of two at the same time the later finds itself void and changes nothing, so the two
+    /// never void each other.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub async fn confirm(&self, certificates: &[Vec<u8>]) -> Result<Known, Refusal> {
         let known = self.core.roster.identify(certificates)?;
         holder(&known)?;
-        let serial = known.serial.to_string();
-        let rows = self.core.registry.read(|view| view.certificates());
-        let rows = rows.map_err(RegistryError::from)?;
-        let old = rows
-            .into_iter()
-            .filter(|row| row.subject == known.subject && row.serial != serial && !row.revoked);
-        let void = |serial: Serial, row: crate::CertificateRow| Draft {
-            site: row.site,
-            device: row.device,
-            change: Change::CertificateRevoked { serial },
+        let begin = certificates.first().and_then(|der| validity(der));
+        let used = Used {
+            subject: known.subject.clone(),
+            serial: known.serial.clone(),
+            begin: begin.map_or(0, |(begin, _)| begin),
+            words: self.words.clone(),
         };
-        let drafts: Vec<Draft> = old
-            .filter_map(|row| Some(void(parse_serial(&row.serial)?, row)))
-            .collect();
-        if !drafts.is_empty() {
-            tracing::info!(party = %known.party, serial, count = drafts.len(), "superseded certificates are void");
-            self.core.registry.append(drafts).await?;
+        let done: Written<usize, Refusal> = self
+            .core
+            .registry
+            .write(move |it| used.void_others(it))
+            .await;
+        let count = done.map_err(|error| match error {
+            WriteError::Store(error) => RegistryError::from(error).into(),
+            WriteError::Job(refusal) => refusal,
+        })?;
+        if count > 0 {
+            let serial = &known.serial;
+            tracing::info!(party = %known.party, %serial, count, "superseded certificates are void");
         }
         Ok(known)
     }
@@ -153,6 +164,99 @@ impl Renewal {
             None => return false,
         }
         true
+    }
+}
+
+/// On whose word certificates were given, by this process: serial numbers, the new one first. A request
+/// that comes late was sent to this process too, so nobody else need know.
+#[derive(Clone, Debug, Default)]
+struct Words(Arc<Mutex<HashMap<String, String>>>);
+
+impl Words {
+    fn note(&self, new: &Serial, word: &Serial) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST {
+            all.clear();
+        }
+        all.insert(new.to_string(), word.to_string());
+    }
+
+    /// Whether `serial` was given on the word of `word`, or of what that one was given since; unknown
+    /// where this process gave it to nobody.
+    fn descends(&self, serial: &str, word: &str) -> Option<bool> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = Some(all.get(serial)?);
+        // As many steps as there are: no circle holds it up.
+        for _ in 0..all.len() {
+            match at {
+                Some(above) if above == word => return Some(true),
+                Some(above) => at = all.get(above),
+                None => break,
+            }
+        }
+        Some(false)
+    }
+}
+
+/// A certificate that its holder works by.
+struct Used {
+    subject: String,
+    serial: Serial,
+    /// Unix seconds at which it begins.
+    begin: u64,
+    words: Words,
+}
+
+impl Used {
+    /// Voids what was given before it, and what was given since to whoever held one of those; how many.
+    /// Not what its own holder was given since: a confirmation may come late, for who lost the answer
+    /// asks again, and the first may be on its way still when the holder works by the next.
+    fn void_others(&self, it: &mut Writing<'_>) -> Result<usize, WriteError<Refusal>> {
+        if it.tables.is_void(&self.serial)? {
+            let refusal = roster::Refusal::Revoked(self.serial.to_string());
+            return Err(WriteError::Job(refusal.into()));
+        }
+        let (mut others, serial) = (Vec::new(), self.serial.to_string());
+        let own = match it.tables.certificate(&self.serial)? {
+            Some(row) => it.tables.issued_at(&row)?,
+            None => None,
+        };
+        for row in it.tables.certificates()? {
+            if row.subject != self.subject || row.revoked || row.serial == serial {
+                continue;
+            }
+            let is_before = self.words.descends(&serial, &row.serial) == Some(true);
+            let is_anothers = self.words.descends(&row.serial, &serial) == Some(false);
+            if is_before || is_anothers || self.is_after(&row, it.tables.issued_at(&row)?, &own) {
+                others.push(row);
+            }
+        }
+        let count = others.len();
+        for row in others {
+            let Some(serial) = parse_serial(&row.serial) else {
+                continue;
+            };
+            let draft = Draft {
+                site: row.site,
+                device: row.device,
+                change: Change::CertificateRevoked { serial },
+            };
+            it.append(draft).map_err(|error| match error {
+                WriteError::Store(error) => WriteError::Store(error),
+                WriteError::Job(error) => WriteError::Job(error.into()),
+            })?;
+        }
+        Ok(count)
+    }
+
+    /// Whether it was given after that one, by the order of the log and by the issuers' clocks: two servers
+    /// may not have known of each other, and in doubt nothing is voided.
+    fn is_after(&self, row: &CertificateRow, its: Option<Rank>, own: &Option<Rank>) -> bool {
+        let by_log = match (&its, own) {
+            (Some(its), Some(own)) => its < own,
+            _ => true,
+        };
+        by_log && row.not_before <= self.begin
     }
 }
 

@@ -18,6 +18,7 @@ use holdfast_protocol::record::{EntryId, ListedAs, SignedEntry};
 use holdfast_store::StoreError;
 use redb::{TableDefinition, WriteTransaction};
 
+pub(crate) use read::Rank;
 pub(crate) use rotations::Rotation;
 pub(crate) use rows::{AlternateRow, Enrolled, NoticeRow, RendezvousRow, TokenRow};
 pub use rows::{

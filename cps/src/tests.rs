@@ -19,6 +19,7 @@ mod record;
 mod refusals;
 mod registry;
 mod rendezvous;
+mod renewal;
 mod replace;
 mod requests;
 mod rotation;

@@ -356,16 +356,18 @@ impl Renewal {
     }
 
     /// The one being tried is refused: it may have expired while nobody answered, and the present one be
-    /// void already, since an answer was lost. So it is renewed in its turn, and dropped only if that
-    /// is refused as well.
+    /// void already, since an answer was lost. So it is renewed in its turn; else the present one is, and
+    /// what comes takes its place. Until something did it is kept: a server may be in trouble that
+    /// refuses everybody, and what it refuses may be all that we have.
     async fn replace(&self, tried: &Identity, why: String) -> Outcome {
-        match self.renew(tried).await {
-            Outcome::Refused(still) => {
-                self.forget();
-                Outcome::Refused(format!("{why}; {still}"))
-            }
+        let still = match self.renew(tried).await {
+            Outcome::Refused(still) => still,
             // Tried after a pause: whoever refuses what it has just given must not be asked at full speed.
-            _ => Outcome::Unreachable(why),
+            _ => return Outcome::Unreachable(why),
+        };
+        match self.renew(&self.identity).await {
+            Outcome::Refused(old) => Outcome::Refused(format!("{why}; {still}; {old}")),
+            _ => Outcome::Unreachable(format!("{why}; {still}")),
         }
     }
 

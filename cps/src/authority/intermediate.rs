@@ -8,7 +8,7 @@ use holdfast_protocol::id::{ServerId, SiteId};
 use holdfast_protocol::roots;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Authority, AuthorityError, Issuer, SignerError, csr_key, issue_draft};
+use super::{Authority, AuthorityError, Issuer, SignerError, csr_key, issue_draft, serial_of};
 use crate::enrol::Bytes;
 use crate::http::wire::{RenewAsk, RenewIssuerGiven};
 use crate::registry::Draft;
@@ -60,19 +60,21 @@ impl Authority {
         Ok((chain, draft))
     }
 
-    /// At the cloud: certifies a gateway's authority anew, and records it.
+    /// At the cloud: certifies a gateway's authority anew, on the word of the certificates that it `shows`,
+    /// and records it. Its own may be one that the cloud has not heard of yet, but not the authority
+    /// above it.
     ///
     /// # Errors
-    /// A bad request, or our own keys and store.
+    /// A bad request, the gateway was revoked meanwhile, or our own keys and store.
     pub(crate) async fn renew_intermediate(
         &self,
         site: &SiteId,
-        holder: &ServerId,
+        (holder, shows): (&ServerId, &[Vec<u8>]),
         csr: &[u8],
     ) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let words = shows.iter().filter_map(|der| serial_of(der)).collect();
         let (chain, draft) = self.sign_intermediate(site, holder, csr)?;
-        self.core.registry.append(vec![draft]).await?;
-        self.core.metrics.issued();
+        self.record_on_word(words, draft).await?;
         tracing::info!(%site, gateway = %holder, "intermediate renewed");
         Ok(chain)
     }

@@ -66,9 +66,9 @@ async fn issuer(
 ) -> Result<Json<RenewIssuerGiven>, Failure> {
     let (server, site) = gateway(&cps, &peer)?;
     let asked: RenewAsk = read(&body)?;
-    let chain = cps
-        .authority()
-        .renew_intermediate(&site, &server, &asked.csr);
+    let chain =
+        cps.authority()
+            .renew_intermediate(&site, (&server, &peer.certificates), &asked.csr);
     let chain = chain.await.map_err(|error| refused(&peer, error.into()))?;
     Ok(Json(RenewIssuerGiven {
         chain: chain.into_iter().map(Base64).collect(),

@@ -9,6 +9,9 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
 use super::*;
 use crate::turns::TurnRow;
 
+/// Rank, origin, epoch and number of an entry: its place among all of its site.
+pub(crate) type Rank = (u64, String, u32, u64);
+
 impl<S: Source> Tables<S> {
     // --- the log ---
 
@@ -163,6 +166,28 @@ impl<S: Source> Tables<S> {
 
     pub(crate) fn certificates(&self) -> Answer<Vec<CertificateRow>> {
         self.values(CERTIFICATES)
+    }
+
+    /// Whether it is known to be revoked.
+    pub(crate) fn is_void(&self, serial: &Serial) -> Answer<bool> {
+        Ok(self.certificate(serial)?.is_some_and(|row| row.revoked))
+    }
+
+    /// Where the issue of a certificate stands in the order of all entries of its site.
+    pub(crate) fn issued_at(&self, row: &CertificateRow) -> Answer<Option<Rank>> {
+        let Some((origin, epoch, seq)) = row.told.clone() else {
+            return Ok(None);
+        };
+        let Ok(server) = origin.parse() else {
+            return Ok(None);
+        };
+        let id = EntryId {
+            origin: server,
+            epoch,
+            seq,
+        };
+        let entry = self.entry(&row.site, &id)?;
+        Ok(entry.map(|entry| (entry.entry().rank, origin, epoch, seq)))
     }
 
     /// A gateway in its highest enrolment.
