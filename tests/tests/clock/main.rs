@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation ends the test")]
 
+mod answers;
 mod crowd;
 mod jumps;
 mod kit;
