@@ -18,6 +18,7 @@ use crate::door::Budget;
 use crate::exchange::{ConsumerId, Mailbox};
 use crate::exposition::Exposition;
 use crate::journal::{Entry, Journal, Kind, Loaded, Op, Reply, Stamp, Verdict};
+use crate::metrics::Counters;
 use crate::session::{Held, Sessions, Wills, subscription};
 use crate::shared::Core;
 use crate::topic::{self, Asked, Filter};
@@ -239,12 +240,8 @@ impl Broker {
         self.shared.figures()
     }
 
-    pub(crate) fn limits(&self) -> &crate::Limits {
-        &self.shared.core.config.limits
-    }
-
-    pub(crate) fn times(&self) -> [&prometheus_client::metrics::histogram::Histogram; 2] {
-        self.shared.core.counters.times()
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.core.counters
     }
 
     /// Registers the figures, names beginning with `broker_`.
@@ -326,22 +323,17 @@ impl Shared {
     /// The figures now.
     pub(crate) fn figures(&self) -> Figures {
         let core = &self.core;
-        let queues = self.sessions.all().into_iter();
-        let queued = queues.fold((0, 0), |(messages, bytes), cell| {
-            let own = cell.shown().held();
-            (messages + own.0 as u64, bytes + own.1 as u64)
-        });
-        Figures {
+        let mut figures = Figures {
             sessions: self.sessions.count() as u64,
             subscriptions: core.exchange.subscriptions() as u64,
             retained: core.retained.count() as u64,
             retained_bytes: core.counters.retained_bytes(),
-            queued_messages: queued.0,
-            queued_bytes: queued.1,
             wills_waiting: self.wills.count() as u64,
             journal_waiting: self.journal.waiting() as u64,
             ..core.counters.figures()
-        }
+        };
+        self.count_sessions(&mut figures);
+        figures
     }
 
     /// Puts what the journal held in its place.
@@ -422,7 +414,7 @@ impl Shared {
         }
         let route = self.core.route(&message.topic);
         message.topic = Arc::clone(&route.topic);
-        message.at = self.core.clock.now();
+        (message.at, message.came) = self.core.clock.now_and_micros();
         let stamp = if message.qos == Qos::AtMostOnce {
             None
         } else {

@@ -127,9 +127,12 @@ pub struct Limits {
     pub queue_messages: usize,
     /// Bytes in one session's memory queue.
     pub queue_bytes: usize,
-    /// Bytes in the memory queues of all sessions together. Half of it is split into equal parts for
-    /// `connections`, so that a full other half leaves room to each; when it is used up, the fullest
-    /// queues are emptied, and what they lose is counted (`DropReason::MemoryFull`).
+    /// Bytes in the memory queues of all sessions together, and in output that their sockets have not
+    /// taken. Half of it is split into equal parts for `connections`, so that the others leave room to
+    /// each; three eighths are for all: when they are used up, the fullest queues are emptied, and what
+    /// they lose is counted (`DropReason::MemoryFull`). An eighth is for output: when half of it is used,
+    /// who has unwritten output gets no more; when all of it is, those whose sockets have taken nothing
+    /// for a second or two are cut (`CutReason::TooSlow`), the largest first.
     pub queued_bytes: usize,
     /// Journalled messages of one durable session.
     pub session_rows: u64,

@@ -165,7 +165,7 @@ impl Consumer {
         if after.0 != self.mailbox.taken() {
             self.mailbox.rewind(after.0);
         }
-        let rows = match self.mailbox.take_rows(max) {
+        let rows = match self.mailbox.take_rows(max, usize::MAX) {
             Taken::Rows(rows) => rows,
             Taken::Behind(after) => {
                 let stored = match self.shared.journal.rows(self.id, after, max) {

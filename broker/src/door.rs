@@ -372,6 +372,16 @@ impl Budget {
         })
     }
 
+    /// Connections now, past CONNECT or not.
+    pub(crate) fn connections(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// Connections of one address that have not finished CONNECT: the most there are now.
+    pub(crate) fn most_handshakes(&self) -> usize {
+        self.pending().values().copied().max().unwrap_or(0)
+    }
+
     fn pending(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }

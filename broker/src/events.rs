@@ -168,7 +168,7 @@ impl fmt::Display for CutReason {
             Self::TakenOver => "another connection with the same client id took the session over",
             Self::Administrative => "cut by the operator",
             Self::Quota => "too many connections or sessions: raise the limit, or find who opens them",
-            Self::TooSlow => "the client reads too slowly",
+            Self::TooSlow => "the client had read nothing for a while, and the memory for all queues was used up: check the client and the network, or raise `queued_bytes`",
             Self::Journal => "the message journal failed: check the disk",
             Self::Shutdown => "the server stops",
         })

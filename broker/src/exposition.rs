@@ -1,7 +1,7 @@
 //! The figures as Prometheus metrics, read when they are asked for.
 //!
 //! Registered by [`crate::Broker::register_metrics`]. Names begin with `broker_`; for each quota there
-//! is its limit beside what is used of it.
+//! is its limit beside what is used of it: by all, or by the fullest client where each has its own.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::{Broker, Figures, Limits};
+use crate::{Broker, Figures};
 
 /// The collector.
 #[derive(Debug)]
@@ -30,14 +30,17 @@ impl Collector for Exposition {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(&name, help, None, MetricType::Counter)?)?;
         }
-        let help = "Quotas, by what they bound";
-        let mut family =
-            encoder.encode_descriptor("broker_limit", help, None, MetricType::Gauge)?;
-        for (quota, value) in limits(self.0.limits()) {
-            let labels = [("quota", quota)];
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&labels)?)?;
-        }
+        let limits = figures.quotas.iter().map(|quota| (quota.name, quota.limit));
+        by_quota(
+            &mut encoder,
+            "broker_limit",
+            "Quotas, by what they bound",
+            limits,
+        )?;
+        let used = figures.quotas.iter();
+        let used = used.filter_map(|quota| Some((quota.name, quota.used?)));
+        let help = "Used of the quotas, by the fullest client where each has its own";
+        by_quota(&mut encoder, "broker_used", help, used)?;
         let dropped = figures.dropped.iter();
         let dropped = dropped.map(|(reason, count)| (snake(&format!("{reason:?}")), *count));
         by_reason(&mut encoder, "broker_dropped", "Messages dropped", dropped)?;
@@ -51,12 +54,32 @@ impl Collector for Exposition {
             ),
             ("broker_commit_seconds", "Commits of the journal"),
         ];
-        for ((name, help), times) in named.into_iter().zip(self.0.times()) {
-            let kind = MetricType::Histogram;
+        let kind = MetricType::Histogram;
+        let counters = self.0.counters();
+        for ((name, help), times) in named.into_iter().zip(counters.times()) {
             times.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        let help = "From the publisher's socket to the receiver's, by the way";
+        let mut family = encoder.encode_descriptor("broker_delivery_seconds", help, None, kind)?;
+        for (way, times) in counters.deliveries() {
+            times.encode(family.encode_family(&[("way", way)])?)?;
         }
         Ok(())
     }
+}
+
+fn by_quota(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (quota, value) in values {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(family.encode_family(&[("quota", quota)])?)?;
+    }
+    Ok(())
 }
 
 fn by_reason(
@@ -76,7 +99,7 @@ fn by_reason(
 type Line = (&'static str, &'static str, u64);
 
 #[rustfmt::skip]
-fn gauges(figures: &Figures) -> [Line; 11] {
+fn gauges(figures: &Figures) -> [Line; 12] {
     [
         ("connections", "Clients connected now", figures.connections),
         ("sessions", "Sessions now, connected or not", figures.sessions),
@@ -84,7 +107,8 @@ fn gauges(figures: &Figures) -> [Line; 11] {
         ("retained_messages", "Retained messages now", figures.retained),
         ("retained_bytes", "Bytes of retained messages now", figures.retained_bytes),
         ("queued_messages", "Messages in memory queues now", figures.queued_messages),
-        ("queued_bytes", "Bytes in memory queues now", figures.queued_bytes),
+        ("queued_bytes", "Bytes in memory queues and unwritten output now", figures.queued_bytes),
+        ("inflight_messages", "Messages sent and not acknowledged now", figures.inflight),
         ("wills_waiting", "Wills that wait for their delay now", figures.wills_waiting),
         ("journal_rows", "Messages waiting in the journal", figures.journal_rows),
         ("journal_bytes", "Bytes waiting in the journal", figures.journal_bytes),
@@ -104,34 +128,6 @@ fn counters(figures: &Figures) -> [Line; 9] {
         ("refused_subscriptions", "Subscriptions refused for want of room", figures.refused_subscriptions),
         ("commits", "Commits of the journal", figures.commits),
         ("failed_commits", "Failed commits of the journal", figures.failed_commits),
-    ]
-}
-
-#[rustfmt::skip]
-fn limits(limits: &Limits) -> [(&'static str, u64); 22] {
-    [
-        ("connections", limits.connections as u64),
-        ("handshakes_per_address", limits.handshakes_per_address as u64),
-        ("connect_bytes", limits.connect_bytes as u64),
-        ("packet_bytes", limits.packet_bytes as u64),
-        ("receive_maximum", u64::from(limits.receive_maximum)),
-        ("inflight", u64::from(limits.inflight)),
-        ("topic_aliases", u64::from(limits.topic_aliases)),
-        ("sessions", limits.sessions as u64),
-        ("subscriptions_per_session", limits.subscriptions as u64),
-        ("subscriptions", limits.subscriptions_in_all as u64),
-        ("queue_messages", limits.queue_messages as u64),
-        ("queue_bytes", limits.queue_bytes as u64),
-        ("queued_bytes", limits.queued_bytes as u64),
-        ("session_rows", limits.session_rows),
-        ("session_row_bytes", limits.session_row_bytes),
-        ("journal_rows", limits.journal_rows),
-        ("journal_bytes", limits.journal_bytes),
-        ("retained", limits.retained as u64),
-        ("retained_per_client", limits.retained_per_client as u64),
-        ("retained_bytes", limits.retained_bytes as u64),
-        ("repeat_topics", limits.repeat_topics as u64),
-        ("repeat_topics_per_client", limits.repeat_topics_per_client as u64),
     ]
 }
 

@@ -31,6 +31,7 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             shared.fire(will).await;
         }
         end_sessions(&shared).await;
+        send_off(&shared);
         if beat % SLOW_BEATS == 0 {
             let topics = shared.core.retained.expired(shared.core.clock.now());
             if !topics.is_empty() {
@@ -39,6 +40,30 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             // When the journal is busy, its commits note the clock themselves.
             shared.journal.offer(Op::Tick);
         }
+    }
+}
+
+/// When connections hold more beside their queues than may be, asks those to go that hold the most and
+/// whose sockets take nothing.
+fn send_off(shared: &Shared) {
+    let mut too_much = shared.core.overdrawn();
+    if too_much == 0 {
+        return;
+    }
+    let cells = shared.sessions.all();
+    let mut all: Vec<_> = cells
+        .iter()
+        .map(|cell| cell.shown())
+        .filter(|mailbox| shared.core.is_stuck(mailbox))
+        .map(|mailbox| (mailbox.held().beside, mailbox))
+        .collect();
+    all.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+    for (held, mailbox) in all {
+        if too_much == 0 || held == 0 {
+            return;
+        }
+        mailbox.ask_to_go();
+        too_much = too_much.saturating_sub(held);
     }
 }
 

@@ -15,8 +15,14 @@
 
 #![deny(missing_docs)]
 
+#[cfg(test)]
+extern crate self as holdfast_broker;
+
 mod broker;
 mod codec;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 mod config;
 mod consumer;
 mod door;
@@ -29,11 +35,13 @@ mod journal;
 mod message;
 mod metrics;
 mod passwords;
+mod quotas;
 mod rare;
 mod rights;
 mod session;
 mod shared;
 mod socket;
+mod times;
 mod topic;
 mod websocket;
 
@@ -45,6 +53,7 @@ pub use events::{CutReason, DropReason, Event};
 pub use message::{Message, Qos};
 pub use metrics::Figures;
 pub use passwords::{Guesses, Passwords, PasswordsError};
+pub use quotas::Quota;
 pub use rights::{Connect, Identity, Password, Peer, Refusal, Rights};
 pub use topic::{Filter, NotAFilter};
 pub use websocket::Origins;

@@ -49,6 +49,9 @@ pub struct Message {
     pub(crate) expiry: Option<u32>,
     /// When it was accepted, in the broker's own seconds; set by the broker.
     pub(crate) at: u64,
+    /// The microsecond of the broker's running time when it came; 0 = it was read from the journal, or
+    /// nobody sent it.
+    pub(crate) came: u64,
     /// Whose it is, when it is to be kept: it is given to nobody once its owner has lost the right
     /// to publish it. `None` = the embedding program's.
     pub(crate) owner: Option<Arc<Identity>>,
@@ -66,6 +69,7 @@ impl Message {
             properties: Bytes::new(),
             expiry: None,
             at: 0,
+            came: 0,
             owner: None,
         }
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::{CutReason, DropReason};
+use crate::times::Times;
+use crate::{CutReason, DropReason, Quota};
 
 /// Bounds of the times, in seconds: from a fast disk to the patience of a client.
 const TIMES: [f64; 13] = [
@@ -33,8 +34,11 @@ pub struct Figures {
     pub retained_bytes: u64,
     /// Messages in the memory queues of connected sessions now, rows on their way among them.
     pub queued_messages: u64,
-    /// Bytes in the memory queues of connected sessions now, rows on their way among them.
+    /// Bytes in the memory queues of connected sessions now, rows on their way and output that no
+    /// socket has taken yet among them.
     pub queued_bytes: u64,
+    /// Messages sent to clients at QoS 1 or 2 and not acknowledged yet.
+    pub inflight: u64,
     /// Wills that wait for their delay now.
     pub wills_waiting: u64,
     /// PUBLISH packets and in-process publishes accepted, since the start.
@@ -65,6 +69,17 @@ pub struct Figures {
     pub dropped: BTreeMap<DropReason, u64>,
     /// Ended connections by reason, since the start.
     pub ended: BTreeMap<CutReason, u64>,
+    /// Every quota, with what is used of it.
+    pub quotas: Vec<Quota>,
+}
+
+/// How a message came to its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through memory alone.
+    Live,
+    /// As a row of the journal.
+    Row,
 }
 
 /// The live counters.
@@ -86,7 +101,17 @@ pub(crate) struct Counters {
     /// From an operation's hand-over to its answer, and of commits alone.
     acknowledgements: Histogram,
     commit_times: Histogram,
+    /// From the publisher's socket to the receiver's, by [`Way`].
+    deliveries: [Times; 2],
+    /// Marks of the repeat filter, those of the sender that has the most, and the most retained
+    /// messages of one client.
+    repeat_topics: AtomicU64,
+    most_repeat_topics: AtomicU64,
+    most_retained: AtomicU64,
     rare: Mutex<Rare>,
+    /// A planted defect of the quota tests: losses and refusals are not counted.
+    #[cfg(test)]
+    pub(crate) blind: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +138,13 @@ impl Default for Counters {
             failed_commits: AtomicU64::default(),
             acknowledgements: Histogram::new(TIMES),
             commit_times: Histogram::new(TIMES),
+            deliveries: Default::default(),
+            repeat_topics: AtomicU64::default(),
+            most_repeat_topics: AtomicU64::default(),
+            most_retained: AtomicU64::default(),
             rare: Mutex::default(),
+            #[cfg(test)]
+            blind: std::sync::atomic::AtomicBool::new(false),
         }
     }
 }
@@ -127,6 +158,44 @@ impl Counters {
     /// A commit took so long.
     pub(crate) fn commit_took(&self, time: Duration) {
         self.commit_times.observe(time.as_secs_f64());
+    }
+
+    /// Messages that came at one microsecond of the running time are with a receiver at another.
+    pub(crate) fn delivered(&self, way: Way, now: u64, came: i64, messages: u32) {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let time = Duration::from_micros(now.saturating_sub(came).unsigned_abs());
+        let [live, row] = &self.deliveries;
+        let times = match way {
+            Way::Live => live,
+            Way::Row => row,
+        };
+        times.add(time, messages.into());
+    }
+
+    /// Times of deliveries, and how they went.
+    pub(crate) fn deliveries(&self) -> [(&'static str, &Times); 2] {
+        let [live, row] = &self.deliveries;
+        [("live", live), ("journal", row)]
+    }
+
+    pub(crate) fn set_repeat_topics(&self, all: usize, most: usize) {
+        self.repeat_topics.store(all as u64, Ordering::Relaxed);
+        self.most_repeat_topics
+            .store(most as u64, Ordering::Relaxed);
+    }
+
+    /// Marks of the repeat filter, and those of the sender that has the most.
+    pub(crate) fn repeat_topics(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.repeat_topics), read(&self.most_repeat_topics))
+    }
+
+    pub(crate) fn set_most_retained(&self, most: usize) {
+        self.most_retained.store(most as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn most_retained(&self) -> u64 {
+        self.most_retained.load(Ordering::Relaxed)
     }
 
     /// Times of acknowledgements, and of commits.
@@ -156,6 +225,10 @@ impl Counters {
     }
 
     pub(crate) fn unfiltered(&self) {
+        #[cfg(test)]
+        if self.blind.load(Ordering::Relaxed) {
+            return;
+        }
         self.unfiltered.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -164,10 +237,18 @@ impl Counters {
     }
 
     pub(crate) fn refused_full(&self, count: u64) {
+        #[cfg(test)]
+        if self.blind.load(Ordering::Relaxed) {
+            return;
+        }
         self.refused_full.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(crate) fn refused_quota(&self) {
+        #[cfg(test)]
+        if self.blind.load(Ordering::Relaxed) {
+            return;
+        }
         self.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -193,10 +274,18 @@ impl Counters {
     }
 
     pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
+        #[cfg(test)]
+        if self.blind.load(Ordering::Relaxed) {
+            return;
+        }
         *self.rare().dropped.entry(reason).or_default() += count;
     }
 
     pub(crate) fn ended(&self, reason: CutReason) {
+        #[cfg(test)]
+        if self.blind.load(Ordering::Relaxed) {
+            return;
+        }
         *self.rare().ended.entry(reason).or_default() += 1;
     }
 

@@ -22,6 +22,8 @@ use crate::{Config, CutReason, DropReason, Event, Message, Rights, rights};
 
 /// The log hears of the same fault of the same address once in this time.
 const QUIET: Duration = Duration::from_secs(60);
+/// Seconds without a written byte after which a connection is stuck.
+const STUCK: u32 = 1;
 /// Faults remembered for that.
 const REMEMBERED_SAYINGS: usize = 1024;
 
@@ -45,6 +47,9 @@ pub(crate) struct Core {
     /// The planted defect of the durability tests: answers before the commit.
     #[cfg(test)]
     pub(crate) early: std::sync::atomic::AtomicBool,
+    /// A planted defect of the quota tests: nobody is told of anything.
+    #[cfg(test)]
+    pub(crate) mute: std::sync::atomic::AtomicBool,
 }
 
 impl std::fmt::Debug for Core {
@@ -79,6 +84,8 @@ impl Core {
             said: Mutex::default(),
             #[cfg(test)]
             early: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            mute: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
@@ -94,6 +101,10 @@ impl Core {
 
     /// Tells whoever listens.
     pub(crate) fn tell(&self, event: Event) {
+        #[cfg(test)]
+        if self.mute.load(Ordering::Relaxed) {
+            return;
+        }
         // No listener is no fault.
         let _ = self.events.send(event);
     }
@@ -240,9 +251,7 @@ impl Core {
         }
         let mut place = mailbox.deliver(delivery.clone());
         if place.starved {
-            for (emptied, lost) in self.pool.relieve() {
-                self.dropped(&emptied.name, DropReason::MemoryFull, lost);
-            }
+            self.make_memory();
             place = mailbox.deliver(delivery.clone());
         }
         if place.grown {
@@ -261,6 +270,34 @@ impl Core {
             self.lost(mailbox, place.refused);
         }
         place.crowded
+    }
+
+    /// Empties the fullest queues, and counts what they lose.
+    fn make_memory(&self) {
+        for (emptied, lost) in self.pool.relieve() {
+            self.dropped(&emptied.name, DropReason::MemoryFull, lost);
+        }
+    }
+
+    /// Whether what is held beside the queues gets too much.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.pool.is_short()
+    }
+
+    /// The broker's second, from 1 on.
+    pub(crate) fn second(&self) -> u32 {
+        u32::try_from(self.clock.running() + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a connection's socket has taken nothing for a while.
+    pub(crate) fn is_stuck(&self, mailbox: &Mailbox) -> bool {
+        let from = mailbox.blocked_from();
+        from > 0 && self.second().saturating_sub(from) > STUCK
+    }
+
+    /// So much more is held beside the queues than may be.
+    pub(crate) fn overdrawn(&self) -> usize {
+        self.pool.overdrawn()
     }
 
     /// Counts what a receiver could not take.
@@ -292,6 +329,14 @@ impl Ages {
 
     pub(crate) fn set_base(&self, seconds: u64) {
         self.base.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Broker seconds, and microseconds since the start, at one look at the clock.
+    pub(crate) fn now_and_micros(&self) -> (u64, u64) {
+        let running = self.start.elapsed();
+        let micros = u64::try_from(running.as_micros()).unwrap_or(u64::MAX);
+        let base = self.base.load(Ordering::Relaxed);
+        (base + running.as_secs(), micros.max(1))
     }
 
     /// Seconds since the start.

@@ -4,8 +4,10 @@
 //! Bounded by messages and bytes; what does not fit is refused here and counted by the caller, or, for
 //! rows, read from the journal later. The lock is never held over anything but this bookkeeping.
 
+mod memory;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -31,9 +33,13 @@ pub(crate) struct Mailbox {
     /// An in-process consumer rather than a session: everything it takes is a row.
     pub(crate) bridge: bool,
     take_qos0: AtomicBool,
-    /// Its rows in the journal, as of the last batch.
-    rows: AtomicU64,
-    consumer: AtomicU64,
+    /// Its rows in the journal as of the last batch, and their bytes in units of 1,024.
+    rows: AtomicU32,
+    row_units: AtomicU32,
+    /// 0 = none.
+    consumer: AtomicU32,
+    /// Publishes under way from its client, and to it: 16 bits each.
+    under_way: AtomicU32,
     /// Its rows of limited life up to here may have been sent: in earlier runs, and by now.
     sent_before: AtomicU64,
     marked: AtomicU64,
@@ -42,6 +48,10 @@ pub(crate) struct Mailbox {
     wake: Wake,
     /// Its queue is more than half full.
     tight: AtomicBool,
+    /// Its connection holds memory that others need.
+    unwanted: AtomicBool,
+    /// The broker's second from which on its socket has taken nothing; 0 = it takes.
+    blocked_from: AtomicU32,
     patience: Patience,
 }
 
@@ -68,6 +78,8 @@ struct Inner {
     bytes: usize,
     tail: Rare<VecDeque<TailRow>>,
     tail_bytes: usize,
+    /// Bytes that its connection holds beside the queue.
+    held: u32,
     /// Bytes taken from the pool.
     beyond: usize,
     /// The pool knows that it is large.
@@ -92,14 +104,18 @@ impl Mailbox {
             bounds,
             bridge: false,
             take_qos0: AtomicBool::new(false),
-            rows: AtomicU64::new(0),
-            consumer: AtomicU64::new(0),
+            rows: AtomicU32::new(0),
+            row_units: AtomicU32::new(0),
+            consumer: AtomicU32::new(0),
+            under_way: AtomicU32::new(0),
             sent_before: AtomicU64::new(0),
             marked: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             inner: Mutex::default(),
             wake: Wake::reader(),
             tight: AtomicBool::new(false),
+            unwanted: AtomicBool::new(false),
+            blocked_from: AtomicU32::new(0),
             patience: Patience::default(),
         }
     }
@@ -136,15 +152,13 @@ impl Mailbox {
 
     /// Its number in the journal, when it is durable.
     pub(crate) fn consumer(&self) -> Option<ConsumerId> {
-        u32::try_from(self.consumer.load(Ordering::Acquire))
-            .ok()
-            .filter(|id| *id != 0)
-            .map(ConsumerId)
+        let id = self.consumer.load(Ordering::Acquire);
+        (id != 0).then_some(ConsumerId(id))
     }
 
     pub(crate) fn set_consumer(&self, consumer: Option<ConsumerId>) {
         self.consumer
-            .store(consumer.map_or(0, |id| u64::from(id.0)), Ordering::Release);
+            .store(consumer.map_or(0, |id| id.0), Ordering::Release);
     }
 
     pub(crate) fn set_take_qos0(&self, take: bool) {
@@ -153,11 +167,32 @@ impl Mailbox {
 
     /// Rows in the journal.
     pub(crate) fn rows(&self) -> u64 {
-        self.rows.load(Ordering::Relaxed)
+        self.rows.load(Ordering::Relaxed).into()
     }
 
-    pub(crate) fn set_rows(&self, rows: u64) {
-        self.rows.store(rows, Ordering::Relaxed);
+    /// Rows in the journal, and their bytes to the next multiple of 1,024.
+    pub(crate) fn rows_and_bytes(&self) -> (u64, u64) {
+        let units = self.row_units.load(Ordering::Relaxed);
+        (self.rows(), u64::from(units) * 1024)
+    }
+
+    pub(crate) fn set_rows(&self, rows: u64, bytes: u64) {
+        let narrow = |value| u32::try_from(value).unwrap_or(u32::MAX);
+        self.rows.store(narrow(rows), Ordering::Relaxed);
+        let units = narrow(bytes.div_ceil(1024));
+        self.row_units.store(units, Ordering::Relaxed);
+    }
+
+    /// Publishes under way from its client, and to it.
+    pub(crate) fn under_way(&self) -> (u16, u16) {
+        let [a, b, c, d] = self.under_way.load(Ordering::Relaxed).to_be_bytes();
+        (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+    }
+
+    pub(crate) fn set_under_way(&self, receiving: usize, inflight: usize) {
+        let narrow = |value| u32::from(u16::try_from(value).unwrap_or(u16::MAX));
+        let both = narrow(receiving) << 16 | narrow(inflight);
+        self.under_way.store(both, Ordering::Relaxed);
     }
 
     /// Rows of limited life up to this one may have been sent in an earlier run.
@@ -213,6 +248,10 @@ impl Mailbox {
         inner.messages = 0;
         inner.bytes = 0;
         inner.give_back(&self.bounds);
+        let held = std::mem::take(&mut inner.held) as usize;
+        self.bounds.pool.hold(held, 0);
+        self.unwanted.store(false, Ordering::Relaxed);
+        self.set_blocked_from(0);
         inner.outcomes.clear();
         inner.refused = None;
         self.tight.store(false, Ordering::Relaxed);
@@ -273,48 +312,6 @@ impl Mailbox {
             starved,
             grown,
         }
-    }
-
-    /// Empties the queue for want of memory: how many live messages are lost. Rows are read again.
-    pub(super) fn shed(&self) -> usize {
-        let mut inner = self.lock();
-        let lost = std::mem::take(&mut inner.messages);
-        inner.fast.clear();
-        inner.careful.clear();
-        inner.bytes = 0;
-        if !inner.tail.is_empty() {
-            inner.tail.clear();
-            inner.tail_bytes = 0;
-            inner.behind = true;
-        }
-        inner.give_back(&self.bounds);
-        self.tight.store(false, Ordering::Relaxed);
-        drop(inner);
-        self.patience.next();
-        self.wake.tell();
-        lost
-    }
-
-    /// Bytes taken from the pool.
-    pub(super) fn beyond(&self) -> usize {
-        self.lock().beyond
-    }
-
-    /// True when it takes nothing from the pool; it is to be remembered anew when it grows.
-    pub(super) fn small_again(&self) -> bool {
-        let mut inner = self.lock();
-        let small = inner.beyond == 0;
-        inner.remembered &= !small;
-        small
-    }
-
-    /// Messages and bytes in memory, rows of the journal among them.
-    pub(crate) fn held(&self) -> (usize, usize) {
-        let inner = self.lock();
-        (
-            inner.messages + inner.tail.len(),
-            inner.bytes + inner.tail_bytes,
-        )
     }
 
     /// Takes a QoS 0 delivery out.
@@ -398,14 +395,19 @@ impl Mailbox {
         grown
     }
 
-    /// The next rows, at most `max`, for a reader that goes through them once.
-    pub(crate) fn take_rows(&self, max: usize) -> Taken {
+    /// The next rows, at most `max`, up to the one with which `bytes` are reached, for a reader that
+    /// goes through them once.
+    pub(crate) fn take_rows(&self, max: usize, bytes: usize) -> Taken {
         let mut inner = self.lock();
         let mut rows = Vec::new();
+        let mut taken = 0;
         while rows.len() < max
+            && taken < bytes
             && let Some(row) = inner.tail.pop_front()
         {
-            inner.tail_bytes -= row.message.weight();
+            let weight = row.message.weight();
+            inner.tail_bytes -= weight;
+            taken += weight;
             if row.id > inner.taken {
                 inner.taken = row.id;
                 rows.push(row);
@@ -569,40 +571,7 @@ impl Mailbox {
     }
 }
 
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.bounds.pool.give(inner.beyond);
-    }
-}
-
 impl Inner {
-    /// Takes from the pool what so much more needs beyond the own part; false when it is not there.
-    fn reserve(&mut self, bounds: &Bounds, more: usize) -> bool {
-        let beyond = (self.bytes + self.tail_bytes + more).saturating_sub(bounds.own);
-        if beyond > self.beyond {
-            if !bounds.pool.take(beyond - self.beyond) {
-                return false;
-            }
-            self.beyond = beyond;
-        }
-        true
-    }
-
-    /// Gives the pool what is not needed any more.
-    fn give_back(&mut self, bounds: &Bounds) {
-        let beyond = (self.bytes + self.tail_bytes).saturating_sub(bounds.own);
-        if beyond < self.beyond {
-            bounds.pool.give(self.beyond - beyond);
-            self.beyond = beyond;
-        }
-    }
-
-    /// True once when it has grown beyond its own part.
-    fn grown(&mut self) -> bool {
-        self.beyond > 0 && !std::mem::replace(&mut self.remembered, true)
-    }
-
     fn forget(&mut self, messages: &[Arc<Message>]) {
         self.messages -= messages.len();
         self.bytes -= messages

@@ -2,8 +2,9 @@
 //!
 //! Each connection has a small part of its own that nobody counts; what a queue holds beyond it comes
 //! from here, by one atomic addition. When nothing is left, the fullest queues are emptied: rows of
-//! the journal are read again later, live messages are lost and counted. So those who read slowest
-//! pay, and the others find room.
+//! the journal are read again later, live messages are lost and counted. What sockets have not taken
+//! yet has a room of its own: when it is used up, those that have taken nothing for a while go. So
+//! those who read slowest pay, and the others find room.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,6 +22,9 @@ pub(crate) struct Pool {
     /// Bytes beyond the own parts, of all queues together.
     room: usize,
     used: AtomicUsize,
+    /// Bytes that all connections may hold beside their queues, and do.
+    beside: usize,
+    held: AtomicUsize,
     large: Mutex<Large>,
 }
 
@@ -32,13 +36,16 @@ struct Large {
 }
 
 impl Pool {
-    /// `bytes` for all, half of it split into the own parts of `connections`.
+    /// `bytes` for all: half of it split into the own parts of `connections`, an eighth for what is held
+    /// beside the queues.
     pub(crate) fn new(bytes: usize, connections: usize) -> Self {
         let own = bytes / 2 / connections.max(1);
         Self {
             own,
-            room: bytes - own * connections.max(1),
+            room: bytes - own * connections.max(1) - bytes / 8,
             used: AtomicUsize::new(0),
+            beside: bytes / 8,
+            held: AtomicUsize::new(0),
             large: Mutex::new(Large {
                 queues: Vec::new(),
                 look_at: FEW,
@@ -59,6 +66,26 @@ impl Pool {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
         }
         fits
+    }
+
+    /// What a connection holds beside its queue has changed: it is used already, so it is not asked for.
+    pub(super) fn hold(&self, before: usize, now: usize) {
+        if now > before {
+            self.held.fetch_add(now - before, Ordering::Relaxed);
+        } else if before > now {
+            self.held.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether half of what may be held beside the queues is: who has unwritten output takes no more.
+    pub(crate) fn is_short(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.beside / 2
+    }
+
+    /// So much more is held beside the queues than may be.
+    pub(crate) fn overdrawn(&self) -> usize {
+        let held = self.held.load(Ordering::Relaxed);
+        held.saturating_sub(self.beside)
     }
 
     pub(super) fn give(&self, bytes: usize) {

@@ -163,7 +163,7 @@ proptest! {
         let mailbox = mailbox(1, bound);
         let mut journal: Vec<u64> = Vec::new();
         let mut got: Vec<u64> = Vec::new();
-        let read = |journal: &[u64], got: &mut Vec<u64>, max: usize| match mailbox.take_rows(max) {
+        let read = |journal: &[u64], got: &mut Vec<u64>, max: usize| match mailbox.take_rows(max, usize::MAX) {
             Taken::Rows(rows) => got.extend(rows.iter().map(|row| row.id)),
             Taken::Behind(after) => {
                 let rows: Vec<u64> =

@@ -87,7 +87,9 @@ impl Ledger {
                 .is_none()
         {
             let sender = Arc::clone(&stamp.sender);
-            *self.repeats_of.entry(sender).or_default() += 1;
+            let own = self.repeats_of.entry(sender).or_default();
+            *own += 1;
+            self.most_repeats = self.most_repeats.max(*own);
             self.repeats += 1;
         }
         Ok(Verdict::Taken)
@@ -274,7 +276,11 @@ impl Ledger {
     /// Counts a retained message to its owner's part.
     pub(super) fn own(&mut self, message: &Message) {
         if let Some(owner) = owner_of(message) {
-            *self.retained_of.entry(owner.into()).or_default() += 1;
+            let own = self.retained_of.entry(owner.into()).or_default();
+            *own += 1;
+            if *own >= self.most_retained {
+                (self.most_retained, self.most_is_old) = (*own, false);
+            }
         }
     }
 
@@ -283,11 +289,20 @@ impl Ledger {
         if let Some(owner) = owner_of(message)
             && let Some(count) = self.retained_of.get_mut(owner)
         {
+            self.most_is_old |= *count == self.most_retained;
             *count -= 1;
             if *count == 0 {
                 self.retained_of.remove(owner);
             }
         }
+    }
+
+    /// The most retained messages that one client has.
+    pub(super) fn most_retained(&mut self) -> usize {
+        if std::mem::take(&mut self.most_is_old) {
+            self.most_retained = self.retained_of.values().copied().max().unwrap_or(0);
+        }
+        self.most_retained
     }
 }
 

@@ -46,7 +46,7 @@ impl Ledger {
             if let Some(counts) = tables.counts.get(id)? {
                 (account.rows, account.bytes) = counts.value();
             }
-            mailbox.set_rows(account.rows);
+            mailbox.set_rows(account.rows, account.bytes);
             let sent = tables.sent.get(id)?.map_or(0, |sent| sent.value());
             mailbox.set_marked(sent);
             if first {
@@ -85,6 +85,7 @@ impl Ledger {
     fn load_repeats(&mut self, tables: &Tables<'_>) -> Result<(), StoreError> {
         self.repeats = 0;
         self.repeats_of.clear();
+        self.most_repeats = 0;
         for entry in tables.repeats.iter()? {
             let key = entry?.0;
             let (sender, _) = key.value();
@@ -96,6 +97,7 @@ impl Ledger {
                 }
             }
         }
+        self.most_repeats = self.repeats_of.values().copied().max().unwrap_or(0);
         Ok(())
     }
 
@@ -103,6 +105,7 @@ impl Ledger {
         let mut all = Vec::new();
         self.retained_bytes = 0;
         self.retained_of.clear();
+        self.most_retained = 0;
         for entry in tables.retained.iter()? {
             let (_, value) = entry?;
             let message = record::message(value.value()).ok_or_else(|| damaged("a retained"))?;

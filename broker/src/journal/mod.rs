@@ -124,8 +124,20 @@ impl Journal {
         after: u64,
         max: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
+        Ok(self.rows_within(consumer, after, max, usize::MAX)?.0)
+    }
+
+    /// [`Journal::rows`] up to the one with which so many bytes are reached; and whether there may be
+    /// more.
+    pub(crate) fn rows_within(
+        &self,
+        consumer: ConsumerId,
+        after: u64,
+        max: usize,
+        bytes: usize,
+    ) -> Result<(Vec<StoredRow>, bool), StoreError> {
         let reader: Reader = self.writer.reader();
-        reader.read(|tx| tables::rows_after(tx, consumer.0, after, max))
+        reader.read(|tx| tables::rows_after(tx, consumer.0, after, max, bytes))
     }
 
     /// The incoming QoS 2 packet ids of a session between PUBREC and PUBREL.

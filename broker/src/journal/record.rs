@@ -67,6 +67,7 @@ pub(super) fn message(mut bytes: &[u8]) -> Option<Message> {
         properties,
         expiry,
         at,
+        came: 0,
         owner,
     })
 }

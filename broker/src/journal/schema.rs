@@ -43,10 +43,14 @@ pub(crate) struct Ledger {
     /// (Sender, topic) pairs with a mark of the repeat filter, and each sender's part of them.
     pub(super) repeats: usize,
     pub(super) repeats_of: HashMap<Arc<str>, usize>,
+    pub(super) most_repeats: usize,
     pub(super) retained_bytes: usize,
     pub(super) retained_count: usize,
     /// By the client id of their owners.
     pub(super) retained_of: HashMap<Box<str>, usize>,
+    /// The largest of these, unless it is to be looked for.
+    pub(super) most_retained: usize,
+    pub(super) most_is_old: bool,
     /// Where the disk's room is asked for, and whether it is too little for this batch.
     disk: Disk,
     pub(super) disk_low: bool,
@@ -92,9 +96,12 @@ impl Ledger {
             next_consumer: 1,
             repeats: 0,
             repeats_of: HashMap::new(),
+            most_repeats: 0,
             retained_bytes: 0,
             retained_count: 0,
             retained_of: HashMap::new(),
+            most_retained: 0,
+            most_is_old: false,
             disk,
             disk_low: false,
             begun: Instant::now(),
@@ -262,7 +269,7 @@ impl Ledger {
     fn close_batch(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
         for consumer in std::mem::take(&mut self.touched) {
             if let Some(account) = self.accounts.get(&consumer) {
-                account.mailbox.set_rows(account.rows);
+                account.mailbox.set_rows(account.rows, account.bytes);
                 tables
                     .counts
                     .insert(consumer, (account.rows, account.bytes))?;
@@ -276,9 +283,14 @@ impl Ledger {
         Ok(())
     }
 
-    pub(super) fn show_figures(&self) {
+    pub(super) fn show_figures(&mut self) {
         self.core.counters.journal(self.rows, self.bytes);
         self.core.counters.set_retained_bytes(self.retained_bytes);
+        self.core
+            .counters
+            .set_repeat_topics(self.repeats, self.most_repeats);
+        let most = self.most_retained();
+        self.core.counters.set_most_retained(most);
     }
 }
 

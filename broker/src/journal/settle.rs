@@ -251,8 +251,8 @@ mod tests {
                 tx.abort().unwrap();
                 for consumer in model.keys() {
                     let tx = redb::ReadableDatabase::begin_read(&database).unwrap();
-                    let read = super::super::tables::rows_after(&tx, *consumer, 0, usize::MAX).unwrap();
-                    prop_assert!(read.iter().all(|stored| *stored.row.message == message));
+                    let read = super::super::tables::rows_after(&tx, *consumer, 0, usize::MAX, usize::MAX).unwrap();
+                    prop_assert!(read.0.iter().all(|stored| *stored.row.message == message));
                 }
             }
         }

@@ -134,18 +134,24 @@ impl<'tx> Tables<'tx> {
     }
 }
 
-/// At most `max` rows of a consumer after `after`, with their messages.
+/// At most `max` rows of a consumer after `after`, with their messages, up to the one with which
+/// `bytes` are reached; and whether there may be more.
 pub(super) fn rows_after(
     tx: &ReadTransaction,
     consumer: u32,
     after: u64,
     max: usize,
-) -> Result<Vec<StoredRow>, StoreError> {
+    bytes: usize,
+) -> Result<(Vec<StoredRow>, bool), StoreError> {
     let rows = tx.open_table(ROWS)?;
     let messages = tx.open_table(MESSAGES)?;
     let range = (consumer, after.saturating_add(1))..=(consumer, u64::MAX);
     let mut found = Vec::new();
-    for entry in rows.range(range)?.take(max) {
+    let mut weight = 0;
+    for entry in rows.range(range)? {
+        if found.len() >= max || weight >= bytes {
+            return Ok((found, true));
+        }
         let (key, value) = entry?;
         let id = key.value().1;
         let row = decode_row(value.value())?;
@@ -153,6 +159,7 @@ pub(super) fn rows_after(
             Some(message) => message,
             None => elsewhere(&messages, id)?,
         };
+        weight += message.weight();
         found.push(StoredRow {
             row: TailRow {
                 id,
@@ -163,7 +170,7 @@ pub(super) fn rows_after(
             released: row.released,
         });
     }
-    Ok(found)
+    Ok((found, false))
 }
 
 fn elsewhere(

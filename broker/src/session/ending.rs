@@ -35,7 +35,8 @@ impl Shared {
             held.mailbox.set_consumer(None);
         }
         held.exists = false;
-        let mut orphans = held.inflight.take_shared();
+        let kept = held.inflight.take_shared().into_iter();
+        let mut orphans: Vec<Orphan> = kept.map(|kept| (kept.group, kept.message)).collect();
         for delivery in held.mailbox.take_shared() {
             let messages = delivery.messages().iter().cloned();
             let group = delivery.options.group.clone();
@@ -58,7 +59,7 @@ impl Shared {
     }
 
     async fn drop_consumer(&self, held: &mut Held, id: ConsumerId) -> Result<(), StoreError> {
-        if groups(held).next().is_some() {
+        if held.inflight.has_shared_rows() || groups(held).next().is_some() {
             self.hand_rows_on(held, id).await?;
         }
         self.journal

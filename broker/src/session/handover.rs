@@ -147,6 +147,13 @@ impl Client {
         Ok(())
     }
 
+    /// Shows how much is under way in both directions.
+    pub(super) fn show_under_way(&self) {
+        let receiving = self.slots.len() + self.held.received.len();
+        let inflight = self.held.inflight.open();
+        self.mailbox.set_under_way(receiving, inflight);
+    }
+
     /// Whether the next `count` slots without an answer are all QoS 1.
     fn are_qos_1(&self, count: usize) -> bool {
         let mut waiting = self.slots.iter().filter(|slot| slot.code.is_none());

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
+use super::delivered::Delivered;
 use super::inflight::Step;
 use super::keepsake::Keepsake;
 use super::registry::{Held, consumer};
@@ -80,8 +81,11 @@ pub(crate) struct Client {
     pings: usize,
     denied_before: bool,
     pub(super) denied_filter_before: bool,
-    /// Broker seconds of this read.
+    /// Broker seconds of this read, and microseconds of running time.
     now: u64,
+    came: u64,
+    /// What was made into output, and when it came.
+    pub(super) delivered_to: Delivered,
 }
 
 /// What a connection remembers of topics, and what it gathers for one.
@@ -168,6 +172,8 @@ impl Client {
             denied_before: false,
             denied_filter_before: false,
             now: 0,
+            came: 0,
+            delivered_to: Delivered::default(),
         }
     }
 
@@ -188,7 +194,7 @@ impl Client {
 
     /// Before the frames of one read.
     pub(super) fn begin_read(&mut self) {
-        self.now = self.core.clock.now();
+        (self.now, self.came) = self.core.clock.now_and_micros();
     }
 
     /// Takes one frame.
@@ -238,6 +244,7 @@ impl Client {
             expiry: publish.properties.expiry,
             properties: publish.properties.forward.clone().freeze(),
             at: self.now,
+            came: self.came,
             owner: publish.retain.then(|| Arc::clone(&self.identity)),
         });
         if self.needs_journal(&publish, &route, stamp.is_some()) {

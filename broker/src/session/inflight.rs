@@ -1,12 +1,13 @@
 //! What was sent to a client with QoS 1 or 2 and is not acknowledged yet, in order.
 //!
 //! Pure. A row of the journal determines its packet id, so that after a restart the same message goes
-//! out under the same id without the id having been stored; live messages count up.
+//! out under the same id without the id having been stored; live messages count up. The message itself
+//! is not kept: a row is read again when it has to be sent again, and a session without rows ends with
+//! its connection. Only what another member of a shared subscription is to have then is held.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::exchange::Options;
 use crate::rare::Rare;
 use crate::{Message, Qos};
 
@@ -18,15 +19,23 @@ pub(crate) struct Sent {
     pub(crate) stage: Stage,
     /// The journal's row, when it has one.
     pub(crate) row: Option<u64>,
-    /// `None` once released: the content is not needed any more.
-    pub(crate) content: Option<Content>,
+    /// It came by a shared subscription.
+    pub(crate) shared: bool,
+    /// For another member, should this one go without an answer: QoS 1, and nowhere else.
+    pub(crate) kept: Option<Kept>,
 }
 
+/// A message that is held until it is acknowledged, with the shared subscription it came by.
 #[derive(Debug, Clone)]
-pub(crate) struct Content {
+pub(crate) struct Kept {
+    pub(crate) group: Arc<str>,
     pub(crate) message: Arc<Message>,
-    pub(crate) options: Arc<Options>,
-    pub(crate) retained: bool,
+}
+
+impl Kept {
+    fn weight(&self) -> u32 {
+        u32::try_from(self.message.weight()).unwrap_or(u32::MAX)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +65,20 @@ pub(crate) enum Step {
     Wrong,
 }
 
+impl Sent {
+    fn is_shared_row(&self) -> bool {
+        self.shared && self.row.is_some()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Inflight {
     sent: Rare<VecDeque<Sent>>,
     /// Ids of an earlier connection that this one has not been sent yet, in order.
     waiting: Rare<VecDeque<u16>>,
     last_id: u16,
+    /// Bytes of the messages that are held here.
+    kept: u32,
 }
 
 impl Inflight {
@@ -75,11 +92,15 @@ impl Inflight {
         !self.waiting.is_empty()
     }
 
-    /// The next one to be sent again; it is on its way from now on.
-    pub(crate) fn next_again(&mut self) -> Option<Sent> {
-        let packet_id = self.waiting.pop_front()?;
-        let index = self.position(packet_id)?;
-        self.sent.get(index).cloned()
+    /// The next one to be sent again.
+    pub(crate) fn first_again(&self) -> Option<&Sent> {
+        let packet_id = *self.waiting.front()?;
+        self.sent.get(self.position(packet_id)?)
+    }
+
+    /// It is sent again: it is on its way from now on.
+    pub(crate) fn sent_again(&mut self) {
+        self.waiting.pop_front();
     }
 
     /// Forgets a message that may not be sent again.
@@ -88,29 +109,30 @@ impl Inflight {
         self.take(found);
     }
 
-    /// QoS 1 messages of shared subscriptions that were not acknowledged, with the group: another
-    /// member gets them when the session ends. Those of QoS 2 may not be sent to another
+    /// QoS 1 messages of shared subscriptions that were not acknowledged and that the journal does not
+    /// have: another member gets them when the session ends. Those of QoS 2 may not be sent to another
     /// [MQTT-4.8.2-5].
-    pub(crate) fn take_shared(&mut self) -> Vec<(Arc<str>, Arc<Message>)> {
-        let shared = |sent: &Sent| {
-            let content = sent
-                .content
-                .as_ref()
-                .filter(|_| sent.qos == Qos::AtLeastOnce)?;
-            Some((content.options.group.clone()?, Arc::clone(&content.message)))
-        };
-        let found = self.sent.iter().filter_map(shared).collect();
-        self.sent.retain(|sent| shared(sent).is_none());
+    pub(crate) fn take_shared(&mut self) -> Vec<Kept> {
+        let kept = self.sent.iter_mut().filter_map(|sent| sent.kept.take());
+        let found = kept.collect();
+        self.kept = 0;
+        self.sent.retain(|sent| !sent.shared || sent.row.is_some());
         found
+    }
+
+    /// Whether the journal has some that came by shared subscriptions.
+    pub(crate) fn has_shared_rows(&self) -> bool {
+        self.sent.iter().any(Sent::is_shared_row)
     }
 
     /// Forgets those of shared subscriptions that the journal has too.
     pub(crate) fn forget_shared_rows(&mut self) {
-        let ours = |sent: &Sent| {
-            let content = sent.content.as_ref();
-            sent.row.is_some() && content.is_some_and(|content| content.options.group.is_some())
-        };
-        self.sent.retain(|sent| !ours(sent));
+        self.sent.retain(|sent| !sent.is_shared_row());
+    }
+
+    /// Bytes of the messages that are held here.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept as usize
     }
 
     /// The packet id of a row.
@@ -134,6 +156,7 @@ impl Inflight {
     }
 
     pub(crate) fn push(&mut self, sent: Sent) {
+        self.kept += sent.kept.as_ref().map_or(0, Kept::weight);
         self.sent.push_back(sent);
     }
 
@@ -165,7 +188,6 @@ impl Inflight {
             }
             (Qos::ExactlyOnce, Stage::Published, None) => {
                 sent.stage = Stage::Released;
-                sent.content = None;
                 Step::Pubrel
             }
             (Qos::ExactlyOnce, Stage::Releasing, _) => Step::Nothing,
@@ -178,7 +200,6 @@ impl Inflight {
     pub(crate) fn released(&mut self, row: u64) -> Option<u16> {
         let sent = self.sent.iter_mut().find(|sent| sent.row == Some(row))?;
         sent.stage = Stage::Released;
-        sent.content = None;
         Some(sent.packet_id)
     }
 
@@ -216,6 +237,7 @@ impl Inflight {
     fn take(&mut self, found: Option<usize>) -> Step {
         match found.and_then(|index| self.sent.remove(index)) {
             Some(sent) => {
+                self.kept -= sent.kept.as_ref().map_or(0, Kept::weight);
                 self.waiting.retain(|waiting| *waiting != sent.packet_id);
                 Step::Done(sent.row)
             }
@@ -234,7 +256,8 @@ mod tests {
             qos,
             stage: Stage::Published,
             row,
-            content: None,
+            shared: false,
+            kept: None,
         }
     }
 
@@ -276,14 +299,15 @@ mod tests {
         assert_eq!((inflight.open(), inflight.resuming()), (3, false));
         inflight.resume();
         assert_eq!((inflight.open(), inflight.resuming()), (0, true));
-        assert_eq!(inflight.next_again().unwrap().packet_id, 1);
+        assert_eq!(inflight.first_again().unwrap().packet_id, 1);
+        inflight.sent_again();
         // Acknowledged before it was sent again: it is not sent again.
         inflight.acknowledged(2, Qos::AtLeastOnce);
         assert_eq!(inflight.open(), 1);
-        assert_eq!(inflight.next_again().unwrap().packet_id, 3);
+        assert_eq!(inflight.first_again().unwrap().packet_id, 3);
         inflight.discard(3);
         assert_eq!((inflight.open(), inflight.resuming()), (1, false));
-        assert!(inflight.next_again().is_none());
+        assert!(inflight.first_again().is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! `run` (the loop over socket, mailbox and timer), `ending` and `wills` (what comes after). Packets and
 //! windows are plain code without I/O.
 
+mod delivered;
 mod ending;
 mod handover;
 mod inbound;
@@ -19,6 +20,7 @@ mod start;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 mod wills;
 
 pub(crate) use registry::{Cell, Held, Sessions};

@@ -3,17 +3,18 @@
 //! Called by `run` whenever the mailbox changed or the socket took something. Checks at the last
 //! moment: right, expiry, size. Reads the journal's snapshot when memory does not hold the rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use holdfast_store::StoreError;
 
 use super::inbound::Client;
-use super::inflight::{Content, Inflight, Sent, Stage};
+use super::inflight::{Inflight, Kept, Sent, Stage};
 use crate::codec::{self, AckKind, Alias, Hop};
-use crate::exchange::{Delivery, TailRow, Taken};
+use crate::exchange::{Delivery, Options, TailRow, Taken};
 use crate::journal::{Journal, StoredRow};
+use crate::metrics::Way;
 use crate::{DropReason, Message, Qos, rights};
 
 /// Bytes of output above which nothing more is taken from the queues.
@@ -30,7 +31,7 @@ impl Client {
             }
             if self.held.inflight.resuming() {
                 // What is new stays behind what is sent again [MQTT-4.6.0-1].
-                moved |= self.send_again();
+                moved |= self.send_again(journal)?;
             } else {
                 let room = self.room();
                 if room > 0
@@ -53,26 +54,75 @@ impl Client {
         self.window.saturating_sub(self.held.inflight.open())
     }
 
-    /// Sends one message of an earlier connection again, within this one's window and sizes and by
-    /// today's rights; true when there was one and room for it.
-    fn send_again(&mut self) -> bool {
-        if self.room() == 0 {
-            return false;
+    /// Sends messages of an earlier connection again, within this one's window and sizes and by today's
+    /// rights; true when something was done.
+    fn send_again(&mut self, journal: &Journal) -> Result<bool, StoreError> {
+        let mut page = VecDeque::new();
+        let mut moved = false;
+        while self.room() > 0 && self.out.len() < OUT_SOFT && self.held.inflight.resuming() {
+            moved = true;
+            let Some(sent) = self.held.inflight.first_again() else {
+                self.held.inflight.sent_again();
+                continue;
+            };
+            let (packet_id, published) = (sent.packet_id, sent.stage == Stage::Published);
+            if let Some(row) = sent.row.filter(|_| published) {
+                let stored = self.read_again(journal, &mut page, row)?;
+                self.send_row_again(packet_id, stored);
+            } else if published {
+                // Live messages end with their connection.
+                self.held.inflight.discard(packet_id);
+            } else {
+                self.held.inflight.sent_again();
+                codec::ack(&mut self.out, AckKind::Pubrel, packet_id, 0, self.v5);
+            }
         }
-        let Some(sent) = self.held.inflight.next_again() else {
-            return true;
+        Ok(moved)
+    }
+
+    /// A row that is in flight, from the journal; `None` when its commit has failed.
+    fn read_again(
+        &self,
+        journal: &Journal,
+        page: &mut VecDeque<StoredRow>,
+        row: u64,
+    ) -> Result<Option<StoredRow>, StoreError> {
+        let Some(consumer) = self.consumer() else {
+            return Ok(None);
         };
-        let (Some(content), Stage::Published) = (&sent.content, sent.stage) else {
-            codec::ack(&mut self.out, AckKind::Pubrel, sent.packet_id, 0, self.v5);
-            return true;
+        while page.front().is_some_and(|stored| stored.row.id < row) {
+            page.pop_front();
+        }
+        if page.front().is_none_or(|stored| stored.row.id != row) {
+            let before = row.saturating_sub(1);
+            let (found, _) = journal.rows_within(consumer, before, self.room(), OUT_SOFT)?;
+            *page = found.into();
+        }
+        let found = page.front().is_some_and(|stored| stored.row.id == row);
+        Ok(found.then(|| page.pop_front()).flatten())
+    }
+
+    fn send_row_again(&mut self, packet_id: u16, stored: Option<StoredRow>) {
+        let Some(StoredRow { row, released }) = stored else {
+            // Its sender was not told that it is in, and sends it anew.
+            self.held.inflight.discard(packet_id);
+            return;
         };
+        if released {
+            // The PUBREC was written down as the connection ended.
+            self.held.inflight.released(row.id);
+            self.held.inflight.sent_again();
+            codec::ack(&mut self.out, AckKind::Pubrel, packet_id, 0, self.v5);
+            return;
+        }
+        let content = Content::of(row.message, row.options, row.retained);
         let hop = Hop {
             alias: self.alias(&content.message.topic),
             v5: self.v5,
-            qos: sent.qos,
-            retain: retain_flag(content),
+            qos: content.qos(),
+            retain: content.retain_flag(),
             dup: true,
-            packet_id: sent.packet_id,
+            packet_id,
             expiry: content.message.seconds_left(self.core.clock.now()),
             subscription_ids: &content.options.ids,
         };
@@ -87,14 +137,12 @@ impl Client {
         let Some(reason) = fault else {
             codec::publish(&mut self.out, &content.message, &hop);
             self.learnt(&content.message.topic, hop.alias);
-            return true;
+            self.held.inflight.sent_again();
+            return;
         };
         self.drop_live(reason, 1);
-        self.held.inflight.discard(sent.packet_id);
-        if let Some(row) = sent.row {
-            self.settle(row);
-        }
-        true
+        self.held.inflight.discard(packet_id);
+        self.settle(row.id);
     }
 
     fn send_fast(&mut self, delivery: &Delivery) {
@@ -113,6 +161,7 @@ impl Client {
             // One copy of what was encoded once for all receivers.
             self.out.extend_from_slice(bytes);
             self.core.counters.sent(messages.len() as u64);
+            self.note_live(first, messages.len(), delivery.retained);
             return;
         }
         let now = self.core.clock.now();
@@ -134,6 +183,7 @@ impl Client {
                     codec::publish(&mut self.out, message, &hop);
                     self.learnt(&message.topic, hop.alias);
                     self.core.counters.sent(1);
+                    self.note_live(message, 1, delivery.retained);
                 }
             }
         }
@@ -146,11 +196,8 @@ impl Client {
                 continue;
             }
             let packet_id = self.held.inflight.free_id();
-            let content = Content {
-                message: Arc::clone(message),
-                options: Arc::clone(&delivery.options),
-                retained: delivery.retained,
-            };
+            let options = Arc::clone(&delivery.options);
+            let content = Content::of(Arc::clone(message), options, delivery.retained);
             if let Some(reason) = self.send_counted(content, packet_id, None) {
                 self.drop_live(reason, 1);
             }
@@ -171,7 +218,9 @@ impl Client {
         if self.stalled.is_some() || room == 0 || !self.unmarked.is_empty() {
             return Ok(false);
         }
-        match self.mailbox.take_rows(room) {
+        // Not more than the output has room for, but one.
+        let bytes = OUT_SOFT.saturating_sub(self.out.len()).max(1);
+        match self.mailbox.take_rows(room, bytes) {
             Taken::Rows(rows) => {
                 let some = !rows.is_empty();
                 if rows.iter().any(|row| self.needs_mark(row)) {
@@ -182,7 +231,7 @@ impl Client {
                 Ok(some)
             }
             Taken::Behind(after) => {
-                let stored = match journal.rows(consumer, after, room) {
+                let (stored, more) = match journal.rows_within(consumer, after, room, bytes) {
                     Ok(stored) => stored,
                     Err(error) => {
                         // Nothing was read: it is still behind.
@@ -191,7 +240,7 @@ impl Client {
                     }
                 };
                 let last = stored.last().map(|stored| stored.row.id);
-                self.mailbox.read_done(last, stored.len() == room);
+                self.mailbox.read_done(last, more);
                 let some = !stored.is_empty();
                 if stored.iter().any(|stored| self.needs_mark(&stored.row)) {
                     self.mark(stored);
@@ -238,7 +287,8 @@ impl Client {
             qos: Qos::ExactlyOnce,
             stage: Stage::Released,
             row: Some(row.id),
-            content: None,
+            shared: row.options.group.is_some(),
+            kept: None,
         });
         codec::ack(&mut self.out, AckKind::Pubrel, packet_id, 0, self.v5);
     }
@@ -265,11 +315,7 @@ impl Client {
         }
         let id = row.id;
         let reason = if self.may_receive(&row.message.topic) {
-            let content = Content {
-                message: row.message,
-                options: row.options,
-                retained: row.retained,
-            };
+            let content = Content::of(row.message, row.options, row.retained);
             self.send_counted(content, packet_id, Some(id))
         } else {
             Some(DropReason::Rights)
@@ -288,12 +334,12 @@ impl Client {
         row: Option<u64>,
     ) -> Option<DropReason> {
         let now = self.core.clock.now();
-        let qos = content.message.qos.min(content.options.qos);
+        let qos = content.qos();
         let hop = Hop {
             alias: self.alias(&content.message.topic),
             v5: self.v5,
             qos,
-            retain: retain_flag(&content),
+            retain: content.retain_flag(),
             // After a restart nobody knows whether it had been sent: it might be a second time
             // [MQTT-3.3.1-1].
             dup: row.is_some_and(|row| row < self.core.first_row.load(Ordering::Relaxed)),
@@ -310,14 +356,41 @@ impl Client {
         codec::publish(&mut self.out, &content.message, &hop);
         self.learnt(&content.message.topic, hop.alias);
         self.core.counters.sent(1);
+        if row.is_none() {
+            self.note_live(&content.message, 1, content.retained);
+        } else if !content.retained {
+            self.note_row(&content.message);
+        }
         self.held.inflight.push(Sent {
             packet_id,
             qos,
             stage: Stage::Published,
             row,
-            content: Some(content),
+            shared: content.options.group.is_some(),
+            kept: content.kept(row),
         });
         None
+    }
+
+    /// Live messages of one read are on their way to the socket; a slot's message came long ago.
+    fn note_live(&mut self, first: &Message, messages: usize, retained: bool) {
+        if first.came > 0 && !retained {
+            let came = i64::try_from(first.came).unwrap_or(i64::MAX);
+            self.delivered_to.note(came, Way::Live, messages);
+        }
+    }
+
+    /// A row is on its way to the socket for the first time. When it came is known to the second only,
+    /// once it had to be read from the journal.
+    fn note_row(&mut self, message: &Message) {
+        let came = if message.came > 0 {
+            i64::try_from(message.came).unwrap_or(i64::MAX)
+        } else {
+            let (now, micros) = self.core.clock.now_and_micros();
+            let age = now.saturating_sub(message.at).saturating_mul(1_000_000);
+            i64::try_from(micros).unwrap_or(i64::MAX) - i64::try_from(age).unwrap_or(i64::MAX)
+        };
+        self.delivered_to.note(came, Way::Row, 1);
     }
 
     /// Our alias for a topic: the one the client knows, or the next one while there are some.
@@ -380,7 +453,41 @@ impl Client {
     }
 }
 
-/// [MQTT-3.3.1-8], [MQTT-3.3.1-9], [MQTT-3.3.1-12], [MQTT-3.3.1-13].
-fn retain_flag(content: &Content) -> bool {
-    content.retained || (content.options.retain_as_published && content.message.retain)
+/// A message and how it goes to this client.
+struct Content {
+    message: Arc<Message>,
+    options: Arc<Options>,
+    /// Sent because of a new subscription.
+    retained: bool,
+}
+
+impl Content {
+    fn of(message: Arc<Message>, options: Arc<Options>, retained: bool) -> Self {
+        Self {
+            message,
+            options,
+            retained,
+        }
+    }
+
+    fn qos(&self) -> Qos {
+        self.message.qos.min(self.options.qos)
+    }
+
+    /// [MQTT-3.3.1-8], [MQTT-3.3.1-9], [MQTT-3.3.1-12], [MQTT-3.3.1-13].
+    fn retain_flag(&self) -> bool {
+        self.retained || (self.options.retain_as_published && self.message.retain)
+    }
+
+    /// What is held until the answer comes: another member of a shared subscription may need it, and
+    /// has it from nowhere else.
+    fn kept(self, row: Option<u64>) -> Option<Kept> {
+        if row.is_some() || self.qos() != Qos::AtLeastOnce {
+            return None;
+        }
+        Some(Kept {
+            group: self.options.group.clone()?,
+            message: self.message,
+        })
+    }
 }

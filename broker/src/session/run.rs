@@ -17,6 +17,7 @@ use super::outbound::OUT_SOFT;
 use super::registry::Cell;
 use super::speech::{goodbye, listen_on, poll_read, tell_refusal};
 use super::start::{self, Started};
+use super::unwritten::Unwritten;
 use crate::broker::Shared;
 use crate::codec::{self, Connect, Disconnect, Fault, Flow, Frames, code};
 use crate::door::{Closing, Guest, Stop};
@@ -24,8 +25,6 @@ use crate::journal::{Op, WillRecord};
 use crate::socket::Socket;
 use crate::{CutReason, Event, Identity, Peer};
 
-/// Output above which the client's packets wait: it does not read our answers.
-const OUT_HARD: usize = 4 * OUT_SOFT;
 /// How long the journal has for answers that something must wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
@@ -120,13 +119,13 @@ async fn read_connect(
 
 /// A connection that has a session.
 pub(crate) struct Connection {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     socket: Socket,
     frames: Frames,
-    client: Client,
-    out: BytesMut,
+    pub(super) client: Client,
+    pub(super) out: BytesMut,
     flushing: bool,
-    paused: bool,
+    pub(super) paused: bool,
     ticket: u64,
     cell: Arc<Cell>,
     will: Option<Box<WillRecord>>,
@@ -135,6 +134,7 @@ pub(crate) struct Connection {
     /// Ends when a busy receiver may have room.
     room: Option<Room>,
     closing: Closing,
+    pub(super) unwritten: Unwritten,
 }
 
 type Room = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -224,6 +224,7 @@ impl Connection {
             silence: started.keep_alive.map(Silence::new),
             room: None,
             closing,
+            unwritten: Unwritten::default(),
         }
     }
 
@@ -238,6 +239,9 @@ impl Connection {
             }
             if let Some(reason) = self.cell.cut(self.ticket) {
                 break end(reason);
+            }
+            if self.must_go() {
+                break end(CutReason::TooSlow);
             }
             if std::mem::take(&mut self.client.heard)
                 && let Some(silence) = &mut self.silence
@@ -309,7 +313,7 @@ impl Connection {
             }
             break;
         }
-        if self.out.len() < OUT_SOFT
+        if self.takes_more()
             && let Err(error) = self.client.fill(&self.shared.journal)
         {
             debug!(client = self.client.client_id(), %error, "rows cannot be read now");
@@ -323,6 +327,8 @@ impl Connection {
             self.out.extend_from_slice(&self.client.out);
             self.client.out.clear();
         }
+        self.client.delivered_to.place(self.out.len());
+        self.client.show_under_way();
         if std::mem::take(&mut self.client.crowded) {
             // A receiver has much to do: let it have this thread before we bring more.
             tokio::task::yield_now().await;
@@ -395,13 +401,18 @@ impl Connection {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(end(CutReason::Closed))),
                 Poll::Ready(Ok(written)) => {
                     self.out.advance(written);
+                    self.took(written);
                     self.flushing = true;
                     wrote = true;
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(end(CutReason::Network))),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.blocked();
+                    break;
+                }
             }
         }
+        self.count_held();
         if self.flushing
             && let Poll::Ready(done) = self.socket.poll_flush(cx)
         {
@@ -421,13 +432,6 @@ impl Connection {
             return self.poll_frames(cx);
         }
         Poll::Pending
-    }
-
-    fn may_read(&self) -> bool {
-        !self.paused
-            && self.client.rest.is_empty()
-            && self.client.outstanding < OUTSTANDING
-            && self.out.len() < OUT_HARD
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
@@ -455,6 +459,11 @@ impl Connection {
 
     /// The end: last words, last answers, the will, and what becomes of the session.
     async fn finish(mut self: Box<Self>, ended: End) {
+        if ended.reason == CutReason::TooSlow {
+            // It would not read last words either.
+            self.out = BytesMut::new();
+            self.count_held();
+        }
         self.client.end_run();
         self.rest_in_time().await;
         for op in self.client.operations() {
@@ -465,7 +474,7 @@ impl Connection {
         // A PINGREQ right before DISCONNECT is one too [MQTT-3.12.4-1].
         self.client.answer_pings();
         self.shared.core.counters.ended(ended.reason);
-        if ended.reason != CutReason::Network {
+        if !matches!(ended.reason, CutReason::Network | CutReason::TooSlow) {
             if let Some(code) = ended.code
                 && self.client.v5
             {

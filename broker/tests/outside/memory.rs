@@ -1,7 +1,9 @@
 //! Many slow subscribers at once: their queues together stay within one bound, and whoever reads loses
 //! nothing to them.
 
-use holdfast_broker::{Config, DropReason, Event};
+use std::time::{Duration, Instant};
+
+use holdfast_broker::{Config, CutReason, DropReason, Event};
 use tokio::net::TcpSocket;
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -9,7 +11,7 @@ use crate::common::{Hello, Server, Wire};
 use crate::kit::{lasting, until};
 
 /// What all queues may hold together.
-const CAP: usize = 2 << 20;
+const CAP: usize = 8 << 20;
 /// Subscribers that do not read.
 const DEAF: usize = 40;
 const MESSAGES: usize = 300;
@@ -17,8 +19,10 @@ const PAYLOAD: usize = 16 << 10;
 
 fn capped(bytes: usize) -> Config {
     let mut config = Config::default();
-    config.limits.connections = 100;
+    // A message fits into each one's own part.
+    config.limits.connections = 50;
     config.limits.queued_bytes = bytes;
+    config.limits.session_row_bytes = 1 << 30;
     config
 }
 
@@ -45,12 +49,16 @@ async fn all_deaf(server: &Server) -> Vec<Wire> {
 
 /// Publishes to all of them; the most that all queues held.
 async fn flood(server: &Server, giver: &mut Wire, quick: &mut Wire) -> u64 {
-    let payload = "x".repeat(PAYLOAD);
+    flood_with(server, giver, quick, PAYLOAD).await
+}
+
+async fn flood_with(server: &Server, giver: &mut Wire, quick: &mut Wire, bytes: usize) -> u64 {
+    let payload = "x".repeat(bytes);
     let mut most = 0;
     for number in 0..MESSAGES {
         assert_eq!(giver.publish("flood", 1, &payload).await, 0);
         let arrived = quick.receive().await;
-        assert_eq!(arrived.payload.len(), PAYLOAD, "{number}");
+        assert_eq!(arrived.payload.len(), bytes, "{number}");
         most = most.max(server.broker.metrics().queued_bytes);
     }
     most
@@ -118,4 +126,55 @@ async fn control_without_the_cap_the_same_flood_passes_it() {
     let mut giver = server.v5("giver").await;
     let most = flood(&server, &mut giver, &mut quick).await;
     assert!(most > CAP as u64, "the test is blind: {most}");
+}
+
+/// A message that is larger than the own part of a connection by far.
+const LARGE: usize = 200_000;
+
+/// Large messages to subscribers that take nothing, for as long as it takes to be called stuck; then
+/// what is held, and how many had to go. Whoever reads gets everything.
+async fn stuck(cap: usize) -> (u64, u64) {
+    let server = Server::start(capped(cap)).await;
+    let all = all_deaf(&server).await;
+    let patient = deaf(&server, &lasting(true, "patient"), 1).await;
+    let mut quick = server.v5("quick").await;
+    quick.subscribe("flood", 0).await;
+    let mut giver = server.v5("giver").await;
+    let payload = "x".repeat(LARGE);
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(giver.publish("flood", 1, &payload).await, 0);
+        assert_eq!(quick.receive().await.payload.len(), LARGE, "{sent}");
+        sent += 1;
+    }
+    let ended = server.broker.metrics().ended;
+    let gone = ended.get(&CutReason::TooSlow).copied().unwrap_or(0);
+    let held = server.broker.metrics().queued_bytes;
+    // Its messages are rows: gone or not, it gets every one of them.
+    drop(patient);
+    let (mut patient, present) = server.lasting("patient").await;
+    assert!(present);
+    let mut ids = std::collections::BTreeSet::new();
+    while ids.len() < sent {
+        let arrived = patient.receive().await;
+        assert_eq!(arrived.payload.len(), LARGE);
+        ids.insert(arrived.id);
+    }
+    drop(all);
+    (held, gone)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_while_memory_is_used_up_goes_and_others_lose_nothing() {
+    let (held, gone) = stuck(CAP).await;
+    assert!(held <= CAP as u64, "{held} bytes, {gone} went");
+    assert!(gone > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_without_the_cap_they_stay_and_hold_more() {
+    let (held, gone) = stuck(1 << 30).await;
+    assert!(held > CAP as u64, "the test is blind: {held}");
+    assert_eq!(gone, 0);
 }
