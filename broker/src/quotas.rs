@@ -2,6 +2,9 @@
 //!
 //! Made when it is asked for. A quota of one client shows the client that has used most of it.
 
+#[cfg(test)]
+mod tests;
+
 use crate::broker::Shared;
 use crate::{Figures, Limits};
 

@@ -152,58 +152,111 @@ proptest! {
         prop_assert_eq!(offered, refused + got + unsent);
     }
 
-    /// Rows come in order through a small memory and a journal that holds them all in the end: some
-    /// are handed over before their commit and again after it, and in between the reader reads, looks
-    /// into a journal without them, or begins anew.
     #[test]
     fn model_a_reader_gets_every_row_once_and_in_order(
-        steps in proptest::collection::vec((0u8..5, 1usize..9, 0usize..9), 1..200),
+        steps in row_steps(),
         bound in 1usize..6,
     ) {
-        let mailbox = mailbox(1, bound);
-        let mut journal: Vec<u64> = Vec::new();
-        let mut got: Vec<u64> = Vec::new();
-        let read = |journal: &[u64], got: &mut Vec<u64>, max: usize| match mailbox.take_rows(max, usize::MAX) {
-            Taken::Rows(rows) => got.extend(rows.iter().map(|row| row.id)),
-            Taken::Behind(after) => {
-                let rows: Vec<u64> =
-                    journal.iter().copied().filter(|id| *id > after).take(max).collect();
-                mailbox.read_done(rows.last().copied(), rows.len() == max);
-                got.extend(rows);
-            }
-        };
-        for (kind, count, between) in steps {
-            if kind < 2 {
-                read(&journal, &mut got, count);
-                continue;
-            }
-            let first = journal.len() as u64 + 1;
-            let ids = first..first + count as u64;
-            let rows = || -> Vec<TailRow> {
-                let row = |id| TailRow {
-                    id,
-                    message: Arc::new(Message::new("t", "x")),
-                    options: options(),
-                    retained: false,
-                };
-                ids.clone().map(row).collect()
-            };
-            if kind > 2 {
-                mailbox.push_rows(rows());
-                if between > 0 {
-                    read(&journal, &mut got, between);
-                }
-            }
-            if kind > 3 {
-                mailbox.rewind(got.last().copied().unwrap_or(0));
-                read(&journal, &mut got, 3);
-            }
-            journal.extend(ids.clone());
-            mailbox.push_rows(rows());
-        }
-        while mailbox.has_rows() {
-            read(&journal, &mut got, 3);
-        }
+        let (got, journal) = read_rows(&steps, bound, Defect::None);
         prop_assert_eq!(got, journal);
     }
+}
+
+/// What the model of rows can be planted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defect {
+    None,
+    /// Rows that were handed over before their commit are not handed over after it.
+    Once,
+    /// After the commit the mailbox does not know what it had before.
+    Forgetful,
+}
+
+/// What happens, how many rows, how many are read in between.
+type RowStep = (u8, usize, usize);
+
+fn row_steps() -> impl Strategy<Value = Vec<RowStep>> {
+    proptest::collection::vec((0u8..5, 1usize..9, 0usize..9), 1..200)
+}
+
+/// Rows come in order through a small memory and a journal that holds them all in the end: some are
+/// handed over before their commit and again after it, and in between the reader reads, looks into a
+/// journal without them, or begins anew. What it got, and what there was.
+fn read_rows(steps: &[RowStep], bound: usize, defect: Defect) -> (Vec<u64>, Vec<u64>) {
+    let mailbox = mailbox(1, bound);
+    let mut journal: Vec<u64> = Vec::new();
+    let mut got: Vec<u64> = Vec::new();
+    let read = |journal: &[u64], got: &mut Vec<u64>, max: usize| match mailbox
+        .take_rows(max, usize::MAX)
+    {
+        Taken::Rows(rows) => got.extend(rows.iter().map(|row| row.id)),
+        Taken::Behind(after) => {
+            let later = journal.iter().copied().filter(|id| *id > after);
+            let rows: Vec<u64> = later.take(max).collect();
+            mailbox.read_done(rows.last().copied(), rows.len() == max);
+            got.extend(rows);
+        }
+    };
+    for &(kind, count, between) in steps {
+        if kind < 2 {
+            read(&journal, &mut got, count);
+            continue;
+        }
+        let first = journal.len() as u64 + 1;
+        let ids = first..first + count as u64;
+        let rows = || -> Vec<TailRow> {
+            let row = |id| TailRow {
+                id,
+                message: Arc::new(Message::new("t", "x")),
+                options: options(),
+                retained: false,
+            };
+            ids.clone().map(row).collect()
+        };
+        let early = kind > 2;
+        if early {
+            mailbox.push_rows(rows());
+            if between > 0 {
+                read(&journal, &mut got, between);
+            }
+        }
+        if kind > 3 {
+            mailbox.rewind(got.last().copied().unwrap_or(0));
+            read(&journal, &mut got, 3);
+        }
+        journal.extend(ids.clone());
+        if early && defect == Defect::Once {
+            continue;
+        }
+        if early && defect == Defect::Forgetful {
+            mailbox.rewind(first - 1);
+        }
+        mailbox.push_rows(rows());
+    }
+    while mailbox.has_rows() {
+        read(&journal, &mut got, 3);
+    }
+    (got, journal)
+}
+
+/// Whether the model finds it, by the same steps that the test takes.
+fn found(defect: Defect) -> bool {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let judged = runner.run(&(row_steps(), 1usize..6), |(steps, bound)| {
+        let (got, journal) = read_rows(&steps, bound, defect);
+        prop_assert_eq!(got, journal);
+        Ok(())
+    });
+    judged.is_err()
+}
+
+#[test]
+fn control_rows_handed_over_only_before_their_commit_are_missed() {
+    assert!(!found(Defect::None));
+    assert!(found(Defect::Once), "the model is blind");
+}
+
+#[test]
+fn control_rows_handed_over_twice_to_a_forgetful_mailbox_are_doubled() {
+    assert!(found(Defect::Forgetful), "the model is blind");
 }
