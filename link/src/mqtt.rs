@@ -18,7 +18,7 @@ mod shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -45,12 +45,12 @@ pub async fn connect(options: Options) -> Result<(Client, Inbox, Granted), Conne
         Session::begin(&options).map_err(|error| ConnectError::BadOptions(error.to_string()))?;
     let (mut stream, peer) = dial::dial(&options.endpoint, options.connect_timeout).await?;
     let greeting = greet(&mut session, &mut stream);
-    let (accepted, early) = timeout(options.connect_timeout, greeting)
+    let (accepted, early, rest) = timeout(options.connect_timeout, greeting)
         .await
         .map_err(|_| ConnectError::Timeout(options.connect_timeout))??;
     let granted = grant(&options, accepted, peer);
     let (client, inbox, pump) = assemble(&options, session, granted.clone());
-    let task = tokio::spawn(pump.run(stream, early));
+    let task = tokio::spawn(pump.run(stream, early, rest));
     let client = Client {
         _task: Arc::new(AbortOnDropHandle::new(task)),
         shared: client.0,
@@ -63,7 +63,7 @@ pub async fn connect(options: Options) -> Result<(Client, Inbox, Granted), Conne
 async fn greet(
     session: &mut Session,
     stream: &mut Stream,
-) -> Result<(Accepted, Vec<Happening>), ConnectError> {
+) -> Result<(Accepted, Vec<Happening>, BytesMut), ConnectError> {
     let broken = |error: std::io::Error| ConnectError::Broken(error.to_string());
     let out = std::mem::take(&mut session.out);
     stream.write_all(&out).await.map_err(broken)?;
@@ -75,13 +75,13 @@ async fn greet(
             return Err(ConnectError::Broken(text.to_owned()));
         }
         let mut happenings = Vec::new();
-        session.receive(&read, &mut happenings);
-        read.clear();
+        let taken = session.receive(&read, &mut happenings);
+        read.advance(taken);
         if happenings.is_empty() {
             continue;
         }
         return match happenings.remove(0) {
-            Happening::Accepted(accepted) => Ok((accepted, happenings)),
+            Happening::Accepted(accepted) => Ok((accepted, happenings, read)),
             Happening::Refused(code) => Err(ConnectError::Refused(code)),
             Happening::Ended(ended) => Err(ConnectError::Broken(ended.to_string())),
             _ => Err(ConnectError::Broken("a packet before CONNACK".to_owned())),

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use mqtt_protocol_core::mqtt::packet::Packet;
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -93,11 +93,11 @@ impl PingState {
 
 impl Pump {
     /// Runs to the end of the connection. `early` is what came behind the CONNACK.
-    pub(super) async fn run(mut self, stream: Stream, early: Vec<Happening>) {
+    pub(super) async fn run(mut self, stream: Stream, early: Vec<Happening>, rest: BytesMut) {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let ended = match self.happened(early) {
             Some(ended) => ended,
-            None => self.turn(&mut reader, &mut writer).await,
+            None => self.turn(&mut reader, &mut writer, rest).await,
         };
         if !matches!(ended, Ended::Silent(_) | Ended::Broken(_)) {
             self.farewell(&mut writer).await;
@@ -123,15 +123,20 @@ impl Pump {
         &mut self,
         reader: &mut ReadHalf<Stream>,
         writer: &mut WriteHalf<Stream>,
+        mut read: BytesMut,
     ) -> Ended {
-        let mut read = BytesMut::with_capacity(READ_BOUND);
         let mut commands = Vec::with_capacity(BATCH);
         loop {
+            if let Some(ended) = self.digest(&mut read) {
+                return ended;
+            }
+            // What the server sends beyond what we bear stays in the socket.
+            let open = !self.session.is_full();
             let deadline = self.ping.deadline(self.pace);
             let pending = !self.session.out.is_empty() || self.unflushed;
             let room = self.session.out.len() < OUT_BOUND;
             let ended = tokio::select! {
-                got = reader.read_buf(&mut read) => self.heard(got, &mut read),
+                got = reader.read_buf(&mut read), if open => self.heard(got),
                 done = write_some(writer, &mut self.session.out), if pending => {
                     self.wrote(done)
                 }
@@ -158,17 +163,26 @@ impl Pump {
         None
     }
 
-    fn heard(&mut self, got: io::Result<usize>, read: &mut BytesMut) -> Option<Ended> {
+    fn heard(&mut self, got: io::Result<usize>) -> Option<Ended> {
         match got {
             Ok(0) => return Some(Ended::Broken("the server closed it".to_owned())),
             Ok(_) => {}
             Err(error) => return Some(broken(&error)),
         }
         self.ping.last_heard = Instant::now();
+        None
+    }
+
+    /// Takes what was read, as far as there is room for it, and makes room for more bytes.
+    fn digest(&mut self, read: &mut BytesMut) -> Option<Ended> {
         let mut happenings = Vec::new();
-        self.session.receive(read, &mut happenings);
-        read.clear();
-        read.reserve(READ_BOUND);
+        if !read.is_empty() {
+            let taken = self.session.receive(read, &mut happenings);
+            read.advance(taken);
+        }
+        if read.is_empty() {
+            read.reserve(READ_BOUND);
+        }
         self.happened(happenings)
     }
 
@@ -262,7 +276,10 @@ impl Pump {
     }
 
     fn rang(&mut self) -> Option<Ended> {
-        if self.ping.open.is_some() {
+        // While we do not read we hear nothing, whoever is there.
+        if self.session.is_full() {
+            self.ping.last_heard = Instant::now();
+        } else if self.ping.open.is_some() {
             return Some(Ended::Silent(self.ping.last_heard.elapsed()));
         }
         self.send_ping()

@@ -119,20 +119,27 @@ impl Session {
         Ok(session)
     }
 
-    /// Takes bytes of the server. After an `Ended` or `Refused` nothing more may be fed.
-    pub(super) fn receive(&mut self, bytes: &[u8], happenings: &mut Vec<Happening>) {
+    /// Whether so many messages wait for our acknowledgement that no more are taken for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.owed.len() >= self.most_owed
+    }
+
+    /// Takes bytes of the server, until it [is full](Self::is_full); how many. After an `Ended` or
+    /// `Refused` nothing more may be fed.
+    pub(super) fn receive(&mut self, bytes: &[u8], happenings: &mut Vec<Happening>) -> usize {
         let mut cursor = Cursor::new(bytes);
-        while (cursor.position() as usize) < bytes.len() {
+        while (cursor.position() as usize) < bytes.len() && !self.is_full() {
             for event in self.connection.recv(&mut cursor) {
                 if let Some(happening) = self.event(event) {
                     let over = matches!(happening, Happening::Ended(_) | Happening::Refused(_));
                     happenings.push(happening);
                     if over {
-                        return;
+                        return bytes.len();
                     }
                 }
             }
         }
+        cursor.position() as usize
     }
 
     fn event(&mut self, event: Event) -> Option<Happening> {
@@ -213,9 +220,6 @@ impl Session {
             return broke("a message of QoS 2 nobody subscribed to");
         };
         self.owed.extend(message.packet_id);
-        if self.owed.len() > self.most_owed {
-            return broke("far more messages than our receive maximum");
-        }
         Happening::Incoming(message)
     }
 
@@ -363,11 +367,12 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// How many messages of QoS 1 may come without our acknowledgement: twice what we announce.
-/// mosquitto 2.0.11 forgets, when a session is resumed, that what it sends again counts; a client
-/// that insisted would be cut off from its session for ever.
+/// How many messages of QoS 1 are taken without our acknowledgement: twice what we announce, and one.
+/// What is beyond it stays in the socket until some are acknowledged. mosquitto 2.0.11 sends all that
+/// waits when a session is resumed, however much that is; a client that insisted on its maximum would
+/// be cut off from its session for ever.
 pub(super) fn owed_bound(options: &Options) -> usize {
-    2 * usize::from(options.receive_maximum.max(1))
+    2 * usize::from(options.receive_maximum.max(1)) + 1
 }
 
 fn broke(what: &str) -> Happening {

@@ -192,6 +192,42 @@ async fn unacknowledged_messages_come_again_after_a_reconnect() {
     assert!(again.has_ended().is_none());
 }
 
+/// mosquitto 2.0.11 sends all that waits to a session that is resumed, whatever receive maximum it was told: a client
+/// that ends the connection for it comes no further, ever.
+#[tokio::test]
+async fn a_long_queue_comes_whole_when_its_session_is_resumed() {
+    const COUNT: u64 = 2_000;
+    let Some(broker) = mosquitto().await else {
+        return;
+    };
+    let resuming = Options {
+        clean_start: false,
+        receive_maximum: 16,
+        ..options(&broker.address, "resuming")
+    };
+    let (first, mut inbox, _) = connect(resuming.clone()).await.unwrap();
+    first.subscribe(&[("t", Qos::AtLeastOnce)]).await.unwrap();
+    let (publisher, _none, _) = connect(options(&broker.address, "p")).await.unwrap();
+    for tag in 0..COUNT {
+        let told = publisher.publish_and_wait(numbered("t", tag)).await;
+        assert!(matches!(told, Ok(Outcome::Acknowledged(_))), "{told:?}");
+    }
+    // Some are under way when the connection breaks.
+    for _ in 0..8 {
+        inbox.next().await.unwrap();
+    }
+    drop((first, inbox));
+    let (again, mut inbox, granted) = connect(resuming).await.unwrap();
+    assert!(granted.session_present);
+    for tag in 0..COUNT {
+        let Some(message) = inbox.next().await else {
+            panic!("{} at {tag}", again.ended().await);
+        };
+        assert_eq!(message.payload, tag.to_string());
+        inbox.acknowledge(&message).await;
+    }
+}
+
 #[tokio::test]
 async fn the_will_speaks_for_a_cut_client_only() {
     let Some(broker) = mosquitto().await else {
