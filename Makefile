@@ -3,6 +3,8 @@
 
 TESTS := tests
 CARGO ?= cargo
+# Where cargo builds to; whoever set it for all projects has it here too.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help demo drill test lint bench fuzz deb package-test setup bins
 
@@ -23,10 +25,10 @@ bins: setup
 	$(CARGO) build --locked --workspace --bins
 
 demo: bins
-	@target/debug/demo
+	@$(BUILT)/debug/demo
 
 drill: bins
-	@target/debug/drill
+	@$(BUILT)/debug/drill
 
 test: setup
 	@$(TESTS)/run.sh

@@ -32,7 +32,8 @@ crate=$(cargo pkgid --locked -p "$package" | sed 's/.*[#@]//')
 [ "${version%-*}" = "$crate" ] || die "$source/changelog says ${version%-*}, Cargo.toml says $crate; add an entry to the changelog"
 architecture=$(dpkg --print-architecture)
 
-case $profile in dev) built=target/debug ;; *) built=target/$profile ;; esac
+built=${CARGO_TARGET_DIR:-target}
+case $profile in dev) built=$built/debug ;; *) built=$built/$profile ;; esac
 if [ -n "${HOLDFAST_BUILT:-}" ]; then
     built=$HOLDFAST_BUILT
     say "packing $built/$package as $version"
@@ -44,7 +45,7 @@ fi
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -l "$source/changelog" -S Timestamp)}
 export SOURCE_DATE_EPOCH
 
-mkdir -p "$out"
+mkdir -p "$out" target
 work=$(mktemp -d "$PWD/target/deb.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root

@@ -5,4 +5,5 @@ set -eu
 cd "$(dirname "$0")/.."
 cargo build --locked --release -p holdfast-broker --example bench_server
 cargo build --locked --release -p holdfast-tests --bin bench
-exec target/release/bench "$@"
+built=${CARGO_TARGET_DIR:-target}/release
+exec "$built/bench" ${CARGO_TARGET_DIR:+--server "$built/examples/bench_server"} "$@"

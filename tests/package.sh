@@ -97,7 +97,8 @@ profile=${HOLDFAST_PROFILE:-dev}
 if [ -z "${HOLDFAST_BUILT:-}" ]; then
     # As `make bins` does it, so that nothing is built twice.
     cargo build --locked --profile "$profile" --workspace --bins
-    case $profile in dev) HOLDFAST_BUILT=$PWD/target/debug ;; *) HOLDFAST_BUILT=$PWD/target/$profile ;; esac
+    built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+    case $profile in dev) HOLDFAST_BUILT=$built/debug ;; *) HOLDFAST_BUILT=$built/$profile ;; esac
 fi
 export HOLDFAST_BUILT
 container_base

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 HOLDFAST_SKIPS="$PWD/target/skipped.txt"
 export HOLDFAST_SKIPS
 mkdir -p target
+built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 : >"$HOLDFAST_SKIPS"
 began=$(date +%s)
 
@@ -46,9 +47,9 @@ part "build" cargo build --locked --workspace --all-targets
 part "foreign FDO device built" foreign_device
 part "foreign MQTT clients" foreign_clients
 part "tests" unit_tests
-part "drill" target/debug/drill
+part "drill" "$built/debug/drill"
 # Bounded as a whole: a container that hangs must not hang what waits for this.
-part "package in a booted container" env HOLDFAST_BUILT="$PWD/target/debug" timeout -k 60 1200 tests/package.sh
+part "package in a booted container" env HOLDFAST_BUILT="$built/debug" timeout -k 60 1200 tests/package.sh
 
 count=$(wc -l <"$HOLDFAST_SKIPS" | tr -d ' ')
 echo "== skipped: $count" >&2
