@@ -50,6 +50,8 @@ pub struct Order {
     pub server: Option<String>,
     /// The application program that goes with it.
     pub application: Option<Application>,
+    /// No server of the site may stand in for the one named.
+    pub alone: bool,
 }
 
 /// Why an order was not taken.
@@ -63,6 +65,11 @@ pub enum OrderError {
         "'{0}' is no server of this site; give the id of one, or NAME@HOST:PORT with the DNS name in its certificate"
     )]
     UnknownServer(String),
+    /// Nobody is named who could be alone.
+    #[error(
+        "a service that is to be taken at its own server alone needs that server: give --server as well"
+    )]
+    NobodyAlone,
     /// It works for nothing.
     #[error("device {0} works for no service; see `services history`")]
     NoService(DeviceId),
@@ -126,6 +133,9 @@ impl Lifecycle {
         let record = self.core.registry.device(device)?.ok_or_else(unknown)?;
         record.owner().ok_or_else(unknown)?;
         let site = self.site_of(device)?.ok_or_else(unknown)?;
+        if order.alone && order.server.is_none() {
+            return Err(OrderError::NobodyAlone);
+        }
         let server = match order.server {
             Some(text) => Some(self.server(&site, &text)?),
             None => None,
@@ -134,6 +144,7 @@ impl Lifecycle {
             service: order.service,
             server,
             application: order.application,
+            alone: order.alone,
         };
         tracing::info!(%device, %site, service = %assignment.service, "service ordered");
         let change = Change::ServiceOrdered(Box::new(assignment));

@@ -62,6 +62,8 @@ struct Wanted {
     service: String,
     server: Option<String>,
     application: Option<String>,
+    #[serde(default)]
+    alone: bool,
 }
 
 async fn change(State(cps): State<Cps>, body: Bytes) -> admin::Answer {
@@ -72,6 +74,7 @@ async fn change(State(cps): State<Cps>, body: Bytes) -> admin::Answer {
         service: parse(&asked.service)?,
         server: asked.server,
         application: asked.application.as_deref().map(parse).transpose()?,
+        alone: asked.alone,
     };
     let done = cps.lifecycle().order(order).await;
     done.map_err(|error| match error {

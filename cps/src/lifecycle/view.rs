@@ -29,6 +29,8 @@ pub struct PeriodView {
     pub service: String,
     /// The service-providing server, if one was named.
     pub server: Option<String>,
+    /// Whether no server of the site may stand in for it.
+    pub alone: bool,
     /// The application program, if one was named.
     pub application: Option<String>,
     /// When it began, as far as it is known by now.
@@ -81,6 +83,7 @@ impl PeriodView {
         Ok(Self {
             service: one.service.to_string(),
             server: one.server.as_ref().map(|server| server.server.to_string()),
+            alone: one.alone,
             application: one.application.as_ref().map(ToString::to_string),
             from: when(&period.started, period.start)?,
             until: end.map(|(at, id)| when(id, at)).transpose()?,

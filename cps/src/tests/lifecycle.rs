@@ -113,6 +113,7 @@ pub(super) async fn order(at: &Served, device: DeviceId, service: &str) {
         service: service.parse().unwrap(),
         server: None,
         application: None,
+        alone: false,
     };
     at.cps.lifecycle().order(order).await.unwrap();
 }
@@ -443,12 +444,19 @@ async fn orders_for_nobody_and_to_nowhere_are_refused_in_words() {
         service: "civil".parse().unwrap(),
         server: server.map(str::to_owned),
         application: Some("forecast-2".parse().unwrap()),
+        alone: server.is_some(),
     };
     let lifecycle = gateway.cps.lifecycle();
     let nobody = lifecycle
         .order(with(DeviceId::from_guid(guid()), None))
         .await;
     assert!(matches!(nobody, Err(OrderError::UnknownDevice(_))));
+    let alone = Order {
+        alone: true,
+        ..with(home.id, None)
+    };
+    let alone = lifecycle.order(alone).await;
+    assert!(matches!(alone, Err(OrderError::NobodyAlone)), "{alone:?}");
     let long = format!("{}@h:1", "x".repeat(300));
     for bad in [
         "gw9",
@@ -473,4 +481,5 @@ async fn orders_for_nobody_and_to_nowhere_are_refused_in_words() {
     let line = &home.history(&gateway).history[0];
     assert_eq!(line.server.as_deref(), Some("weather"));
     assert_eq!(line.application.as_deref(), Some("forecast-2"));
+    assert!(line.alone, "{line:?}");
 }

@@ -153,9 +153,10 @@ impl Wire for Net {
         chain.extend(new.chain.iter().cloned());
         let tls = client(&self.anchors, chain, new.key.to_pkcs8_der(), &self.clock)?;
         let mut faults = Vec::new();
-        // In an outage the site's own servers stand in for the one named.
+        // In an outage the site's own servers stand in for the one named, unless the service forbids that.
         let named = new.assignment.server.iter().cloned();
-        for server in named.chain(self.servers()) {
+        let own = self.servers().into_iter();
+        for server in named.chain(own.filter(|_| !new.assignment.alone)) {
             match self.publish(&server, &tls, new).await {
                 Ok(()) => return Ok(()),
                 Err(error) => faults.push(format!("{}: {error}", server.server)),

@@ -115,12 +115,15 @@ impl Session {
 }
 
 /// Who the device is in a service: its key and certificate there, and the servers, the one that provides the service
-/// first; the site's own stand in while it cannot be reached.
+/// first; the site's own stand in while it cannot be reached, unless the service forbids that.
 pub(crate) fn identity_for(site: &SiteConfig, running: &Running) -> Identity {
     let mut own = site.servers.clone();
     own.sort_by_key(|server| server.role);
     let named = running.assignment.server.iter().cloned();
     let mut servers: Vec<_> = named.collect();
+    if running.assignment.alone {
+        own.clear();
+    }
     for server in own {
         if servers.iter().all(|known| known.server != server.server) {
             servers.push(server);

@@ -162,6 +162,7 @@ fn notice(seq: u64, service: &str) -> Notice {
                 service: service.parse().unwrap(),
                 server: None,
                 application: None,
+                alone: false,
             },
             rank: seq,
         },

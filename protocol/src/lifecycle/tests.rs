@@ -32,6 +32,7 @@ fn assignment(name: &str) -> Assignment {
         service: service(name),
         server: None,
         application: None,
+        alone: false,
     }
 }
 

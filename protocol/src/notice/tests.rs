@@ -39,10 +39,12 @@ fn bodies() -> Vec<Body> {
         service: "weather".parse().unwrap(),
         server: None,
         application: None,
+        alone: false,
     };
     let elsewhere = Assignment {
         server: Some(server()),
         application: Some("forecast-2".parse().unwrap()),
+        alone: true,
         ..assignment.clone()
     };
     vec![

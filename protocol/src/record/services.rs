@@ -14,7 +14,7 @@ use crate::{
     id::{Application, ServiceId},
     site_module::ServerAddress,
     time::Time,
-    wire::cbor::{Reader, Writer},
+    wire::cbor::{CborError, Reader, Writer},
 };
 
 /// Longest id as text.
@@ -29,12 +29,15 @@ pub struct Assignment {
     pub server: Option<ServerAddress>,
     /// The application program that goes with it, if another one.
     pub application: Option<Application>,
+    /// The service forbids that servers of the site stand in for the one named while it is out of reach.
+    pub alone: bool,
 }
 
 impl Assignment {
-    /// `[service, server / null, application / null]`.
+    /// `[service, server / null, application / null]`, and a fourth element `true` if nobody may stand in.
     pub(crate) fn encode(&self, w: &mut Writer) {
-        w.array(3).text(self.service.as_str());
+        w.array(if self.alone { 4 } else { 3 });
+        w.text(self.service.as_str());
         match &self.server {
             Some(server) => server.encode(w),
             None => _ = w.null(),
@@ -43,10 +46,16 @@ impl Assignment {
             Some(application) => _ = w.text(application.as_str()),
             None => _ = w.null(),
         }
+        if self.alone {
+            w.bool(true);
+        }
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, RecordFault> {
-        r.array(3)?;
+        let len = r.array_len(4)?;
+        if len < 3 {
+            return Err(CborError::Value("array length").into());
+        }
         Ok(Self {
             service: r.text(MAX_ID)?.parse()?,
             server: match r.null() {
@@ -56,6 +65,12 @@ impl Assignment {
             application: match r.null() {
                 true => None,
                 false => Some(r.text(MAX_ID)?.parse()?),
+            },
+            alone: match len {
+                3 => false,
+                // One form for one meaning.
+                _ if r.bool()? => true,
+                _ => return Err(CborError::Value("array length").into()),
             },
         })
     }

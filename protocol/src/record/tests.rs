@@ -58,6 +58,7 @@ fn assignment(service: &str) -> Assignment {
         service: service.parse().unwrap(),
         server: None,
         application: None,
+        alone: false,
     }
 }
 
@@ -132,6 +133,7 @@ fn changes(key: &VerifyingKey) -> Vec<Change> {
                     https: vec![],
                 }),
                 application: Some("forecast-2".parse().unwrap()),
+                alone: true,
                 ..assignment("weather")
             }),
             serial: Serial::new(&[7]).unwrap(),

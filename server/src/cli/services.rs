@@ -18,6 +18,10 @@ pub struct Order {
     /// Server that provides the service: a server of the site, or where another one is
     #[arg(long, value_name = "ID or NAME@HOST:PORT")]
     server: Option<String>,
+    /// Take the service at that server alone: no server of the site stands in while it is out of reach, and what
+    /// the device sends waits on the device
+    #[arg(long, requires = "server")]
+    alone: bool,
     /// Application program that goes with the service
     #[arg(long)]
     application: Option<Application>,
@@ -34,6 +38,7 @@ impl Order {
             "service": self.service.as_str(),
             "server": self.server,
             "application": self.application.as_ref().map(Application::as_str),
+            "alone": self.alone,
         });
         ask.post("/v1/services/change", &wanted).await.map(drop)
     }
@@ -69,9 +74,10 @@ pub struct History {
 
 impl History {
     /// Columns of the table.
-    pub const COLUMNS: [&str; 7] = [
+    pub const COLUMNS: [&str; 8] = [
         "service",
         "server",
+        "alone",
         "application",
         "from",
         "until",

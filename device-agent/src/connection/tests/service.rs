@@ -36,6 +36,7 @@ fn running(authority: &Authority, service: &str, provider: Option<SocketAddr>) -
                 https: Vec::new(),
             }),
             application: None,
+            alone: false,
         },
         key,
         certificate,
@@ -270,6 +271,34 @@ async fn the_gateway_stands_in_for_the_server_named() {
     push(&device.outbox, "a", 3..6).await;
     drained(&device.outbox).await;
     assert_eq!(taken(&gateway, "civil").len(), 3);
+    assert_eq!(taken(&provider, "civil").len(), 3);
+    device.ends().await;
+}
+
+/// The same with a service that forbids it: what the device has to say waits for the server that is named.
+#[tokio::test]
+async fn nobody_stands_in_where_the_service_forbids_it() {
+    let authority = Authority::new();
+    let always = || Act::Acknowledge;
+    let gateway = Server::start(&authority, GATEWAY, anywhere(), Ledger::default(), always).await;
+    let away = nowhere().await;
+    let device = served(&authority, gateway.address);
+    let mut alone = Running::clone(&running(&authority, "civil", Some(away)));
+    alone.assignment.alone = true;
+    device.runs.send_replace(Some(Arc::new(alone)));
+    push(&device.outbox, "a", 0..3).await;
+    let tried = async {
+        while device.board.now().service_link.detail.is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, tried)
+        .await
+        .expect("the server named is tried");
+    let provider = Server::start(&authority, PROVIDER, away, Ledger::default(), always).await;
+    device.is_served_by("civil", "metering").await;
+    drained(&device.outbox).await;
+    assert_eq!(taken(&gateway, "civil").len(), 0);
     assert_eq!(taken(&provider, "civil").len(), 3);
     device.ends().await;
 }
