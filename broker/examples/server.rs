@@ -53,7 +53,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Config::default()
     };
     let broker = Broker::open(config, JournalMedium::File(journal), Arc::new(AllowAll))?;
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = tokio::net::TcpListener::bind(&address).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
     println!("listening on {}", listener.local_addr()?);
     let cancel = tokio_util::sync::CancellationToken::new();
     let stop = cancel.clone();

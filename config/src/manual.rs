@@ -37,10 +37,11 @@ pub(crate) fn write(mut command: Command, out: &mut dyn Write) -> io::Result<()>
         page.text([bold(code)]);
         page.text([roman(meaning)]);
     }
-    page.to_writer(out)?;
-    if command.get_after_help().is_some() {
-        man.render_extra_section(out)?;
+    if let Some(more) = command.get_after_help() {
+        page.control("SH", ["NOTES"]);
+        as_it_is(&more.to_string(), &mut page);
     }
+    page.to_writer(out)?;
     man.render_version_section(out)
 }
 
@@ -74,10 +75,15 @@ fn describe(command: &mut Command, page: &mut Roff) {
     }
     if let Some(more) = command.get_after_help() {
         page.control("PP", []);
-        page.control("nf", []);
-        page.text([roman(more.to_string())]);
-        page.control("fi", []);
+        as_it_is(&more.to_string(), page);
     }
+}
+
+/// Examples: line by line.
+fn as_it_is(text: &str, page: &mut Roff) {
+    page.control("nf", []);
+    page.text([roman(text)]);
+    page.control("fi", []);
 }
 
 fn meaning(arg: &Arg) -> String {

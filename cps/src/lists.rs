@@ -36,7 +36,9 @@ pub enum ListingError {
     #[error("the name {0} stands for another key already; choose another, or remove it first")]
     NameTaken(ClientName),
     /// Nobody of that name.
-    #[error("nobody of the name {0} is listed; `list` shows the names")]
+    #[error(
+        "nobody of the name {0} is listed there; `list` shows the names, at the cloud with their sites"
+    )]
     Unknown(ClientName),
     /// The bound.
     #[error("{MOST_KEYS} keys are listed already; remove those that are not needed")]
