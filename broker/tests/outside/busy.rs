@@ -145,3 +145,60 @@ async fn acknowledgements_of_durable_publishes_stay_quick_beside_a_slow_subscrib
     assert!(p99 < Duration::from_millis(250), "{p99:?}");
     assert_eq!(times.len(), 800);
 }
+
+/// A lasting subscriber that reads nothing, beside one that reads: the slowest acknowledgements (p99), the
+/// rows that the dead one holds, and how many of its messages are missing and not counted.
+async fn beside_a_dead_session(cap: u64) -> (Duration, u64, u64) {
+    const MESSAGES: usize = 400;
+    let mut config = Config::default();
+    config.limits.session_rows = cap;
+    let server = Server::start(config).await;
+    let mut dead = hello(&server, &lasting(true, "dead")).await;
+    dead.subscribe("d", 1).await;
+    let mut quick = hello(&server, &lasting(true, "quick")).await;
+    quick.subscribe("d", 1).await;
+    let mut giver = server.v5("giver").await;
+    let mut times = Vec::new();
+    for number in 0..MESSAGES {
+        let sent = Instant::now();
+        assert_eq!(giver.publish("d", 1, &number.to_string()).await, 0);
+        times.push(sent.elapsed());
+        assert_eq!(quick.receive().await.text(), number.to_string());
+    }
+    times.sort();
+    until("quick has none", || {
+        let view = server.broker.sessions();
+        view.iter()
+            .any(|view| &*view.identity.client_id == "quick" && view.waiting == 0)
+    })
+    .await;
+    let rows = server.broker.metrics().journal_rows;
+    // It reads at last: what does not come has been counted.
+    drop(dead);
+    let mut dead = hello(&server, &lasting(true, "dead")).await;
+    for _ in 0..rows {
+        dead.receive().await;
+    }
+    dead.nothing().await;
+    let dropped = server.broker.metrics().dropped;
+    let counted = dropped.get(&DropReason::JournalFull).copied().unwrap_or(0);
+    (
+        times[MESSAGES * 99 / 100],
+        rows,
+        MESSAGES as u64 - rows - counted,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_lasting_session_costs_itself_its_cap_and_the_others_nothing() {
+    let (p99, rows, unaccounted) = beside_a_dead_session(50).await;
+    assert_eq!((rows, unaccounted), (50, 0));
+    // A bound for a busy machine and an unoptimised build.
+    assert!(p99 < Duration::from_millis(250), "{p99:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_a_dead_lasting_session_without_its_cap_holds_everything() {
+    let (_, rows, _) = beside_a_dead_session(u64::MAX).await;
+    assert_eq!(rows, 400, "the test is blind");
+}

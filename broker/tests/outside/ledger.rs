@@ -98,64 +98,97 @@ async fn drain(
     }
 }
 
+/// What the tests here can be planted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defect {
+    None,
+    /// As if the server acknowledged on receipt: what was sent is taken for acknowledged.
+    Early,
+    /// A QoS 2 publisher that does not know its packet ids when it comes back.
+    Forgetful,
+    /// The sender's messages have no numbers.
+    Unnumbered,
+}
+
+/// Five deaths under a window of QoS 1: how many were acknowledged, and what then waited for the taker.
+async fn window(v5: bool, defect: Defect) -> (Vec<String>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal.redb");
+    let mut victim = Victim::new(&journal);
+    let (mut taker, _) = victim.wire(v5, "taker").await;
+    assert_eq!(taker.subscribe("x/#", 1).await, 1);
+    taker.disconnect().await;
+    let mut acknowledged = Vec::new();
+    let mut numbers = Numbers(0x1ED6_E200);
+    for round in 0..5 {
+        let (mut giver, _) = victim.wire(v5, "giver").await;
+        let after = Duration::from_millis(20 + numbers.next() % 80);
+        let killer = victim.killer(after);
+        let mut sent: BTreeMap<u16, String> = BTreeMap::new();
+        'alive: for number in 0.. {
+            while sent.len() >= WINDOW {
+                match giver.packet().await {
+                    Some((0x40, body)) => {
+                        let id = u16::from_be_bytes([body[0], body[1]]);
+                        assert!(body.len() == 2 || body[2] < 0x80);
+                        acknowledged.extend(sent.remove(&id));
+                    }
+                    Some(other) => panic!("{other:?}"),
+                    None => break 'alive,
+                }
+            }
+            let (id, payload) = (giver.id(), format!("{round}-{number}"));
+            let bytes = publish(v5, 2, "x/y", id, &[], payload.as_bytes());
+            sent.insert(id, payload);
+            if !offer(&mut giver, &bytes).await {
+                break;
+            }
+        }
+        if defect == Defect::Early {
+            acknowledged.extend(sent.into_values());
+        }
+        victim.again(&journal, killer).await;
+    }
+    let (mut taker, present) = victim.wire(v5, "taker").await;
+    assert!(present);
+    let got = drain(&mut taker, &mut BTreeMap::new()).await;
+    let got = got.into_iter().map(|(_, payload)| payload).collect();
+    (acknowledged, got)
+}
+
+/// Of the first, those that are not among the second.
+fn lost(acknowledged: &[String], got: &[String]) -> usize {
+    let all: BTreeSet<&String> = got.iter().collect();
+    let missing = acknowledged.iter().filter(|one| !all.contains(one));
+    missing.count()
+}
+
+/// How many come more than once.
+fn doubled(got: &[String]) -> usize {
+    got.len() - got.iter().collect::<BTreeSet<_>>().len()
+}
+
 #[tokio::test]
 async fn kill_9_under_a_window_of_qos_1_loses_nothing_acknowledged() {
     for v5 in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = folder.path().join("journal.redb");
-        let mut victim = Victim::new(&journal);
-        let (mut taker, _) = victim.wire(v5, "taker").await;
-        assert_eq!(taker.subscribe("x/#", 1).await, 1);
-        taker.disconnect().await;
-        let mut acknowledged = Vec::new();
-        let mut numbers = Numbers(0x1ED6_E200);
-        for round in 0..5 {
-            let (mut giver, _) = victim.wire(v5, "giver").await;
-            let after = Duration::from_millis(20 + numbers.next() % 80);
-            let killer = victim.killer(after);
-            let mut sent: BTreeMap<u16, String> = BTreeMap::new();
-            'alive: for number in 0.. {
-                while sent.len() >= WINDOW {
-                    match giver.packet().await {
-                        Some((0x40, body)) => {
-                            let id = u16::from_be_bytes([body[0], body[1]]);
-                            assert!(body.len() == 2 || body[2] < 0x80);
-                            acknowledged.push(sent.remove(&id).unwrap());
-                        }
-                        Some(other) => panic!("{other:?}"),
-                        None => break 'alive,
-                    }
-                }
-                let (id, payload) = (giver.id(), format!("{round}-{number}"));
-                let bytes = publish(v5, 2, "x/y", id, &[], payload.as_bytes());
-                sent.insert(id, payload);
-                if !offer(&mut giver, &bytes).await {
-                    break;
-                }
-            }
-            victim.again(&journal, killer).await;
-        }
+        let (acknowledged, got) = window(v5, Defect::None).await;
         assert!(acknowledged.len() > 100, "too few to mean anything");
-        let (mut taker, present) = victim.wire(v5, "taker").await;
-        assert!(present);
-        let got = drain(&mut taker, &mut BTreeMap::new()).await;
-        let all: BTreeSet<&str> = got.iter().map(|(_, payload)| payload.as_str()).collect();
-        let lost = acknowledged
-            .iter()
-            .filter(|one| !all.contains(one.as_str()));
-        assert_eq!(lost.count(), 0, "of {}", acknowledged.len());
-        assert_eq!(all.len(), got.len(), "nothing doubled in the journal");
+        assert_eq!(lost(&acknowledged, &got), 0, "of {}", acknowledged.len());
+        assert_eq!(doubled(&got), 0, "in the journal");
         // Order holds within the topic.
-        let order: Vec<&str> = got.iter().map(|(_, payload)| payload.as_str()).collect();
-        let key = |text: &&str| {
+        let key = |text: &String| {
             let (round, number) = text.split_once('-').unwrap();
-            (
-                round.parse::<u32>().unwrap(),
-                number.parse::<u32>().unwrap(),
-            )
+            let number: u32 = number.parse().unwrap();
+            (round.parse::<u32>().unwrap(), number)
         };
-        assert!(order.is_sorted_by_key(key));
+        assert!(got.is_sorted_by_key(key));
     }
+}
+
+#[tokio::test]
+async fn control_what_was_acknowledged_on_receipt_is_lost_by_kill_9() {
+    let (acknowledged, got) = window(true, Defect::Early).await;
+    assert!(lost(&acknowledged, &got) > 0, "the ledger is blind");
 }
 
 /// A QoS 2 publisher that keeps its state through the server's deaths.
@@ -220,54 +253,65 @@ impl Exact {
     }
 }
 
+/// Deaths of the server in the middle of QoS 2, on the way in and on the way out: the publisher's state,
+/// and what the taker used.
+async fn exactly_once(v5: bool, defect: Defect) -> (Exact, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal.redb");
+    let mut victim = Victim::new(&journal);
+    let (mut taker, _) = victim.wire(v5, "taker").await;
+    assert_eq!(taker.subscribe("x", 2).await, 2);
+    taker.disconnect().await;
+    let mut giver = Exact::default();
+    let mut numbers = Numbers(0x0E_AC70_0000 + u64::from(v5));
+    let mut open = BTreeMap::new();
+    let mut got = Vec::new();
+    for _ in 0..5 {
+        let (mut wire, _) = victim.wire(v5, "giver").await;
+        let killer = victim.killer(Duration::from_millis(20 + numbers.next() % 80));
+        giver.run(&mut wire, usize::MAX).await;
+        victim.again(&journal, killer).await;
+        if defect == Defect::Forgetful {
+            let published = std::mem::take(&mut giver.published).into_iter();
+            giver.published = published
+                .map(|(id, payload)| (id + 1000, payload))
+                .collect();
+        }
+        // The receiver is killed in the middle, too: it reads while the server dies.
+        let (mut taker, present) = victim.wire(v5, "taker").await;
+        assert!(present);
+        let killer = victim.killer(Duration::from_millis(5 + numbers.next() % 30));
+        half_drain(&mut taker, &mut open, &mut got).await;
+        victim.again(&journal, killer).await;
+    }
+    let (mut wire, present) = victim.wire(v5, "giver").await;
+    assert!(present, "a session with QoS 2 in the middle is not lost");
+    let until = giver.done + giver.published.len() + giver.released.len() + 50;
+    giver.run(&mut wire, until).await;
+    wire.disconnect().await;
+    let (mut taker, _) = victim.wire(v5, "taker").await;
+    let rest = drain(&mut taker, &mut open).await.into_iter();
+    got.extend(rest.map(|(_, payload)| payload));
+    (giver, got)
+}
+
 #[tokio::test]
 async fn kill_9_under_qos_2_delivers_everything_exactly_once() {
     for v5 in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = folder.path().join("journal.redb");
-        let mut victim = Victim::new(&journal);
-        let (mut taker, _) = victim.wire(v5, "taker").await;
-        assert_eq!(taker.subscribe("x", 2).await, 2);
-        taker.disconnect().await;
-        let mut giver = Exact::default();
-        let mut numbers = Numbers(0x0E_AC70_0000 + u64::from(v5));
-        let mut open = BTreeMap::new();
-        let mut got = Vec::new();
-        for _ in 0..5 {
-            let (mut wire, _) = victim.wire(v5, "giver").await;
-            let killer = victim.killer(Duration::from_millis(20 + numbers.next() % 80));
-            giver.run(&mut wire, usize::MAX).await;
-            victim.again(&journal, killer).await;
-            // The receiver is killed in the middle, too: it reads while the server dies.
-            let (mut taker, present) = victim.wire(v5, "taker").await;
-            assert!(present);
-            let killer = victim.killer(Duration::from_millis(5 + numbers.next() % 30));
-            half_drain(&mut taker, &mut open, &mut got).await;
-            victim.again(&journal, killer).await;
-        }
-        let (mut wire, present) = victim.wire(v5, "giver").await;
-        assert!(present, "a session with QoS 2 in the middle is not lost");
-        let until = giver.done + giver.published.len() + giver.released.len() + 50;
-        giver.run(&mut wire, until).await;
-        wire.disconnect().await;
-        let (mut taker, _) = victim.wire(v5, "taker").await;
-        got.extend(
-            drain(&mut taker, &mut open)
-                .await
-                .into_iter()
-                .map(|(_, payload)| payload),
-        );
+        let (giver, got) = exactly_once(v5, Defect::None).await;
         assert!(giver.done > 100, "too few to mean anything: {}", giver.done);
-        let unique: BTreeSet<&String> = got.iter().collect();
-        assert_eq!(unique.len(), got.len(), "doubled");
-        let finished: BTreeSet<&String> = giver.started.iter().collect();
+        assert_eq!(doubled(&got), 0);
         let open: BTreeSet<&String> = giver.published.values().collect();
-        let lost: Vec<_> = finished
-            .difference(&unique)
-            .filter(|payload| !open.contains(**payload))
-            .collect();
-        assert!(lost.is_empty(), "{lost:?}");
+        let finished = giver.started.iter().filter(|one| !open.contains(one));
+        let finished: Vec<String> = finished.cloned().collect();
+        assert_eq!(lost(&finished, &got), 0);
     }
+}
+
+#[tokio::test]
+async fn control_a_publisher_that_forgets_its_packet_ids_doubles() {
+    let (_, got) = exactly_once(true, Defect::Forgetful).await;
+    assert!(doubled(&got) > 0, "the ledger is blind");
 }
 
 /// Reads as a receiver that keeps its QoS 2 state, until the server is gone.
@@ -298,8 +342,9 @@ async fn half_drain(
     }
 }
 
-#[tokio::test]
-async fn kill_9_under_a_numbered_sender_gives_every_message_exactly_once_in_order() {
+/// A sender with an outbox that goes through five deaths: the first number that is not acknowledged, and
+/// what the taker got.
+async fn numbered(defect: Defect) -> (u64, Vec<u64>) {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal.redb");
     let mut victim = Victim::new(&journal);
@@ -319,7 +364,11 @@ async fn kill_9_under_a_numbered_sender_gives_every_message_exactly_once_in_orde
         'alive: while next < limit || !under_way.is_empty() {
             while under_way.len() < WINDOW && next < limit {
                 let (id, payload) = (giver.id(), next.to_string());
-                let bytes = publish(true, 2, "x", id, &stamp(7, next), payload.as_bytes());
+                let properties = match defect {
+                    Defect::Unnumbered => Vec::new(),
+                    _ => stamp(7, next),
+                };
+                let bytes = publish(true, 2, "x", id, &properties, payload.as_bytes());
                 under_way.push_back((id, next));
                 next += 1;
                 if !offer(&mut giver, &bytes).await {
@@ -340,14 +389,24 @@ async fn kill_9_under_a_numbered_sender_gives_every_message_exactly_once_in_orde
     }
     let (mut taker, _) = victim.wire(true, "taker").await;
     let got = drain(&mut taker, &mut BTreeMap::new()).await;
-    let got: Vec<u64> = got
-        .iter()
-        .map(|(_, payload)| payload.parse().unwrap())
-        .collect();
+    let got = got.iter().map(|(_, payload)| payload.parse().unwrap());
+    (first, got.collect())
+}
+
+#[tokio::test]
+async fn kill_9_under_a_numbered_sender_gives_every_message_exactly_once_in_order() {
+    let (first, got) = numbered(Defect::None).await;
     assert!(got.len() > 150);
     let expected: Vec<u64> = (1..=got.len() as u64).collect();
     assert_eq!(got, expected);
     assert!(got.len() as u64 >= first - 1);
+}
+
+#[tokio::test]
+async fn control_a_sender_without_numbers_doubles() {
+    let (_, got) = numbered(Defect::Unnumbered).await;
+    let once: BTreeSet<u64> = got.iter().copied().collect();
+    assert!(once.len() < got.len(), "the ledger is blind");
 }
 
 #[tokio::test]

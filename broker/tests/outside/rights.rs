@@ -13,11 +13,15 @@ use crate::common::{Hello, TestRights, Wire, expiry, packet, publish};
 use crate::kit::{Numbers, VERSIONS, answer, client, hello, hello_present, lasting, server};
 
 /// Everybody has the tree under its own client id, and may read `open/#`.
-struct OwnTree;
+#[derive(Default)]
+struct OwnTree {
+    /// The planted defect: nobody is asked.
+    open: bool,
+}
 
 impl OwnTree {
-    fn holds(who: &Identity, first: Option<&str>) -> bool {
-        first == Some(&*who.client_id)
+    fn holds(&self, who: &Identity, first: Option<&str>) -> bool {
+        self.open || first == Some(&*who.client_id)
     }
 }
 
@@ -29,22 +33,26 @@ impl Rights for OwnTree {
         })
     }
     fn may_publish(&self, who: &Identity, topic: &str) -> bool {
-        Self::holds(who, topic.split('/').next())
+        self.holds(who, topic.split('/').next())
     }
     fn may_subscribe(&self, who: &Identity, filter: &str) -> bool {
         let first = filter.split('/').next();
-        Self::holds(who, first) || first == Some("open")
+        self.holds(who, first) || first == Some("open")
     }
     fn may_receive(&self, who: &Identity, topic: &str) -> bool {
         let first = topic.split('/').next();
-        Self::holds(who, first) || first == Some("open")
+        self.holds(who, first) || first == Some("open")
     }
 }
 
 async fn own_trees() -> (Broker, std::net::SocketAddr, tempfile::TempDir) {
+    trees(OwnTree::default()).await
+}
+
+async fn trees(rights: OwnTree) -> (Broker, std::net::SocketAddr, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let medium = JournalMedium::File(folder.path().join("journal.redb"));
-    let broker = Broker::open(Config::default(), medium, Arc::new(OwnTree)).unwrap();
+    let broker = Broker::open(Config::default(), medium, Arc::new(rights)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = broker.clone();
@@ -133,6 +141,25 @@ async fn e6_no_filter_reaches_another_clients_topics() {
     }
     victim.nothing().await;
     spy.nothing().await;
+}
+
+#[tokio::test]
+async fn control_e6_where_nobody_is_asked_the_same_filters_reach_them() {
+    for filter in [
+        "#",
+        "+/#",
+        "+/up",
+        "$share/g/#",
+        "$share/g/victim/#",
+        "victim/#",
+    ] {
+        let (_broker, address, _folder) = trees(OwnTree { open: true }).await;
+        let mut spy = dial(address, "spy").await;
+        assert_eq!(spy.subscribe(filter, 1).await, 1, "{filter}");
+        let mut victim = dial(address, "victim").await;
+        victim.publish("victim/up", 1, "secret").await;
+        assert_eq!(spy.receive().await.text(), "secret", "{filter}");
+    }
 }
 
 #[tokio::test]
