@@ -522,6 +522,11 @@ impl Mailbox {
         self.wake.looks();
     }
 
+    /// A session's task is over.
+    pub(crate) fn leaves(&self) {
+        self.wake.leaves();
+    }
+
     /// Whether `sender` is woken right after the turn for which this receiver has just been woken.
     pub(crate) fn follow(&self, sender: &Waker) -> bool {
         self.wake.follow(sender)

@@ -94,6 +94,15 @@ impl Wake {
         }
     }
 
+    /// The reader's task is over: nobody comes after a turn that it will not have. Whoever reads next looks at once.
+    pub(super) fn leaves(&self) {
+        let Self::Reader(reader) = self else { return };
+        let before = std::mem::replace(&mut *lock(reader), Reader::Busy(true));
+        if let Reader::Woken(after) = before {
+            after.into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// Wakes the sender after the reader's next turn; false when no such turn is certain, or somebody
     /// else comes then.
     pub(super) fn follow(&self, sender: &Waker) -> bool {
@@ -182,5 +191,26 @@ mod tests {
             assert_eq!(calls(&sender), before + 1);
         }
         assert_eq!(calls(&other), 0);
+    }
+
+    #[test]
+    fn nobody_comes_after_a_reader_that_is_gone() {
+        let (wake, reader, sender) = (Wake::reader(), task(), task());
+        // It ends while a sender comes after it: an abort.
+        assert!(poll(&wake, &reader).is_pending());
+        wake.tell();
+        assert!(wake.follow(&sender.1));
+        wake.leaves();
+        assert_eq!(calls(&sender), 1);
+        // It ends while it waits: what comes then wakes nobody, and nobody is put behind it.
+        let next = task();
+        assert!(poll(&wake, &next).is_ready());
+        assert!(poll(&wake, &next).is_pending());
+        wake.leaves();
+        wake.tell();
+        assert_eq!(calls(&next), 0);
+        assert!(!wake.follow(&sender.1));
+        // The next connection of the session sees that something came.
+        assert!(poll(&wake, &task()).is_ready());
     }
 }

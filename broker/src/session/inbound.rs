@@ -137,6 +137,13 @@ pub(super) struct Terms {
     pub(super) alias_max: u16,
 }
 
+/// Also of a task that was aborted, and before the session's next connection has its turn (`held`).
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.mailbox.leaves();
+    }
+}
+
 impl Client {
     pub(super) fn new(core: Arc<Core>, held: OwnedMutexGuard<Held>, terms: Terms) -> Self {
         Self {
