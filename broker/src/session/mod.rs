@@ -15,6 +15,7 @@ mod keepsake;
 mod outbound;
 mod registry;
 mod run;
+mod silence;
 mod speech;
 mod start;
 mod subscriptions;

@@ -9,12 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
 use super::inbound::{Client, OUTSTANDING, Slow};
 use super::outbound::OUT_SOFT;
 use super::registry::Cell;
+use super::silence::Silence;
 use super::speech::{goodbye, listen_on, poll_read, tell_refusal};
 use super::start::{self, Started};
 use super::unwritten::Unwritten;
@@ -139,35 +140,6 @@ pub(crate) struct Connection {
 
 type Room = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A client's keep-alive. One timer for many packets: it is not touched when they come.
-struct Silence {
-    most: Duration,
-    last_heard: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Silence {
-    fn new(most: Duration) -> Box<Self> {
-        Box::new(Self {
-            most,
-            last_heard: Instant::now(),
-            timer: Box::pin(sleep(most)),
-        })
-    }
-
-    /// Ready when the client's time is over; until then the timer is set to when it will be.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let due = self.last_heard + self.most;
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(due);
-        }
-    }
-}
-
 /// Why the loop ends, and the code to tell an MQTT 5 client.
 #[derive(Debug)]
 struct End {
@@ -288,9 +260,15 @@ impl Connection {
         {
             return Poll::Ready(Ok(()));
         }
+        let listens = self.listens();
         if let Some(silence) = &mut self.silence {
             ready!(silence.poll(cx));
-            return Poll::Ready(Err(end(CutReason::KeepAlive)));
+            if listens {
+                return Poll::Ready(Err(end(CutReason::KeepAlive)));
+            }
+            // It is not heard because of us: its time begins anew.
+            silence.last_heard = Instant::now();
+            return Poll::Ready(Ok(()));
         }
         Poll::Pending
     }

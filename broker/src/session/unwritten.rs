@@ -40,10 +40,12 @@ impl Connection {
 
     /// Whether the client's packets are read now.
     pub(super) fn may_read(&self) -> bool {
-        !self.paused
-            && self.client.rest.is_empty()
-            && self.client.outstanding < OUTSTANDING
-            && self.out.len() < OUT_HARD
+        self.listens() && self.out.len() < OUT_HARD
+    }
+
+    /// Whether neither the journal nor a busy receiver keeps us from hearing it.
+    pub(super) fn listens(&self) -> bool {
+        !self.paused && self.client.rest.is_empty() && self.client.outstanding < OUTSTANDING
     }
 
     /// Whether its memory is needed, and its socket takes nothing.

@@ -508,10 +508,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         let mut properties = Vec::new();
         if self.v5 {
-            let length = usize::from(rest[0]);
-            assert!(length < 128, "tests keep properties short");
-            properties = rest[1..=length].to_vec();
-            rest = &rest[1 + length..];
+            let bytes = rest.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+            let length = (0..bytes).map(|at| usize::from(rest[at] & 0x7F) << (7 * at));
+            let end = bytes + length.sum::<usize>();
+            properties = rest[bytes..end].to_vec();
+            rest = &rest[end..];
         }
         Arrived {
             flags: first & 0x0F,

@@ -1,9 +1,10 @@
 //! A connection that has read more than the journal may have of it at once goes on whenever and however
-//! the journal's answers come.
+//! late the journal's answers come.
 
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_broker::{Config, JournalMedium};
@@ -11,25 +12,24 @@ use holdfast_store::OpenBackend;
 use holdfast_store::fault::CrashBackend;
 use redb::{BackendError, StorageBackend};
 
-use crate::common::{Server, publish};
+use crate::common::{Hello, Server, publish};
+use crate::kit::{VERSIONS, hello};
 
-/// What a sync takes.
-const SYNC: Duration = Duration::from_millis(3);
 /// What other tasks take: longer than the journal for all that it may have of one connection.
 const OTHERS: Duration = Duration::from_millis(60);
 
-/// A disk that takes its time.
-#[derive(Debug)]
-struct Slow(CrashBackend);
+/// A disk that takes its time: so many milliseconds for a sync.
+#[derive(Debug, Clone, Default)]
+struct Slow(CrashBackend, Arc<AtomicU64>);
 
 impl OpenBackend for Slow {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(Opened(self.0.open()?)))
+        Ok(Box::new(Opened(self.0.open()?, Arc::clone(&self.1))))
     }
 }
 
 #[derive(Debug)]
-struct Opened(Box<dyn StorageBackend>);
+struct Opened(Box<dyn StorageBackend>, Arc<AtomicU64>);
 
 impl StorageBackend for Opened {
     fn len(&self) -> io::Result<u64> {
@@ -42,7 +42,7 @@ impl StorageBackend for Opened {
         self.0.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        std::thread::sleep(SYNC);
+        std::thread::sleep(Duration::from_millis(self.1.load(Ordering::Relaxed)));
         self.0.sync_data()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -61,7 +61,9 @@ impl StorageBackend for Opened {
 
 #[tokio::test]
 async fn answers_that_come_all_at_once_and_bring_no_packet_wake_a_connection_up() {
-    let medium = JournalMedium::Backend(Arc::new(Slow(CrashBackend::new())));
+    let disk = Slow::default();
+    disk.1.store(3, Ordering::Relaxed);
+    let medium = JournalMedium::Backend(Arc::new(disk));
     let mut config = Config::default();
     config.limits.queue_messages = 8;
     let server = Server::on(config, medium).await;
@@ -87,4 +89,33 @@ async fn answers_that_come_all_at_once_and_bring_no_packet_wake_a_connection_up(
         giver.nothing().await;
     }
     others.abort();
+}
+
+#[tokio::test]
+async fn mqtt5_3_1_2_22_who_is_not_heard_because_of_us_is_not_taken_for_silent() {
+    let disk = Slow::default();
+    let medium = JournalMedium::Backend(Arc::new(disk.clone()));
+    let server = Server::on(Config::default(), medium).await;
+    for v5 in VERSIONS {
+        let mut greeting = Hello::v5("patient");
+        greeting.v5 = v5;
+        greeting.keep_alive = 1;
+        let mut wire = hello(&server, &greeting).await;
+        // Longer than one and a half keep-alives for what the journal may have of one connection.
+        disk.1.store(1000, Ordering::Relaxed);
+        wire.send(&publish(v5, 1, "kept", 0, &[], b"m").repeat(1300))
+            .await;
+        for _ in 0..7 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            wire.send(&[0xC0, 0]).await;
+        }
+        disk.1.store(0, Ordering::Relaxed);
+        for _ in 0..7 {
+            assert_eq!(wire.packet().await, Some((0xD0, Vec::new())), "{v5}");
+        }
+        // It is heard again, and silence is silence.
+        let begun = tokio::time::Instant::now();
+        assert_eq!(wire.closed().await, v5.then_some(0x8D));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
 }

@@ -348,3 +348,37 @@ async fn a_message_of_no_time_is_nobodys_and_one_of_all_time_stays() {
     assert!(u32::from_be_bytes(got.properties[1..5].try_into().unwrap()) > u32::MAX - 10);
     taker.nothing().await;
 }
+
+#[tokio::test]
+async fn many_and_large_properties_go_through_unaltered() {
+    let server = server().await;
+    let (mut away, _) = server.lasting("away").await;
+    away.subscribe("p/#", 1).await;
+    drop(away);
+    let mut giver = server.v5("giver").await;
+    let mut sent = Vec::new();
+    for size in [120, 121, 122, 123, 16_370, 40_000] {
+        // A property length of one, two and three bytes, and at its steps.
+        let mut properties = pair(b"large", &vec![b'v'; size]);
+        properties.extend(pair(b"k", b"1"));
+        properties.extend(pair(b"k", b"1"));
+        let topic = format!("p/{size}");
+        giver.publish_with(&topic, 3, &properties, "m").await;
+        sent.push((topic, properties));
+    }
+    let (away, _) = server.lasting("away").await;
+    let mut late = server.v5("late").await;
+    late.subscribe("p/#", 1).await;
+    for mut wire in [away, late] {
+        let mut found = Vec::new();
+        for _ in 0..sent.len() {
+            let got = wire.receive().await;
+            found.push((got.topic, got.properties));
+        }
+        // What is kept comes by topic.
+        found.sort();
+        sent.sort();
+        assert!(found == sent);
+        wire.nothing().await;
+    }
+}
