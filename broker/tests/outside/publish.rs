@@ -544,6 +544,42 @@ async fn mqtt5_4_3_3_qos_2_is_delivered_once_whatever_is_repeated() {
 }
 
 #[tokio::test]
+async fn mqtt5_4_3_3_10_repetitions_that_come_before_pubrec_are_no_messages_of_their_own() {
+    let server = server().await;
+    for v5 in VERSIONS {
+        for lasts in [false, true] {
+            // Whoever is served durably makes the first wait for the journal.
+            let mut taker = hello(&server, &lasting(true, "taker")).await;
+            taker.subscribe("x", 2).await;
+            let mut greeting = lasting(v5, "giver");
+            greeting.clean = !lasts;
+            if !lasts {
+                greeting.properties.clear();
+            }
+            let mut giver = hello(&server, &greeting).await;
+            let first = publish(v5, 4, "x", 7, &[], b"once");
+            let again = publish(v5, 12, "x", 7, &[], b"once");
+            giver.send(&[first, again.repeat(20)].concat()).await;
+            giver.ack(0x50, 7).await;
+            giver.send(&again).await;
+            giver.send(&[0xC0, 0]).await;
+            loop {
+                let (first, body) = giver.packet().await.unwrap();
+                if first == 0xD0 {
+                    break;
+                }
+                assert_eq!((first, body), (0x50, vec![0, 7]));
+            }
+            giver.send(&packet(0x62, &[0, 7])).await;
+            assert_eq!(giver.ack(0x70, 7).await, 0);
+            assert_eq!(taker.receive().await.text(), "once");
+            taker.nothing().await;
+            taker.unsubscribe("x").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn mqtt5_3_4_2_1_a_message_for_nobody_is_acknowledged() {
     let server = server().await;
     for v5 in VERSIONS {
