@@ -26,7 +26,9 @@ const UNACKNOWLEDGED: usize = 16;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-struct AllowAll;
+struct AllowAll {
+    everybody: Arc<str>,
+}
 
 impl Rights for AllowAll {
     fn identify(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Identity, Refusal> {
@@ -35,7 +37,7 @@ impl Rights for AllowAll {
         }
         Ok(Identity {
             client_id: connect.client_id.into(),
-            subject: "bench".into(),
+            subject: Arc::clone(&self.everybody),
         })
     }
     fn may_publish(&self, _: &Identity, _: &str) -> bool {
@@ -63,7 +65,10 @@ async fn main() -> Result<(), Failure> {
         }
     }
     let medium = JournalMedium::File(journal.into());
-    let broker = Broker::open(roomy(), medium, Arc::new(AllowAll))?;
+    let rights = AllowAll {
+        everybody: "bench".into(),
+    };
+    let broker = Broker::open(roomy(), medium, Arc::new(rights))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on {}", listener.local_addr()?);
     let cancel = CancellationToken::new();

@@ -66,6 +66,10 @@ impl<T: Vacant> Rare<T> {
 }
 
 impl<T: 'static> Rare<Vec<T>> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.0.as_mut()?.pop()
+    }
+
     pub(crate) fn retain_mut(&mut self, keep: impl FnMut(&mut T) -> bool) {
         if let Some(list) = &mut self.0 {
             list.retain_mut(keep);
@@ -108,6 +112,7 @@ mod tests {
         assert!(queue.pop_front().is_none() && queue.remove(0).is_none());
         queue.retain(|_| true);
         list.retain_mut(|_| true);
+        assert!(list.pop().is_none());
         assert_eq!(
             queue.iter_mut().count() + list.take().len() + queue.take().len(),
             0

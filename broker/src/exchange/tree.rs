@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::Mailbox;
 use crate::Qos;
+use crate::rare::Rare;
 
 /// One subscription of one receiver.
 #[derive(Debug, Clone)]
@@ -48,8 +49,65 @@ struct Node {
 
 #[derive(Debug, Default)]
 struct Place {
-    single: Vec<Subscription>,
-    groups: Vec<Group>,
+    single: Single,
+    groups: Rare<Vec<Group>>,
+}
+
+/// The subscriptions to one filter, each for itself: most filters are one client's.
+#[derive(Debug, Default)]
+struct Single {
+    /// None only when there are no more either.
+    first: Option<Subscription>,
+    more: Rare<Vec<Subscription>>,
+}
+
+impl Single {
+    fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.first.iter().chain(self.more.iter())
+    }
+
+    /// True when it is new.
+    fn put(&mut self, subscription: Subscription) -> bool {
+        let key = subscription.mailbox.key;
+        match &mut self.first {
+            Some(first) if first.mailbox.key != key => put(&mut self.more, subscription),
+            first => first.replace(subscription).is_none(),
+        }
+    }
+
+    /// True when it was there.
+    fn take(&mut self, key: u64) -> bool {
+        if self
+            .first
+            .as_ref()
+            .is_some_and(|first| first.mailbox.key == key)
+        {
+            self.first = self.more.pop();
+            return true;
+        }
+        !self.more.is_empty() && take(&mut self.more, key)
+    }
+}
+
+/// Adds or replaces; true when it is new.
+fn put(list: &mut Vec<Subscription>, subscription: Subscription) -> bool {
+    let key = subscription.mailbox.key;
+    match list.iter_mut().find(|known| known.mailbox.key == key) {
+        Some(known) => {
+            *known = subscription;
+            false
+        }
+        None => {
+            list.push(subscription);
+            true
+        }
+    }
+}
+
+/// True when it was there.
+fn take(list: &mut Vec<Subscription>, key: u64) -> bool {
+    let found = list.iter().position(|known| known.mailbox.key == key);
+    found.map(|index| list.swap_remove(index)).is_some()
 }
 
 impl Tree {
@@ -66,24 +124,12 @@ impl Tree {
         subscription: Subscription,
     ) -> bool {
         let place = self.root.place(filter.split('/'));
-        let list = match group {
-            None => &mut place.single,
-            Some(name) => place.group(name, filter),
+        let new = match group {
+            None => place.single.put(subscription),
+            Some(name) => put(place.group(name, filter), subscription),
         };
-        let found = list
-            .iter_mut()
-            .find(|known| known.mailbox.key == subscription.mailbox.key);
-        if let Some(known) = found {
-            *known = subscription;
-            return false;
-        }
-        if list.is_empty() {
-            // Most filters are one client's.
-            list.reserve_exact(1);
-        }
-        list.push(subscription);
-        self.count += 1;
-        true
+        self.count += usize::from(new);
+        new
     }
 
     /// True when it was there.
@@ -129,28 +175,26 @@ impl Place {
     }
 
     fn take(&mut self, group: Option<&str>, key: u64) -> bool {
-        let list = match group {
-            None => &mut self.single,
-            Some(name) => match self.groups.iter_mut().find(|group| &*group.name == name) {
-                Some(group) => &mut group.members,
-                None => return false,
-            },
+        let Some(name) = group else {
+            return self.single.take(key);
         };
-        let Some(index) = list.iter().position(|known| known.mailbox.key == key) else {
+        let Some(index) = self.groups.iter().position(|group| &*group.name == name) else {
             return false;
         };
-        list.swap_remove(index);
-        self.groups.retain(|group| !group.members.is_empty());
-        true
+        let taken = take(&mut self.groups[index].members, key);
+        if self.groups[index].members.is_empty() {
+            self.groups.remove(index);
+        }
+        taken
     }
 
     fn is_empty(&self) -> bool {
-        self.single.is_empty() && self.groups.is_empty()
+        self.single.first.is_none() && self.groups.is_empty()
     }
 }
 
 /// Takes a subscription out of a place, and the place when it was the last one.
-fn take(slot: &mut Option<Box<Place>>, group: Option<&str>, key: u64) -> bool {
+fn take_from(slot: &mut Option<Box<Place>>, group: Option<&str>, key: u64) -> bool {
     let Some(place) = slot else { return false };
     let taken = place.take(group, key);
     if place.is_empty() {
@@ -192,13 +236,13 @@ impl Node {
             None => (filter, None),
         };
         if level == "#" {
-            return take(&mut self.rest, group, key);
+            return take_from(&mut self.rest, group, key);
         }
         let Some(child) = self.child_mut(level) else {
             return false;
         };
         let removed = match after {
-            None => take(&mut child.here, group, key),
+            None => take_from(&mut child.here, group, key),
             Some(after) => child.remove(after, group, key),
         };
         if removed && child.is_empty() {
