@@ -177,7 +177,8 @@ impl Authority {
         let since = chain.first().and_then(|der| validity(der));
         let since = since.map_or(0, |(since, _)| since);
         self.core.metrics.believes(anchors.len(), since);
-        self.shared.trust.set(anchors).map_err(broken)?;
+        self.shared.trust.set(anchors.clone()).map_err(broken)?;
+        self.core.roster.believe(anchors);
         self.shared.changes.send_modify(|count| *count += 1);
         Ok(())
     }

@@ -437,6 +437,7 @@ impl Cps {
     #[must_use]
     pub fn bounds(&self) -> http::Bounds {
         http::Bounds::new(self.core.config.limits.clone(), self.core.metrics.clone())
+            .ending(self.core.roster.retirements())
     }
 
     /// The cloud that a gateway enrolled with.

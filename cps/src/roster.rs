@@ -2,6 +2,8 @@
 //! clients, as of the last commit. Asked by the brokers and HTTP for every peer, so it never
 //! touches the store; refreshed by `registry` after each commit that changes any of it.
 
+mod grounds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 use crate::config::{CpsConfig, Role};
 use crate::revocations::{ListView, Revocations};
 use crate::tables::{CertificateRow, ClientRow, GatewayRow, LockCause, LockRow};
+use grounds::Grounds;
 
 /// Why a peer is nobody here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +43,11 @@ pub enum Refusal {
         "the certificate {0} is not on record, though it is signed by this gateway's own authority: its key was used by somebody else; run 'gateways replace' at the cloud"
     )]
     UnknownSerial(String),
+    /// It leads to a root that was retired.
+    #[error(
+        "the certificate {0} leads to a root that was retired; enrol the gateway, onboard the device, or issue the client's certificate anew"
+    )]
+    RootGone(String),
     /// Nobody knows who was revoked.
     #[error(
         "the list of revoked certificates is damaged, so nobody is admitted; run 'certificates restore-revocations' here"
@@ -78,6 +86,7 @@ impl Refusal {
             Self::Name(_) => "name of nobody",
             Self::Revoked(_) => "revoked",
             Self::UnknownSerial(_) => "unknown serial",
+            Self::RootGone(_) => "root retired",
             Self::ListLost => "revocations lost",
             Self::Replaced(_) => "replaced",
             Self::Locked(_) => "locked",
@@ -142,6 +151,9 @@ pub struct Roster {
     revocations: Revocations,
     /// At the cloud: who came by a certificate that sync has not brought yet.
     unrecorded: Arc<Mutex<BTreeMap<String, Unrecorded>>>,
+    grounds: Arc<Grounds>,
+    /// Counts the roots that went.
+    retired: watch::Sender<u64>,
 }
 
 /// A certificate that was admitted though it is not on record yet.
@@ -173,6 +185,8 @@ impl Roster {
             clock,
             revocations,
             unrecorded: Arc::default(),
+            grounds: Arc::default(),
+            retired: watch::Sender::new(0),
         }
     }
 
@@ -215,6 +229,9 @@ impl Roster {
         self.check_standing(&leaf, certificates)?;
         self.check_place(&leaf.party)?;
         self.check_lock(&leaf.party, &leaf.dns)?;
+        if !self.grounds.hold(&leaf.serial, certificates, now) {
+            return Err(Refusal::RootGone(leaf.serial.to_string()));
+        }
         self.note_unrecorded(&leaf);
         let rights = self.rights_of(&leaf.party);
         Ok(Known {
@@ -384,6 +401,25 @@ impl Roster {
     #[must_use]
     pub fn is_revoked(&self, serial: &Serial) -> bool {
         self.read(|content| content.lost || content.revoked.contains(&serial.to_string()))
+    }
+
+    /// Whether a session by that certificate leans on a root that was retired a moment ago.
+    #[must_use]
+    pub fn is_groundless(&self, serial: &Serial) -> bool {
+        self.grounds.went(serial)
+    }
+
+    /// These roots are believed from now on, the present one first. If one went, sessions are asked again.
+    pub(crate) fn believe(&self, roots: Vec<Vec<u8>>) {
+        if self.grounds.believe(roots) {
+            self.retired.send_modify(|count| *count += 1);
+            self.changed.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Tells when a root went: standing connections were let in by what holds no longer.
+    pub(crate) fn retirements(&self) -> watch::Receiver<u64> {
+        self.retired.subscribe()
     }
 
     /// A gateway's highest enrolment.

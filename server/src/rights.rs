@@ -179,18 +179,21 @@ impl Rights for ServerRights {
     }
 }
 
-/// Whether the session of `who` must end: its certificate is revoked, or it is locked out. Users with
+/// Whether the session of `who` must end: its certificate is revoked, or leads to a root that was retired, or
+/// it is locked out. Users with
 /// passwords are in no roster: their sessions end when the file is read again.
 fn is_revoked(roster: &Roster, who: &Identity) -> bool {
     if users::named_by(&who.subject).is_some() {
         return false;
     }
     parse(&who.subject).is_none_or(|(serial, dns)| {
-        roster.is_revoked(&serial) || roster.rights_for_subject(dns).is_err()
+        roster.is_revoked(&serial)
+            || roster.is_groundless(&serial)
+            || roster.rights_for_subject(dns).is_err()
     })
 }
 
-/// Cuts sessions whose certificate was revoked, as soon as the roster says so, until `stop`.
+/// Cuts sessions of those who are admitted no longer, as soon as the roster says so, until `stop`.
 pub async fn watch(cps: Cps, broker: Broker, stop: CancellationToken) {
     let mut changes = cps.roster().changes();
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
@@ -199,7 +202,7 @@ pub async fn watch(cps: Cps, broker: Broker, stop: CancellationToken) {
             is_revoked(cps.roster(), who)
         });
         if cut > 0 {
-            tracing::info!(cut, "sessions of revoked certificates were cut");
+            tracing::info!(cut, "sessions of certificates that hold no longer were cut");
         }
     }
     stop.cancelled().await;

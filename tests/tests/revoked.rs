@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::client::TlsStream;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A live session of a revoked certificate is cut within this.
@@ -143,9 +144,13 @@ async fn authority(part: &Part) -> Value {
     serde_json::from_str(&said).unwrap()
 }
 
-/// With the site at work: another root, which everybody follows; the old one is retired when the log
-/// says that nobody leans on it; a new device comes in under the new one.
+/// With the site at work: another root, which all follow but an ordinary client; the old one is retired by
+/// force when the log says that nobody else leans on it, and the client's session ends; a new device comes
+/// in under the new one.
 async fn the_root_is_replaced(world: &mut World, device: &Part) {
+    let name = "gw1.gateways.harbour.holdfast.internal";
+    let identity = admitted(world, "meter").await;
+    let meter = Resumer::new(&identity, name, world.gateway_doors.mqtt);
     let old = authority(&world.cloud).await["roots"][0]["sha256"].clone();
     world
         .cloud
@@ -168,10 +173,17 @@ async fn the_root_is_replaced(world: &mut World, device: &Part) {
     // The device sees it when it connects next, and renews.
     world.gateway.stop().await.unwrap();
     world.start_gateway().await.unwrap();
-    until("nobody leans on the old root", TOLD, async || {
-        world.cloud.ask(&retire).await.is_ok()
+    let mut session = meter.stand().await.unwrap();
+    until("nobody but the client leans on it", TOLD, async || {
+        let refused = world.cloud.ask(&retire).await.unwrap_err().to_string();
+        refused.contains("1 still lean on that root") && refused.contains("client meter")
     })
     .await;
+    let leaning = authority(&world.cloud).await["leaning"].clone();
+    let why = leaning[0]["why"].as_str().unwrap();
+    assert!(why.contains("'clients issue' for meter"), "{why}");
+    let by_force = [&retire[..], &["--force"]].concat();
+    world.cloud.ask(&by_force).await.unwrap();
     until("the gateway drops it", PATIENCE, async || {
         authority(&world.gateway).await["roots"]
             .as_array()
@@ -180,7 +192,14 @@ async fn the_root_is_replaced(world: &mut World, device: &Part) {
             == 1
     })
     .await;
+    let ended = timeout(CUT, async {
+        // Until the end, whatever is said before.
+        while session.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+    });
+    ended.await.expect("the session on the old root is cut");
+    assert!(meter.connect().await.is_none_or(|(code, _)| code >= 0x80));
     works(device).await;
+    keys_are_replaced(world, device).await;
     let mut third = world.another_device("device-c").unwrap();
     let c = world.make(&third, "C-0001").await.unwrap();
     let assign = ["vouchers", "assign", &c, "--site", SITE];
@@ -188,6 +207,49 @@ async fn the_root_is_replaced(world: &mut World, device: &Part) {
     third.start(None).await.unwrap();
     works(&third).await;
     third.stop().await.unwrap();
+}
+
+/// Owner key and signing key of the gateway, and the device's own on order of the gateway and of its own
+/// command line: the site goes on all the while.
+async fn keys_are_replaced(world: &World, device: &Part) {
+    let keys = async |part: &Part| -> Value {
+        let said = part.ask(&["keys", "show", "--json"]).await.unwrap();
+        serde_json::from_str(&said).unwrap()
+    };
+    let before = keys(&world.gateway).await;
+    for what in ["owner", "signing"] {
+        let said = world.gateway.ask(&["keys", "rotate", what]).await.unwrap();
+        assert!(!said.is_empty());
+    }
+    let after = keys(&world.gateway).await;
+    assert_ne!(before, after);
+    let id = device.status().await.unwrap()["device"].clone();
+    let id = id.as_str().unwrap().to_owned();
+    let good = async || -> Vec<String> {
+        let said = world.gateway.ask(&["certificates", "list", "--json"]).await;
+        let rows: Vec<Value> = serde_json::from_str(&said.unwrap()).unwrap();
+        let is_its = |row: &&Value| {
+            let subject = row["subject"].as_str().unwrap();
+            subject.starts_with(&format!("{id}.devices")) && row["revoked"] == false
+        };
+        let serial = |row: &Value| row["serial"].as_str().unwrap().to_owned();
+        rows.iter().filter(is_its).map(serial).collect()
+    };
+    for by_gateway in [true, false] {
+        let old = good().await;
+        let order = ["certificates", "renew", "--device", &id];
+        match by_gateway {
+            // The order is signed by the key that is new to the device.
+            true => world.gateway.ask(&order).await.unwrap(),
+            false => device.ask(&["renew"]).await.unwrap(),
+        };
+        until("the device has another certificate", PATIENCE, async || {
+            let now = good().await;
+            now.len() == 1 && !old.contains(&now[0])
+        })
+        .await;
+        works(device).await;
+    }
 }
 
 /// A client that would resume its TLS session if it could.
@@ -226,21 +288,34 @@ impl Resumer {
 
     /// Connects with MQTT; the CONNACK's code, if one came, and how the handshake went.
     async fn connect(&self) -> Option<(u8, rustls::HandshakeKind)> {
+        let (mut stream, code) = self.dial().await?;
+        let kind = stream.get_ref().1.handshake_kind()?;
+        // Long enough for tickets to arrive, were there any.
+        let _ = timeout(Duration::from_millis(200), stream.read(&mut [0; 64])).await;
+        Some((code, kind))
+    }
+
+    /// A session that stays.
+    async fn stand(&self) -> Option<TlsStream<TcpStream>> {
+        let (stream, code) = self.dial().await?;
+        (code == 0).then_some(stream)
+    }
+
+    async fn dial(&self) -> Option<(TlsStream<TcpStream>, u8)> {
         let stream = TcpStream::connect(self.at).await.ok()?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
         let mut stream = connector.connect(self.name.clone(), stream).await.ok()?;
-        // MQTT 5, clean start, keep-alive 30 s, no id.
-        let connect = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 30, 0, 0, 0];
+        // MQTT 5, clean start, keep-alive 240 s, no id.
+        let connect = [
+            0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 240, 0, 0, 0,
+        ];
         stream.write_all(&connect).await.ok()?;
         let mut answer = [0; 4];
         let read = timeout(PATIENCE, stream.read_exact(&mut answer))
             .await
             .ok()?;
         read.ok()?;
-        let kind = stream.get_ref().1.handshake_kind()?;
-        // Long enough for tickets to arrive, were there any.
-        let _ = timeout(Duration::from_millis(200), stream.read(&mut [0; 64])).await;
-        Some((answer[3], kind))
+        Some((stream, answer[3]))
     }
 }
 

@@ -182,7 +182,7 @@ impl Authority {
             if !renewed && self.has_certificate(&gateway, &rows) {
                 leaning.push(Leaning {
                     who: format!("gateway {gateway}"),
-                    why: "it has not shown an authority under the present root".into(),
+                    why: "it has not shown an authority under the present root; it follows within a minute when it is in reach".into(),
                     until: None,
                 });
             }
@@ -235,7 +235,11 @@ impl Authority {
         }
         Some(Leaning {
             who: party.to_string(),
-            why: format!("its certificate {} may lead to it", row.serial),
+            why: format!(
+                "its certificate {} may lead to it; {}",
+                row.serial,
+                remedy(&party)
+            ),
             until: Some(row.not_after),
         })
     }
@@ -243,6 +247,19 @@ impl Authority {
     fn gateways(&self) -> std::sync::MutexGuard<'_, Gateways> {
         let gateways = self.shared.gateways.lock();
         gateways.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What is to be done about one who leans.
+fn remedy(party: &Party) -> String {
+    match party {
+        Party::Client { name, .. } => format!(
+            "it renews nothing by itself: issue it another with 'clients issue' for {name}, give it the files, then revoke this one"
+        ),
+        Party::Device { device, .. } => format!(
+            "it renews when it is next there; 'certificates renew --device {device}' at its gateway says so now"
+        ),
+        _ => "its device renews it when it is next there".to_owned(),
     }
 }
 

@@ -29,7 +29,7 @@ pub enum RotationError {
     NotRetirable(String),
     /// Somebody would be locked out.
     #[error(
-        "{} still lean on that root and would be locked out: {}; wait until they have renewed ('authority show' lists them), or say --force",
+        "{} still lean on that root and would be locked out: {}; 'authority show' says what each of them needs; --force locks them out",
         .0.len(), shown(.0)
     )]
     LeanedOn(Vec<Leaning>),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::Limits;
@@ -57,13 +58,24 @@ pub(super) struct Budget {
 pub struct Bounds {
     pub(super) limits: Limits,
     metrics: Metrics,
+    /// Tells when standing connections must end, and who stands there be let in anew.
+    pub(super) ends: Option<watch::Receiver<u64>>,
 }
 
 impl Bounds {
     /// Bounds of listeners that belong to no CPS server; those of one are [`crate::Cps::bounds`].
     #[must_use]
     pub fn new(limits: Limits, metrics: Metrics) -> Self {
-        Self { limits, metrics }
+        Self {
+            limits,
+            metrics,
+            ends: None,
+        }
+    }
+
+    pub(crate) fn ending(self, ends: watch::Receiver<u64>) -> Self {
+        let ends = Some(ends);
+        Self { ends, ..self }
     }
 }
 

@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -158,6 +158,7 @@ struct Accept {
     router: Router,
     limits: Limits,
     budget: Arc<Budget>,
+    ends: Option<watch::Receiver<u64>>,
     cancel: CancellationToken,
 }
 
@@ -166,6 +167,7 @@ impl Accept {
         Self {
             router,
             limits: bounds.limits.clone(),
+            ends: bounds.ends.clone(),
             budget: Budget::new(bounds),
             cancel,
         }
@@ -190,7 +192,11 @@ impl Accept {
                     let Some((place, arrived)) = self.admit(arrived) else {
                         continue;
                     };
-                    let one = self.clone();
+                    let mut one = self.clone();
+                    // From here on: what ends later ends this connection too.
+                    one.ends
+                        .iter_mut()
+                        .for_each(watch::Receiver::mark_unchanged);
                     tasks.spawn(async move {
                         let _permit = permit;
                         one.serve(arrived, place).await;
@@ -280,6 +286,7 @@ impl Accept {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, wait, budget) = (self.router, self.limits.request, self.budget);
+        let ends = end_of(self.ends);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let over = over_budget(&budget, &peer, request.uri().path());
             request.extensions_mut().insert(peer.clone());
@@ -310,10 +317,24 @@ impl Accept {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = ends => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended early");
         }
+    }
+}
+
+/// Returns once standing connections must end.
+async fn end_of(ends: Option<watch::Receiver<u64>>) {
+    let Some(mut ends) = ends else {
+        return std::future::pending().await;
+    };
+    if ends.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

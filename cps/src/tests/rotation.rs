@@ -303,3 +303,74 @@ async fn an_intermediate_is_rotated_on_order_and_by_age_and_what_it_issued_stays
     cloud.cps.authority().renew_issuers().unwrap();
     assert_ne!(own(&cloud, None), after[0]);
 }
+
+/// A connection by HTTPS that stays; it has asked once and was answered.
+async fn standing(
+    at: &Served,
+    member: &Member,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let slot = member.shown.clone().map(IdentitySlot::with);
+    let clock = Arc::clone(&at.clock) as Arc<dyn holdfast_link::time::Clock>;
+    let tls = client_config(member.believes.clone(), slot, clock).unwrap();
+    let stream = tokio::net::TcpStream::connect(at.api).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(tls);
+    let mut stream = connector
+        .connect(CLOUD.try_into().unwrap(), stream)
+        .await
+        .unwrap();
+    let ask = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+    stream
+}
+
+#[tokio::test]
+async fn what_stands_on_a_retired_root_ends_and_the_rest_goes_on() {
+    use tokio::io::AsyncReadExt as _;
+    let cloud = cloud().await;
+    cloud.cps.add_site(&site("north")).await.unwrap();
+    let (authority, roster) = (cloud.cps.authority(), cloud.cps.roster());
+    let old = device(&cloud.cps, "old").await;
+    let chain = |member: &Member| -> Vec<Vec<u8>> {
+        let shown = member.shown.as_ref().unwrap().chain();
+        shown.iter().map(|der| der.to_vec()).collect()
+    };
+    let serial = |member: &Member| roster.identify(&chain(member)).unwrap().serial;
+    let olds = serial(&old);
+    let first = roots::fingerprint(&authority.anchors().unwrap()[0]);
+    authority.rotate_root().unwrap();
+    let new = device(&cloud.cps, "new").await;
+    // Both come in while both roots are believed; nothing ends by a rotation.
+    let news = serial(&new);
+    assert_eq!(serial(&old), olds);
+    let mut stream = standing(&cloud, &old).await;
+    assert!(!roster.is_groundless(&olds) && !roster.is_groundless(&news));
+    let mut changes = roster.changes();
+    changes.mark_unchanged();
+    let refused = authority
+        .retire_root(&first, false)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("'authority show' says what"), "{refused}");
+    assert!(!changes.has_changed().unwrap());
+    let out = authority.retire_root(&first, true).unwrap();
+    assert!(
+        out.iter()
+            .any(|one| one.why.contains("certificates renew --device"))
+    );
+    // Sessions are asked again at once: who is sure goes on.
+    assert!(changes.has_changed().unwrap());
+    assert!(roster.is_groundless(&olds) && !roster.is_groundless(&news));
+    let refused = roster.identify(&chain(&old)).unwrap_err();
+    assert_eq!(refused.reason(), "root retired");
+    roster.identify(&chain(&new)).unwrap();
+    let mut rest = [0; 64];
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read(&mut rest));
+    assert_eq!(
+        ended.await.unwrap().unwrap_or(0),
+        0,
+        "the standing connection"
+    );
+    shake(&old, &member(&cloud.cps).await).unwrap_err();
+}
