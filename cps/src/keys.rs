@@ -50,7 +50,7 @@ pub enum KeyError {
     OtherSeal(PathBuf),
     /// The log names a key that no file holds.
     #[error(
-        "the {0} key {1} is in use, and no file in {2} holds it; restore the folder from a backup that is not older than the last rotation"
+        "the {0} key {1} is in use, and no file in {2} holds it; restore the folder from a backup that is not older than the last rotation; a gateway without one begins anew: 'gateways replace' at the cloud, then enrol with that token and an empty state folder"
     )]
     Lost(&'static str, String, PathBuf),
     /// Rotated again and again, and never retired.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use holdfast_protocol::id::{Domain, ServerId, SiteId};
 use holdfast_protocol::name::Party;
 use holdfast_protocol::record::{Change, Serial};
+use holdfast_protocol::succession::{KeyRole, SignedSuccession};
 use holdfast_store::{StoreError, WriteError};
 use zeroize::Zeroizing;
 
@@ -112,9 +113,10 @@ impl Enrolment {
             return Ok(None);
         };
         let key = self.core.keys.record();
+        let steps = self.signing_steps(site)?;
         let revoked =
             lock.filter(|lock| lock.cause == LockCause::Revoke && lock.epoch == row.epoch);
-        Ok(match revoked {
+        let statement = match revoked {
             Some(lock) => Some(Replaced::sign_revoked(
                 site,
                 gateway,
@@ -123,7 +125,22 @@ impl Enrolment {
             )),
             None if row.epoch > 1 => Some(Replaced::sign(site, gateway, (row.epoch, row.at), &key)),
             None => None,
-        })
+        };
+        Ok(statement.map(|statement| Replaced::with_steps(statement, &steps)))
+    }
+
+    /// How this server's signing key was rotated, by a site's log.
+    fn signing_steps(&self, site: &SiteId) -> Result<Vec<SignedSuccession>, StoreError> {
+        let epoch = self.core.registry.epoch()?;
+        let whose = Some((&self.core.config.server, epoch));
+        let steps = self
+            .core
+            .registry
+            .read(|view| view.rotations(site, whose))?;
+        let steps = steps
+            .into_iter()
+            .filter(|step| step.is_of(KeyRole::Signing));
+        Ok(steps.map(|step| step.statement).collect())
     }
 
     /// Lets a gateway in again that `replace` locked out, as long as nothing took its place; or one

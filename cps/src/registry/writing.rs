@@ -120,8 +120,10 @@ impl<'t> Writing<'t> {
             let last = steps.iter().rfind(|step| step.is_of(KeyRole::Signing));
             if let Some(step) = last {
                 let key = self.author.keys.find(KeyRole::Signing, &step.said().new);
-                let lost =
-                    || StoreError::Misuse("the signing key that the log names is lost".into());
+                let lost = || {
+                    let why = "the signing key that the log names is in no file of the key folder; stop this server and restore that folder from a backup that is not older than the last rotation";
+                    StoreError::Misuse(why.into())
+                };
                 return key.ok_or_else(lost);
             }
         }

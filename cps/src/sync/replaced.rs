@@ -3,10 +3,12 @@
 //!
 //! Made by the HTTPS API in place of an answer, verified by [`super::Client`]; what follows from it
 //! is the gateway's business. A mere lock, before anything took the place, makes no statement: it
-//! can be taken back.
+//! can be taken back. With the statement goes how the cloud's key was rotated, so that a machine
+//! which slept through that believes it too, now and at its next start.
 
 use holdfast_protocol::crypto::{SigningKey, VerifyingKey};
 use holdfast_protocol::id::{ServerId, SiteId};
+use holdfast_protocol::succession::{KeyRole, SignedSuccession};
 use holdfast_protocol::wire::cbor::{self, Reader};
 use holdfast_protocol::wire::cose::Sign1;
 
@@ -16,6 +18,12 @@ use crate::enrol::Cloud;
 const KIND: &str = "holdfast/replaced/1";
 /// The same of a gateway that was revoked.
 const REVOKED: &str = "holdfast/revoked/1";
+/// The same with the steps that lead to the key by which it is signed.
+const WITH_STEPS: &str = "holdfast/replaced/steps/1";
+/// Most steps that go with a statement; who slept through more hears it in words alone.
+const MOST_STEPS: usize = 16;
+/// Longest step.
+const MAX_STEP: usize = 2048;
 /// Longest id as text.
 const MAX_ID: usize = 80;
 /// Longest statement.
@@ -70,6 +78,20 @@ impl Replaced {
         Sign1::sign(&payload, key).as_bytes().to_vec()
     }
 
+    /// The statement with the steps by which its signer's key followed others, in order.
+    pub(crate) fn with_steps(statement: Vec<u8>, steps: &[SignedSuccession]) -> Vec<u8> {
+        let steps = &steps[steps.len().saturating_sub(MOST_STEPS)..];
+        if steps.is_empty() {
+            return statement;
+        }
+        cbor::encode(|w| {
+            w.array(2 + steps.len()).text(WITH_STEPS).bytes(&statement);
+            for step in steps {
+                w.bytes(step.as_bytes());
+            }
+        })
+    }
+
     /// Verifies a statement by the cloud of the enrolment `own`: it must be about this gateway and
     /// a later enrolment of it, or say that this one or a later one was revoked. `None`: it is not,
     /// whatever it is.
@@ -81,7 +103,20 @@ impl Replaced {
 
     /// The same where more keys of the cloud are known than the enrolment named.
     pub(crate) fn verify_by(statement: &[u8], own: &Cloud, keys: &[VerifyingKey]) -> Option<Self> {
-        let read = keys.iter().find_map(|key| Self::read(statement, key))?;
+        let (signed, steps) = parts(statement).unwrap_or((statement, Vec::new()));
+        let mut keys = keys.to_vec();
+        for step in steps {
+            let said = step.said();
+            let is_clouds = said.server == own.server() && said.role == KeyRole::Signing;
+            if is_clouds && keys.contains(&said.old) && step.verify().is_ok() {
+                keys.push(said.new.clone());
+            }
+        }
+        let read = keys.iter().find_map(|key| Self::read(signed, key))?;
+        let read = Self {
+            statement: statement.to_vec(),
+            ..read
+        };
         let is_ours = read.site == own.site() && read.gateway == own.gateway();
         let later = match read.revoked {
             true => read.epoch >= own.epoch,
@@ -116,6 +151,22 @@ impl Replaced {
             statement: statement.to_vec(),
         })
     }
+}
+
+/// Statement and steps; nothing of what came without any.
+fn parts(bytes: &[u8]) -> Option<(&[u8], Vec<SignedSuccession>)> {
+    let mut r = Reader::new(bytes).ok()?;
+    let count = r.array_len(2 + MOST_STEPS).ok()?;
+    if r.text(MAX_ID).ok()? != WITH_STEPS {
+        return None;
+    }
+    let statement = r.bytes(MAX_BYTES).ok()?;
+    let mut steps = Vec::new();
+    for _ in 2..count {
+        steps.push(SignedSuccession::parse(r.bytes(MAX_STEP).ok()?).ok()?);
+    }
+    r.end().ok()?;
+    Some((statement, steps))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use holdfast_protocol::succession::KeyRole;
+
 use super::kit::*;
 use crate::enrol::Refusal;
 use crate::roster;
@@ -146,6 +148,41 @@ async fn the_fresh_machine_has_the_site_and_the_old_one_is_out() {
     let other = tempfile::tempdir().unwrap();
     let used = enrol_in(&cloud, &other, &token).await.unwrap_err();
     assert!(used.to_string().contains("used already"), "{used}");
+}
+
+/// The cloud's signing key is rotated twice while the machine sleeps, and it wakes up in another's place: it believes
+/// the statement by the steps that come with it, and at its next start without anybody.
+#[tokio::test]
+async fn a_machine_that_slept_through_rotations_of_the_clouds_key_is_told_all_the_same() {
+    let cloud = cloud().await;
+    let old = gateway(&cloud, "north", "gw1").await;
+    sync(&old, &cloud).await.unwrap();
+    for _ in 0..2 {
+        cloud.cps.rotation().rotate(KeyRole::Signing).await.unwrap();
+    }
+    let (at, name) = (site("north"), server("gw1"));
+    let token = cloud
+        .cps
+        .enrolment()
+        .replace(&at, &name, HOUR)
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    enrol_in(&cloud, &folder, &token).await.unwrap();
+    let out = sync(&old, &cloud).await.unwrap_err().to_string();
+    assert!(out.contains("enrol it anew with a token"), "{out}");
+    let told = old.cps.sync().replaced().borrow().clone().unwrap();
+    let own = old.cps.cloud().unwrap();
+    assert_eq!(Replaced::verify(&told.statement, own), Some(told.clone()));
+    // Without the steps, or with a byte of them changed, it is anybody's word.
+    let present = cloud.cps.keys().record();
+    let bare = Replaced::sign(&at, &name, (2, told.at), &present);
+    assert_eq!(Replaced::verify(&bare, own), None);
+    for at in 0..told.statement.len() {
+        let mut wrong = told.statement.clone();
+        wrong[at] ^= 1;
+        assert_eq!(Replaced::verify(&wrong, own), None, "byte {at}");
+    }
 }
 
 #[tokio::test]
