@@ -31,6 +31,7 @@ mod reasons;
 mod rights;
 mod rules;
 mod session;
+mod shared;
 mod stock;
 mod subscribe;
 mod web;
