@@ -1,18 +1,24 @@
 //! The rendezvous relay on the LAN: TO1 through the remote rendezvous while it answers, through the
 //! local one otherwise. Each run is pinned to the backend that answered its first message, under a
-//! token of our own; a backend lost in mid-run is answered 255, never switched.
+//! token of our own; a backend lost in mid-run is answered 255, never switched. A device that comes back
+//! again and again is led here, where this server can onboard it.
+
+mod repeats;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use holdfast_link::fdo::{Client, Error as LinkError, Run as RemoteRun};
+use holdfast_protocol::fdo::to1::HelloRv;
 use holdfast_protocol::fdo::{Error, ErrorCode, Message, MessageType};
-use tokio::time::timeout;
+use holdfast_protocol::id::Guid;
+use tokio::time::{Instant, timeout};
 
 use crate::Core;
 use crate::errors::end_run;
 use crate::fdo::{Answer, FdoParty, FdoReply, FdoRequest, Sessions, Token};
 use crate::rendezvous::{Rendezvous, reply};
+use repeats::Repeats;
 
 /// The backend of a run.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ pub struct Relay {
     remote: RwLock<Option<Client>>,
     remote_up: AtomicBool,
     runs: Sessions<Backend>,
+    repeats: Mutex<Repeats>,
 }
 
 impl Relay {
@@ -41,6 +48,7 @@ impl Relay {
             remote: RwLock::new(None),
             remote_up: AtomicBool::new(true),
             runs,
+            repeats: Mutex::default(),
         }
     }
 
@@ -61,13 +69,18 @@ impl Relay {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(client) = remote.filter(|_| up) {
+        let message = Message::new(MessageType::To1HelloRv, request.body.to_vec());
+        let guid = HelloRv::read(&message).ok().map(|hello| hello.guid());
+        let lost = guid.is_some_and(|guid| self.is_lost(guid));
+        if let Some(client) = remote.filter(|_| up && !lost) {
             let mut run = client.start();
             let wait = self.core.config.limits.relay_wait;
-            let message = Message::new(MessageType::To1HelloRv, request.body.to_vec());
             match timeout(wait, run.exchange(&message)).await {
                 Ok(Ok(answer)) => {
                     self.core.metrics.relayed("remote");
+                    if let Some(guid) = guid {
+                        self.repeats().led(guid, Instant::now());
+                    }
                     let token = self.runs.begin(Backend::Remote(run));
                     return reply(answer, Some(token));
                 }
@@ -87,6 +100,23 @@ impl Relay {
             }
         }
         self.begin_locally(request).await
+    }
+
+    /// Whether the device was led to the remote owner and did not get there, so that it is better off
+    /// here, if it is known here at all.
+    fn is_lost(&self, guid: Guid) -> bool {
+        let lost = self.local.knows(guid) && self.repeats().is_lost(guid, Instant::now());
+        if lost {
+            tracing::info!(
+                ?guid,
+                "a device was led to the remote owner and came back; it is onboarded here"
+            );
+        }
+        lost
+    }
+
+    fn repeats(&self) -> std::sync::MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn begin_locally(&self, request: FdoRequest) -> FdoReply {

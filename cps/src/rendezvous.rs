@@ -213,6 +213,11 @@ impl Rendezvous {
         })
     }
 
+    /// Whether a device would be answered here.
+    pub(crate) fn knows(&self, guid: Guid) -> bool {
+        self.entry(guid).is_ok_and(|entry| entry.is_some())
+    }
+
     /// The entry of a device, unless it has lapsed.
     fn entry(&self, guid: Guid) -> Result<Option<RendezvousRow>, StoreError> {
         let now = self.core.clock.certain();

@@ -192,6 +192,25 @@ async fn the_relay_asks_the_remote_first_and_the_local_one_when_it_is_away() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
+/// Its LAN has no way to the Internet, or that owner is down while the rendezvous answers.
+#[tokio::test]
+async fn a_device_that_does_not_get_to_the_remote_owner_is_led_to_the_local_one() {
+    let (cloud, gateway, device) = relayed().await;
+    gateway.cps.relay().set_remote(Some(fdo_client(cloud.fdo)));
+    let mut led = Vec::new();
+    for _ in 0..8 {
+        led.push(port(&device, gateway.fdo).await);
+    }
+    assert_eq!(led, [40, 40, 40, 50, 40, 40, 40, 50]);
+    // The control: one that is not known here is never led here.
+    let (stranger, voucher) = Factory::new().device_for(&cloud.cps, "s");
+    let key = cloud.cps.keys().owner();
+    register(cloud.fdo, &voucher, &key, 41).await.unwrap();
+    for _ in 0..8 {
+        assert_eq!(port(&stranger, gateway.fdo).await, 41);
+    }
+}
+
 #[tokio::test]
 async fn what_the_remote_does_not_know_the_local_one_answers() {
     let (cloud, gateway, _) = relayed().await;
