@@ -39,7 +39,6 @@ use crate::status::Board;
 use crate::vault::Identity;
 use flight::Flight;
 use line::{How, Line};
-use notices::Last;
 pub(crate) use server::SESSION;
 use server::Servers;
 pub use server::Unusable;
@@ -500,29 +499,21 @@ impl Connection {
     }
 
     /// Takes what is sent to the device: notices about services go to their room, commands to theirs.
-    async fn receive(&self, client: &Client, mut inbox: Inbox) -> End {
+    async fn receive(&self, client: &Client, inbox: Inbox) -> End {
         let filters = self.line.filters(&self.identity.site);
         let filters: Vec<_> = filters
             .iter()
             .map(|filter| (filter.as_str(), Qos::AtLeastOnce))
             .collect();
-        match client.subscribe(&filters).await {
-            Ok(()) => {}
-            Err(mqtt::SubscribeError::Closed) => return End::Lost(client.ended().await),
-            // Readings go out all the same.
-            Err(error) => warn!(%error, "the device hears no commands on this connection"),
-        }
-        let mut last = Last::default();
-        while let Some(message) = inbox.next().await {
-            info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
-            self.board.tell(|status| status.received += 1);
-            match message.topic.parse() {
-                Ok(Topic::Down { .. } | Topic::Command { .. }) => self.keep(&message).await,
-                Ok(topic) => self.hear(&topic, &message, &mut last).await,
-                Err(_) => {}
+        let asking = async {
+            match client.subscribe(&filters).await {
+                Ok(()) | Err(mqtt::SubscribeError::Closed) => {}
+                // Readings go out all the same.
+                Err(error) => warn!(%error, "the device hears no commands on this connection"),
             }
-            inbox.acknowledge(&message).await;
-        }
+        };
+        // A session that was kept sends what waits in it first; the answer stands behind all that.
+        tokio::join!(asking, self.take_in(inbox));
         End::Lost(client.ended().await)
     }
 

@@ -1,10 +1,10 @@
 //! What the device is told on the topics of its own, and who hears it: the notices of a service, of
 //! another server, and of keys and certificates. Nothing is decided here.
 
-use holdfast_link::mqtt::Incoming;
+use holdfast_link::mqtt::{Inbox, Incoming};
 use holdfast_protocol::succession::Orders;
 use holdfast_protocol::topic::Topic;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Connection;
 use crate::alternates::Heard;
@@ -12,14 +12,29 @@ use crate::alternates::Heard;
 /// The last notice of each topic in this connection: heard once more when other keys are believed,
 /// since retained messages come in any order.
 #[derive(Debug, Default)]
-pub(super) struct Last {
+struct Last {
     service: Option<Vec<u8>>,
     server: Option<Vec<u8>>,
 }
 
 impl Connection {
+    /// Takes what comes in, one after the other, until the connection ends.
+    pub(super) async fn take_in(&self, mut inbox: Inbox) {
+        let mut last = Last::default();
+        while let Some(message) = inbox.next().await {
+            info!(topic = %message.topic, bytes = message.payload.len(), "message for the device");
+            self.board.tell(|status| status.received += 1);
+            match message.topic.parse() {
+                Ok(Topic::Down { .. } | Topic::Command { .. }) => self.keep(&message).await,
+                Ok(topic) => self.hear(&topic, &message, &mut last).await,
+                Err(_) => {}
+            }
+            inbox.acknowledge(&message).await;
+        }
+    }
+
     /// Takes a message on one of those topics; others are none of its business.
-    pub(super) async fn hear(&self, topic: &Topic, message: &Incoming, last: &mut Last) {
+    async fn hear(&self, topic: &Topic, message: &Incoming, last: &mut Last) {
         match topic {
             Topic::ServiceDesired { .. } => {
                 let payload = message.payload.to_vec();
