@@ -32,21 +32,8 @@ pub(crate) struct Reserve {
 impl Reserve {
     pub(crate) fn new(medium: &Medium, options: &Options) -> Self {
         let bytes = options.reserve_bytes;
-        let beside = || match medium {
-            Medium::File(path) => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(".reserve");
-                Some(PathBuf::from(name))
-            }
-            Medium::Backend(_) => None,
-        };
-        let file = options
-            .reserve_file
-            .clone()
-            .or_else(beside)
-            .filter(|_| bytes > 0);
         let mut reserve = Self {
-            file,
+            file: place(medium, options),
             bytes,
             in_use: false,
             last_try: Instant::now(),
@@ -59,6 +46,11 @@ impl Reserve {
             reserve.in_use = true;
         }
         reserve
+    }
+
+    /// Gives the space of an earlier run free, so that the store can be opened; false when there is none.
+    pub(crate) fn give_free(medium: &Medium, options: &Options) -> bool {
+        place(medium, options).is_some_and(|path| fs::remove_file(path).is_ok())
     }
 
     /// Whether only essential operations may be taken.
@@ -95,6 +87,20 @@ impl Reserve {
             }
         }
     }
+}
+
+/// Where the reserve lies; `None` without one.
+fn place(medium: &Medium, options: &Options) -> Option<PathBuf> {
+    let beside = || match medium {
+        Medium::File(path) => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".reserve");
+            Some(PathBuf::from(name))
+        }
+        Medium::Backend(_) => None,
+    };
+    let file = options.reserve_file.clone().or_else(beside);
+    file.filter(|_| options.reserve_bytes > 0)
 }
 
 /// Writes real bytes: a file with holes reserves nothing.

@@ -112,7 +112,13 @@ impl<S: Schema> Writer<S> {
     /// When the medium cannot be opened, is damaged (unless it was quarantined, see
     /// [`Options::damaged`]), or the schema cannot be prepared.
     pub fn open(medium: Medium, options: Options, schema: S) -> Result<Self, StoreError> {
-        let (database, quarantined) = medium::open_first(&medium, &options)?;
+        let (database, quarantined) = match medium::open_first(&medium, &options) {
+            // A daemon that stays down on a full disk helps nobody: what is kept back is for this too.
+            Err(error) if error.is_full() && Reserve::give_free(&medium, &options) => {
+                medium::open_first(&medium, &options)?
+            }
+            opened => opened?,
+        };
         if let Some(Quarantined { path, why }) = &quarantined {
             error!(path = %path.display(), %why, "damaged store moved away; beginning empty");
         }
@@ -137,7 +143,7 @@ impl<S: Schema> Writer<S> {
             health,
             unprepared: true,
         };
-        engine.prepare()?;
+        engine.begin()?;
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || engine.run())?;
@@ -267,6 +273,18 @@ impl<S: Schema> Drop for Engine<S> {
 }
 
 impl<S: Schema> Engine<S> {
+    /// Prepares for the first time; on a full disk with the reserve's space.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        match self.prepare() {
+            Err(error) if error.is_full() && !self.reserve.in_use() && self.reserve.release() => {
+                warn!("the store works on its reserve: free some disk space");
+                self.close_for(&error, 0);
+                self.reopen_once()
+            }
+            done => done,
+        }
+    }
+
     fn run(mut self) {
         // Without one, nothing is patient.
         let clock = Builder::new_current_thread().enable_time().build().ok();

@@ -238,3 +238,69 @@ fn a_full_disk_leaves_room_for_what_is_essential() {
     assert_eq!(health.borrow().state, State::Open);
     assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 256 << 10);
 }
+
+/// Opens a store again whose n-th call of a kind meets the full disk; gives whether it opens, and then takes what is
+/// essential.
+fn opens(reserve: Option<&std::path::Path>, call: Call, at: u64) -> bool {
+    let disk = CrashBackend::new();
+    let failing = FailingBackend::new(Arc::new(disk.clone()));
+    let open = || {
+        let options = Options {
+            reserve_bytes: if reserve.is_some() { 64 << 10 } else { 0 },
+            reserve_file: reserve.map(Into::into),
+            ..quick()
+        };
+        let schema = Rows {
+            disk: disk.clone(),
+            ledger: Arc::default(),
+            answers: Answers::AfterCommit,
+        };
+        Writer::open(Medium::Backend(Arc::new(failing.clone())), options, schema)
+    };
+    let put = |writer: &Writer<Rows>, version| {
+        let (reply, answer) = oneshot::channel();
+        let put = Put {
+            key: 1,
+            version,
+            reply,
+        };
+        writer.blocking_send(put).unwrap();
+        answer.blocking_recv().unwrap()
+    };
+    put(&open().unwrap(), 1).unwrap();
+    failing.plan(Some(Fault {
+        call,
+        at,
+        os_error: ENOSPC,
+        times: Times::Once,
+    }));
+    let opened = open();
+    let met = failing.failures() > 0;
+    assert!(met, "{call:?} {at} was never reached");
+    match opened {
+        Ok(writer) => {
+            put(&writer, 2).unwrap();
+            true
+        }
+        Err(error) => {
+            assert!(error.is_full(), "{error}");
+            false
+        }
+    }
+}
+
+#[test]
+fn a_store_opens_on_a_full_disk_by_its_reserve() {
+    let folder = tempfile::tempdir().unwrap();
+    let reserve = folder.path().join("reserve");
+    for (call, at) in [
+        (Call::Write, 1),
+        (Call::Write, 2),
+        (Call::Write, 3),
+        (Call::Sync, 1),
+    ] {
+        assert!(opens(Some(&reserve), call, at), "{call:?} {at}");
+        // The control: nothing was kept back.
+        assert!(!opens(None, call, at), "{call:?} {at} without a reserve");
+    }
+}
