@@ -163,10 +163,7 @@ pub(crate) fn kept(folder: &Path) -> Vec<(String, u64)> {
         // Counts the gateway's exchanges with the cloud.
         if entry.path().is_file() && !name.starts_with("turn.") {
             let mut digest = std::hash::DefaultHasher::new();
-            // The server's own certificate may be made anew at any start; its key may not, and both must fit.
-            if name != "server.pem" {
-                digest.write(&std::fs::read(entry.path()).unwrap());
-            }
+            digest.write(&std::fs::read(entry.path()).unwrap());
             all.push((name, digest.finish()));
         }
     }

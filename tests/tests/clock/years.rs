@@ -26,6 +26,7 @@ async fn after_a_normal_life_all_are_served_in_1970_and_in_2069() {
     start(&mut devices).await;
     all_work(&devices, PATIENCE * 2).await;
     turned.has_quality("authenticated").await;
+    own_certificate_is_settled(&turned.world.gateway.state.join("keys")).await;
     stop(&mut devices).await;
     turned.world.gateway.stop().await.unwrap();
     turned.world.uplink.set(Mode::Silent).unwrap();
@@ -58,6 +59,25 @@ async fn after_a_normal_life_all_are_served_in_1970_and_in_2069() {
         }
     }
     turned.world.stop().await.unwrap();
+}
+
+/// A gateway's own certificate lasts as long as its issuer if it was made while the time was unknown; within seconds of
+/// knowing the time it is made anew. Only then is the first life a normal one.
+async fn own_certificate_is_settled(keys: &std::path::Path) {
+    let end_of = |name: &str| {
+        let told = std::process::Command::new("openssl")
+            .args(["x509", "-noout", "-enddate", "-in"])
+            .arg(keys.join(name))
+            .output()
+            .unwrap();
+        assert!(told.status.success(), "{told:?}");
+        told.stdout
+    };
+    let until = Instant::now() + PATIENCE;
+    while end_of("server.pem") == end_of("ca-site-harbour.pem") {
+        assert!(Instant::now() < until, "it is not made anew");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn kept_vault(state: &std::path::Path) -> Vec<u8> {
