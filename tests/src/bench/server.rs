@@ -3,6 +3,8 @@
 //! Called by the experiments. Each has a folder of its own on the disk of the working directory, not in a memory file
 //! system, and is ended by exactly the id that was started.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -55,8 +57,53 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     child: Child,
+    clock: RefCell<Clock>,
     asking: Option<(ChildStdin, BufReader<ChildStdout>)>,
     folder: Option<Folder>,
+}
+
+/// The time that each thread of a process has run. The two sums of `/proc/PID/stat` are the same time rounded down to
+/// 10 ms each, which is a tenth of what a paced run costs.
+#[derive(Debug, Default)]
+struct Clock {
+    /// By thread; one that has ended keeps what it had when it was last looked at.
+    ran: HashMap<String, u64>,
+}
+
+impl Clock {
+    /// Seconds; `None` where the kernel does not keep it.
+    fn read(&mut self, process: u32) -> Option<f64> {
+        for thread in fs::read_dir(format!("/proc/{process}/task")).ok()? {
+            let name = thread.ok()?.file_name().into_string().ok()?;
+            let line = proc(process, &format!("task/{name}/schedstat"));
+            // A thread that ended just now has none.
+            if let Some(ran) = line.split_whitespace().next() {
+                self.ran.insert(name, ran.parse().ok()?);
+            }
+        }
+        let all: u64 = self.ran.values().sum();
+        (all > 0).then(|| Duration::from_nanos(all).as_secs_f64())
+    }
+}
+
+/// Seconds by the clock ticks of `/proc`.
+fn ticks(process: u32) -> f64 {
+    let stat = proc(process, "stat");
+    // The name in parentheses may hold anything; the fields count from behind it.
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
+    let ticks = |index: usize| -> f64 {
+        fields
+            .get(index)
+            .and_then(|field| field.parse().ok())
+            .unwrap_or(f64::NAN)
+    };
+    (ticks(11) + ticks(12)) / TICKS
+}
+
+fn proc(process: u32, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default()
 }
 
 /// What ours says of itself.
@@ -123,6 +170,7 @@ impl Server {
         Ok(Self {
             address,
             child,
+            clock: RefCell::default(),
             asking: Some((stdin, stdout)),
             folder: None,
         })
@@ -147,6 +195,7 @@ impl Server {
         let mut server = Self {
             address: port,
             child,
+            clock: RefCell::default(),
             asking: None,
             folder: Some(folder),
         };
@@ -164,21 +213,13 @@ impl Server {
         Ok(server)
     }
 
-    /// CPU seconds so far, to 10 ms.
+    /// CPU seconds so far: to the nanosecond where the kernel keeps that, else to 10 ms.
     #[must_use]
     pub fn cpu(&self) -> f64 {
-        let stat = self.proc("stat");
-        // The name in parentheses may hold anything; the fields count from behind it.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
-        let ticks = |index: usize| -> f64 {
-            fields
-                .get(index)
-                .and_then(|field| field.parse().ok())
-                .unwrap_or(f64::NAN)
-        };
-        (ticks(11) + ticks(12)) / TICKS
+        let mut clock = self.clock.borrow_mut();
+        clock
+            .read(self.child.id())
+            .unwrap_or_else(|| ticks(self.child.id()))
     }
 
     /// Resident memory in KiB.
@@ -194,7 +235,7 @@ impl Server {
     }
 
     fn proc(&self, name: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
+        proc(self.child.id(), name)
     }
 
     /// Our server's own figures; zeros for theirs.
@@ -282,6 +323,41 @@ fn mosquitto_settings(address: SocketAddr, folder: &Path, setup: Setup<'_>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fine_clock_is_the_coarse_one_with_more_digits() {
+        // A process of its own: this one runs other tests beside this one.
+        let mut child = Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let mut clock = Clock::default();
+        std::thread::sleep(Duration::from_millis(700));
+        let before = ticks(child.id());
+        let fine = clock.read(child.id());
+        let after = ticks(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let Some(fine) = fine else {
+            crate::skip::skip("the_fine_clock", "the kernel keeps no run time of threads");
+            return;
+        };
+        // Two fields, each rounded down; and the scheduler brings a running thread's time up to date at ticks.
+        assert!(
+            before - 0.02 <= fine && fine <= after + 0.03,
+            "{before} {fine} {after}"
+        );
+        assert!(fine > 0.1, "{fine}");
+        assert!(ticks(child.id()).is_nan());
+    }
+
+    #[test]
+    fn a_thread_that_ended_keeps_its_time() {
+        let mut clock = Clock::default();
+        clock.ran.insert("gone".to_owned(), 2_000_000_000);
+        let seconds = clock.read(std::process::id());
+        assert!(seconds.is_none_or(|seconds| seconds >= 2.0), "{seconds:?}");
+    }
 
     #[test]
     fn autosave_is_asked_for_only_where_it_is_meant() {
