@@ -50,6 +50,9 @@ pub(crate) struct Core {
     /// A planted defect of the quota tests: nobody is told of anything.
     #[cfg(test)]
     pub(crate) mute: std::sync::atomic::AtomicBool,
+    /// The planted defect of the full-output test: what was left in the queues is not looked for again.
+    #[cfg(test)]
+    pub(crate) content: std::sync::atomic::AtomicBool,
 }
 
 impl std::fmt::Debug for Core {
@@ -86,6 +89,8 @@ impl Core {
             early: std::sync::atomic::AtomicBool::new(false),
             #[cfg(test)]
             mute: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            content: std::sync::atomic::AtomicBool::new(false),
         }
     }
 

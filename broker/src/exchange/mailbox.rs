@@ -517,9 +517,9 @@ impl Mailbox {
         self.wake.poll(cx)
     }
 
-    /// A session's task goes to look for another reason.
-    pub(crate) fn looks(&self) {
-        self.wake.looks();
+    /// A session's task goes on for another reason: whether something changed since it last looked.
+    pub(crate) fn looks(&self) -> bool {
+        self.wake.looks()
     }
 
     /// A session's task is over.

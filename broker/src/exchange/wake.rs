@@ -83,14 +83,21 @@ impl Wake {
         }
     }
 
-    /// The reader goes to look for another reason, and will see all that changed until now.
-    pub(super) fn looks(&self) {
-        let Self::Reader(reader) = self else { return };
+    /// The reader goes on for another reason: whether something changed since it last looked, which it is to see now.
+    pub(super) fn looks(&self) -> bool {
+        let Self::Reader(reader) = self else {
+            return false;
+        };
         let mut reader = lock(reader);
         let before = std::mem::replace(&mut *reader, Reader::Busy(false));
         drop(reader);
-        if let Reader::Woken(after) = before {
-            after.into_iter().for_each(Waker::wake);
+        match before {
+            Reader::Busy(changed) => changed,
+            Reader::Idle(_) => false,
+            Reader::Woken(after) => {
+                after.into_iter().for_each(Waker::wake);
+                true
+            }
         }
     }
 
@@ -155,9 +162,12 @@ mod tests {
     fn what_changed_before_the_wait_ends_it_at_once() {
         let (wake, reader) = (Wake::reader(), task());
         assert!(poll(&wake, &reader).is_pending());
-        wake.looks();
+        assert!(!wake.looks());
         wake.tell();
         assert_eq!(calls(&reader), 0);
+        assert!(wake.looks());
+        assert!(!wake.looks(), "it has seen that");
+        wake.tell();
         assert!(poll(&wake, &reader).is_ready());
         assert!(poll(&wake, &reader).is_pending());
         wake.tell();
@@ -186,7 +196,7 @@ mod tests {
             if waits {
                 assert!(poll(&wake, &reader).is_ready());
             } else {
-                wake.looks();
+                assert!(wake.looks());
             }
             assert_eq!(calls(&sender), before + 1);
         }

@@ -52,6 +52,8 @@ pub(crate) struct Client {
     pub(super) slow: Option<Box<Slow>>,
     /// A whole packet came since this was last looked at [MQTT-3.1.2-22].
     pub(super) heard: bool,
+    /// A packet came by which more may go out than before, or other than what is shown is under way.
+    pub(super) acted: bool,
     /// A receiver's queue is getting full: let others run.
     pub(super) crowded: bool,
     /// Who got something that is acknowledged now: it comes before the acknowledgement.
@@ -96,9 +98,13 @@ pub(super) struct Memory {
     /// Whether it may receive them, as of a generation.
     pub(super) receivable: HashMap<Arc<str>, bool>,
     pub(super) receivable_of: u64,
+    /// The last of these that it may receive.
+    pub(super) last_received: Option<Arc<str>>,
     /// Where they go and whether it may publish them, as of a generation.
     topics: HashMap<Arc<str>, (Arc<Route>, bool)>,
     topics_of: u64,
+    /// The one of these that was last published: most clients have no other.
+    last: Option<(Arc<str>, Arc<Route>, bool)>,
     /// The client's own aliases.
     aliases: HashMap<u16, Arc<str>>,
     run: Option<Run>,
@@ -159,6 +165,7 @@ impl Client {
             out: BytesMut::new(),
             slow: None,
             heard: false,
+            acted: false,
             crowded: false,
             served: None,
             rest: Rare::default(),
@@ -208,8 +215,15 @@ impl Client {
     pub(super) fn take(&mut self, first: u8, body: &[u8]) -> Result<Flow, Fault> {
         self.heard = true;
         match codec::decode(first, body, self.v5)? {
-            Packet::Publish(publish) => self.publish(publish)?,
-            Packet::Ack(ack) => self.acknowledged(ack)?,
+            Packet::Publish(publish) => {
+                let exactly = publish.qos == Qos::ExactlyOnce;
+                self.publish(publish)?;
+                self.acted |= exactly || !self.slots.is_empty();
+            }
+            Packet::Ack(ack) => {
+                self.acknowledged(ack)?;
+                self.acted = true;
+            }
             Packet::Pingreq => self.pings += 1,
             Packet::Subscribe(subscribe) => self.slow = Some(Box::new(Slow::Subscribe(subscribe))),
             Packet::Unsubscribe(unsubscribe) => {
@@ -293,9 +307,12 @@ impl Client {
                 memory.aliases.insert(alias, Arc::clone(&topic));
                 topic
             }
-            None => match memory.topics.get_key_value(publish.topic) {
-                Some((known, _)) => Arc::clone(known),
-                None => publish.topic.into(),
+            None => match &memory.last {
+                Some((last, ..)) if **last == *publish.topic => Arc::clone(last),
+                _ => match memory.topics.get_key_value(publish.topic) {
+                    Some((known, _)) => Arc::clone(known),
+                    None => publish.topic.into(),
+                },
             },
         };
         if topic.len() > limits.topic_bytes || crate::topic::levels(&topic) > limits.topic_levels {
@@ -334,16 +351,25 @@ impl Client {
         let memory = self.memory.get_or_insert_default();
         if memory.topics_of != generation || memory.topics.len() >= REMEMBERED_TOPICS {
             memory.topics.clear();
+            memory.last = None;
             memory.topics_of = generation;
         }
-        if let Some((route, allowed)) = memory.topics.get(topic) {
+        if let Some((last, route, allowed)) = &memory.last
+            && Arc::ptr_eq(last, topic)
+        {
             return (Arc::clone(route), *allowed);
         }
-        let route = self.core.route(topic);
-        let allowed = rights::may_publish(&*self.core.rights, &self.identity, topic);
-        memory
-            .topics
-            .insert(Arc::clone(&route.topic), (Arc::clone(&route), allowed));
+        let (route, allowed) = match memory.topics.get(topic) {
+            Some((route, allowed)) => (Arc::clone(route), *allowed),
+            None => {
+                let route = self.core.route(topic);
+                let allowed = rights::may_publish(&*self.core.rights, &self.identity, topic);
+                let found = (Arc::clone(&route), allowed);
+                memory.topics.insert(Arc::clone(&route.topic), found);
+                (route, allowed)
+            }
+        };
+        memory.last = Some((Arc::clone(&route.topic), Arc::clone(&route), allowed));
         (route, allowed)
     }
 

@@ -438,13 +438,24 @@ impl Client {
         let memory = self.memory.get_or_insert_default();
         if memory.receivable_of != generation || memory.receivable.len() >= 64 {
             memory.receivable.clear();
+            memory.last_received = None;
             memory.receivable_of = generation;
         }
-        if let Some(known) = memory.receivable.get(topic) {
-            return *known;
+        let last = memory.last_received.as_ref();
+        if last.is_some_and(|last| Arc::ptr_eq(last, topic)) {
+            return true;
         }
-        let may = rights::may_receive(&*self.core.rights, &self.identity, topic);
-        memory.receivable.insert(Arc::clone(topic), may);
+        let may = match memory.receivable.get(topic) {
+            Some(known) => *known,
+            None => {
+                let may = rights::may_receive(&*self.core.rights, &self.identity, topic);
+                memory.receivable.insert(Arc::clone(topic), may);
+                may
+            }
+        };
+        if may {
+            memory.last_received = Some(Arc::clone(topic));
+        }
         may
     }
 

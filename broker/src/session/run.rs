@@ -126,6 +126,12 @@ pub(crate) struct Connection {
     pub(super) client: Client,
     pub(super) out: BytesMut,
     flushing: bool,
+    /// Something may wait in the mailbox, or we may have to go.
+    pub(super) look: bool,
+    /// The queues may hold more than was taken when they were last looked at.
+    pub(super) cut_short: bool,
+    /// What is held beside the queue may have changed.
+    pub(super) recount: bool,
     pub(super) paused: bool,
     ticket: u64,
     cell: Arc<Cell>,
@@ -189,6 +195,9 @@ impl Connection {
             client,
             out: BytesMut::new(),
             flushing: false,
+            look: true,
+            cut_short: false,
+            recount: false,
             ticket: started.ticket,
             cell: started.cell,
             will: started.will.map(Box::new),
@@ -206,14 +215,10 @@ impl Connection {
             if let Err(end) = self.work().await {
                 break end;
             }
-            if self.closing.is_set() {
-                break end(CutReason::Shutdown);
-            }
-            if let Some(reason) = self.cell.cut(self.ticket) {
+            if std::mem::take(&mut self.look)
+                && let Some(reason) = self.told_to_go()
+            {
                 break end(reason);
-            }
-            if self.must_go() {
-                break end(CutReason::TooSlow);
             }
             if std::mem::take(&mut self.client.heard)
                 && let Some(silence) = &mut self.silence
@@ -231,6 +236,15 @@ impl Connection {
         Box::pin(self.finish(ended)).await;
     }
 
+    /// Whoever wants it to end changes something in its mailbox after saying so.
+    fn told_to_go(&self) -> Option<CutReason> {
+        if self.closing.is_set() {
+            return Some(CutReason::Shutdown);
+        }
+        let cut = self.cell.cut(self.ticket);
+        cut.or_else(|| self.must_go().then_some(CutReason::TooSlow))
+    }
+
     /// Waits until there is something to do.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if let Some(receiver) = self.client.served.take()
@@ -243,7 +257,7 @@ impl Connection {
         }
         let woken = self.poll_events(cx);
         if woken.is_ready() {
-            self.client.mailbox.looks();
+            self.look |= self.client.mailbox.looks();
         }
         woken
     }
@@ -253,6 +267,7 @@ impl Connection {
             return Poll::Ready(done);
         }
         if self.client.mailbox.poll_changed(cx).is_ready() {
+            self.look = true;
             return Poll::Ready(Ok(()));
         }
         if let Some(room) = &mut self.room
@@ -278,7 +293,9 @@ impl Connection {
         loop {
             self.hand_over_now().await?;
             // Before it is asked whether more may be read: nothing else may come to wake us up.
-            self.client.outcomes().map_err(end)?;
+            if self.look {
+                self.client.outcomes().map_err(end)?;
+            }
             self.client.settle_rest();
             if self.paused && self.client.outstanding < OUTSTANDING && self.client.rest.is_empty() {
                 self.client.begin_read();
@@ -291,11 +308,9 @@ impl Connection {
             }
             break;
         }
-        if self.takes_more()
-            && let Err(error) = self.client.fill(&self.shared.journal)
-        {
-            debug!(client = self.client.client_id(), %error, "rows cannot be read now");
-            // The journal reopens by itself; the rows are asked for again then.
+        self.look |= std::mem::take(&mut self.client.acted);
+        if self.look || self.cut_short {
+            self.fill();
         }
         self.client.answer_pings();
         self.hand_over_now().await?;
@@ -306,7 +321,7 @@ impl Connection {
             self.client.out.clear();
         }
         self.client.delivered_to.place(self.out.len());
-        self.client.show_under_way();
+        self.recount |= self.look || !self.out.is_empty();
         if std::mem::take(&mut self.client.crowded) {
             // A receiver has much to do: let it have this thread before we bring more.
             tokio::task::yield_now().await;
@@ -324,6 +339,8 @@ impl Connection {
     }
 
     async fn hand_over(&mut self, ops: Vec<Op>) -> Result<(), End> {
+        // What is asked for here may bring messages, or take the mailbox's changes for itself.
+        self.look = true;
         for op in ops {
             self.shared
                 .journal
@@ -390,7 +407,9 @@ impl Connection {
                 }
             }
         }
-        self.count_held();
+        if wrote || std::mem::take(&mut self.recount) {
+            self.count_held();
+        }
         if self.flushing
             && let Poll::Ready(done) = self.socket.poll_flush(cx)
         {
@@ -403,7 +422,9 @@ impl Connection {
             // An idle connection holds no buffer.
             self.out = BytesMut::new();
         }
-        if wrote && self.out.len() < OUT_SOFT {
+        // A busy receiver may have got room before its sender began to wait for that.
+        let more = self.cut_short || !self.client.rest.is_empty();
+        if wrote && more && self.out.len() < OUT_SOFT {
             return Poll::Ready(Ok(()));
         }
         if self.may_read() {

@@ -4,6 +4,8 @@
 //! Kept by `run`. A connection whose socket has taken nothing for a while is stuck: it goes when its
 //! memory is needed.
 
+use tracing::debug;
+
 use super::inbound::OUTSTANDING;
 use super::outbound::OUT_SOFT;
 use super::run::Connection;
@@ -36,6 +38,27 @@ impl Connection {
     /// Whether there is room for more output: little, when memory is short, while some is unwritten.
     pub(super) fn takes_more(&self) -> bool {
         self.out.is_empty() || self.out.len() < OUT_SOFT && !self.shared.core.memory_is_short()
+    }
+
+    /// Takes from the queues what the output has room for, and shows what is under way then.
+    pub(super) fn fill(&mut self) {
+        let takes = self.takes_more();
+        let filled = if takes {
+            self.client.fill(&self.shared.journal)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = &filled {
+            debug!(client = self.client.client_id(), %error, "rows cannot be read now");
+            // The journal reopens by itself; the rows are asked for again then.
+        }
+        self.cut_short = !takes || filled.is_err() || self.client.out.len() >= OUT_SOFT;
+        #[cfg(test)]
+        {
+            let content = &self.shared.core.content;
+            self.cut_short &= !content.load(std::sync::atomic::Ordering::Relaxed);
+        }
+        self.client.show_under_way();
     }
 
     /// Whether the client's packets are read now.
