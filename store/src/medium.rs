@@ -4,9 +4,9 @@
 //! moves a damaged file away if the caller chose so; it never deletes one.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
+use tracing::warn;
 
 use crate::StoreError;
 use crate::gather::{GATHERED_BYTES, Gathering};
+use crate::log::{self, Log};
 
 /// The most memory a store may use as page cache and for writes on their way, in bytes.
 pub const MAX_CACHE_BYTES: usize = 16 << 20;
@@ -69,8 +71,11 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Operations that may wait in the mailbox.
     pub mailbox: usize,
-    /// Operations in one commit.
+    /// Operations in one commit, each by its [`crate::Schema::size`]; the last one may pass it.
     pub max_batch: usize,
+    /// Bytes of the log in front of the tables, for a schema that tells batches there ([`crate::Schema::loggable`]); 0 =
+    /// none. Decided when the file is made; one that was made without a log gets one at its next opening.
+    pub log_bytes: u64,
     /// Disk space kept back for essential operations, in bytes, really written; 0 = none.
     pub reserve_bytes: u64,
     /// Where the reserve lies; `None` = beside the file, as `<name>.reserve`.
@@ -88,6 +93,7 @@ impl Default for Options {
             cache_bytes: MAX_CACHE_BYTES,
             mailbox: 1024,
             max_batch: 1024,
+            log_bytes: 0,
             reserve_bytes: 0,
             reserve_file: None,
             damaged: Damaged::Refuse,
@@ -96,13 +102,26 @@ impl Default for Options {
     }
 }
 
+/// An open store: its tables, and the log before them.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) log: Option<Log>,
+}
+
 /// Opens for the first time: by choice, a damaged file is moved away first.
 pub(crate) fn open_first(
     medium: &Medium,
     options: &Options,
-) -> Result<(Database, Option<Quarantined>), StoreError> {
-    let error = match open(medium, options) {
-        Ok(database) => return Ok((database, None)),
+) -> Result<(Opened, Option<Quarantined>), StoreError> {
+    let opened = match medium {
+        Medium::File(path) => open(medium, options)
+            .and_then(|opened| with_log(opened, path, options))
+            .map_err(|error| error.at(path)),
+        Medium::Backend(_) => open(medium, options),
+    };
+    let error = match opened {
+        Ok(opened) => return Ok((opened, None)),
         Err(error) => error,
     };
     match (medium, &error) {
@@ -120,14 +139,14 @@ pub(crate) fn open_first(
 }
 
 /// Opens what is there, or makes a new store where nothing is.
-pub(crate) fn open(medium: &Medium, options: &Options) -> Result<Database, StoreError> {
+pub(crate) fn open(medium: &Medium, options: &Options) -> Result<Opened, StoreError> {
     match medium {
         Medium::File(path) => open_file(path, options).map_err(|error| error.at(path)),
         Medium::Backend(source) => open_backend(source.open()?, options),
     }
 }
 
-fn open_file(path: &Path, options: &Options) -> Result<Database, StoreError> {
+fn open_file(path: &Path, options: &Options) -> Result<Opened, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => {
             return Err(StoreError::damaged("it is not a regular file"));
@@ -138,23 +157,81 @@ fn open_file(path: &Path, options: &Options) -> Result<Database, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, options)?,
         Err(error) => return Err(error.into()),
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| {
-            match error.kind() {
-                // A file of another owner in our own folder can be moved away, but not used.
-                io::ErrorKind::PermissionDenied => StoreError::damaged("it may not be opened"),
-                _ => error.into(),
-            }
-        })?;
-    open_backend(Box::new(FileBackend::new(file)?), options)
+    loop {
+        let file = existing(path)?;
+        let ours = file.metadata()?;
+        let opened = open_backend(Box::new(FileBackend::new(file)?), options)?;
+        // Another process may have put a new one in its place while we waited for it to let go.
+        let there = fs::metadata(path)?;
+        if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
+            return Ok(opened);
+        }
+    }
+}
+
+/// A file of an earlier version gets its log; without room for a copy it goes on as it is.
+fn with_log(opened: Opened, path: &Path, options: &Options) -> Result<Opened, StoreError> {
+    if opened.log.is_some() || options.log_bytes == 0 {
+        return Ok(opened);
+    }
+    if let Err(error) = put_behind_a_log(path, options) {
+        warn!(file = %path.display(), %error, "no log is put before this store: it works without, more slowly");
+        return Ok(opened);
+    }
+    // From here on the name means the copy, whatever happens.
+    drop(opened);
+    sync_folder_of(path)?;
+    open_file(path, options)
+}
+
+fn existing(path: &Path) -> Result<File, StoreError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(|error| {
+        match error.kind() {
+            // A file of another owner in our own folder can be moved away, but not used.
+            io::ErrorKind::PermissionDenied => StoreError::damaged("it may not be opened"),
+            _ => error.into(),
+        }
+    })
+}
+
+/// A file that was made without a log, copied behind one. Whoever calls has it open, so that nobody else has.
+fn put_behind_a_log(path: &Path, options: &Options) -> Result<(), StoreError> {
+    let mut old = existing(path)?;
+    let (mut file, fresh) = beside(path)?;
+    let copied = copy_behind(&mut old, &mut file, options.log_bytes);
+    if let Err(error) = copied.and_then(|()| fs::rename(&fresh, path)) {
+        // What was there stands, and its disk may be full.
+        let _ = fs::remove_file(&fresh);
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn copy_behind(old: &mut File, file: &mut File, log_bytes: u64) -> io::Result<()> {
+    let (page, from) = log::front(log_bytes);
+    file.write_all(&page)?;
+    file.seek(SeekFrom::Start(from))?;
+    io::copy(old, file)?;
+    let meta = old.metadata()?;
+    file.set_permissions(meta.permissions())?;
+    file.sync_all()
 }
 
 /// A power cut while redb makes its file leaves one that redb refuses: so the file is made under
 /// another name and gets its own when it is whole.
 fn create(path: &Path, options: &Options) -> Result<(), StoreError> {
+    let (file, fresh) = beside(path)?;
+    let synced = file.try_clone()?;
+    drop(open_backend(Box::new(FileBackend::new(file)?), options)?);
+    synced.sync_all()?;
+    fs::rename(&fresh, path)?;
+    sync_folder_of(path)?;
+    Ok(())
+}
+
+/// An empty file beside another, for its next content.
+fn beside(path: &Path) -> io::Result<(File, PathBuf)> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let fresh = PathBuf::from(name);
@@ -165,25 +242,18 @@ fn create(path: &Path, options: &Options) -> Result<(), StoreError> {
         .truncate(true)
         .mode(0o600)
         .open(&fresh)?;
-    let synced = file.try_clone()?;
-    drop(open_backend(Box::new(FileBackend::new(file)?), options)?);
-    synced.sync_all()?;
-    fs::rename(&fresh, path)?;
-    sync_folder_of(path)?;
-    Ok(())
+    Ok((file, fresh))
 }
 
-fn open_backend(
-    backend: Box<dyn StorageBackend>,
-    options: &Options,
-) -> Result<Database, StoreError> {
+fn open_backend(backend: Box<dyn StorageBackend>, options: &Options) -> Result<Opened, StoreError> {
     // redb may panic on a file that was altered behind its back: that is damage like any other.
     catch_unwind(AssertUnwindSafe(|| {
+        let (log, backend) = log::divide(backend, options.log_bytes)?;
         let database = Builder::new()
             .set_cache_size(options.cache_bytes.min(MAX_CACHE_BYTES - GATHERED_BYTES))
             .create_with_backend(Gathering::new(backend))?;
         database.begin_read()?.list_tables()?.for_each(drop);
-        Ok(database)
+        Ok(Opened { database, log })
     }))
     .unwrap_or_else(|_| Err(StoreError::damaged("its content contradicts itself")))
 }
@@ -207,5 +277,5 @@ pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    fs::File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()
 }

@@ -5,17 +5,17 @@
 //! phases, quick repair), and only then answers. It never delays what somebody waits for to gather
 //! more, and never applies a failed batch a second time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::WriteTransaction;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout_at;
-use tracing::{error, info, warn};
+use tracing::error;
 
+use crate::engine::{self, Engine, Incoming, Letter, Shared};
 use crate::reserve::Reserve;
 use crate::{Halt, Health, Medium, Options, Quarantined, Reader, State, StoreError, medium};
 
@@ -59,11 +59,68 @@ pub trait Schema: Send + 'static {
         );
     }
 
+    /// How much of [`Options::max_batch`] the operation takes.
+    fn size(_op: &Self::Op) -> usize {
+        1
+    }
+
     /// Whether the operation is taken from the reserve when the disk is full (revocations,
     /// acknowledgements that free space, counters).
     fn essential(_op: &Self::Op) -> bool {
         true
     }
+
+    // The log in front of the tables, for schemas that use it ([`Options::log_bytes`]): a batch that is told there is safe by
+    // one write and one sync. What was told gets into the tables with the next commit of theirs, which the engine asks for
+    // by a checkpoint when the log is full or the schema says so.
+
+    /// The most bytes that [`Schema::log`] would write for this batch; `None` when it must go to the tables.
+    fn loggable(&self, _ops: &[Self::Op]) -> Option<usize> {
+        None
+    }
+
+    /// Tells the batch in `record`, behind what is there, in place of [`Schema::apply`]. `reader` gives the tables as they are.
+    ///
+    /// # Errors
+    /// The batch fails.
+    fn log(
+        &mut self,
+        _reader: &Reader,
+        _ops: &mut [Self::Op],
+        _record: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::Misuse("a schema that tells nothing".into()))
+    }
+
+    /// Whether what was told should get into the tables before more is.
+    fn checkpoint_due(&self) -> bool {
+        false
+    }
+
+    /// Puts all that was told into the tables. [`Schema::apply`] does so too, before anything else.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn checkpoint(&mut self, _tx: &WriteTransaction) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What was told is in the tables: that commit is on the disk.
+    fn checkpointed(&mut self) {}
+
+    /// Before [`Schema::prepare`]: forgets what was told, since the records follow that are on the disk.
+    fn begin_replay(&mut self) {}
+
+    /// One record of the log, oldest first. [`Schema::prepare`] then puts all of them into the tables.
+    ///
+    /// # Errors
+    /// The record is none of this schema's.
+    fn replay(&mut self, _record: &[u8]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What [`Schema::prepare`] wrote is on the disk.
+    fn prepared(&mut self) {}
 
     /// Whether the operation may wait for others to share their commit, [`PATIENCE`] at most: nobody
     /// waits for it, and losing it with the power does no harm.
@@ -71,6 +128,9 @@ pub trait Schema: Send + 'static {
         false
     }
 }
+
+/// An operation of no more than this size is put into its record by its sender: nobody's turn takes long for it.
+const LITTLE: usize = 16;
 
 /// How long patient operations wait for a commit that others need.
 pub const PATIENCE: Duration = Duration::from_millis(20);
@@ -92,9 +152,14 @@ pub enum TrySendError<T> {
 }
 
 /// The handle: clone it freely. The last one dropped lets the thread finish what waits and joins it.
-#[derive(Debug)]
 pub struct Writer<S: Schema> {
-    inner: Arc<Inner<S::Op>>,
+    inner: Arc<Inner<S>>,
+}
+
+impl<S: Schema> fmt::Debug for Writer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
 }
 
 impl<S: Schema> Clone for Writer<S> {
@@ -112,12 +177,12 @@ impl<S: Schema> Writer<S> {
     /// When the medium cannot be opened, is damaged (unless it was quarantined, see
     /// [`Options::damaged`]), or the schema cannot be prepared.
     pub fn open(medium: Medium, options: Options, schema: S) -> Result<Self, StoreError> {
-        let (database, quarantined) = match medium::open_first(&medium, &options) {
+        let (opened, quarantined) = match medium::open_first(&medium, &options) {
             // A daemon that stays down on a full disk helps nobody: what is kept back is for this too.
             Err(error) if error.is_full() && Reserve::give_free(&medium, &options) => {
                 medium::open_first(&medium, &options)?
             }
-            opened => opened?,
+            other => other?,
         };
         if let Some(Quarantined { path, why }) = &quarantined {
             error!(path = %path.display(), %why, "damaged store moved away; beginning empty");
@@ -130,13 +195,14 @@ impl<S: Schema> Writer<S> {
             last_error: None,
             quarantined,
         });
-        let (mailbox, incoming) = mpsc::channel(options.mailbox.max(1));
-        let reader = Reader::new(database);
+        let (mailbox, letters) = mpsc::channel(options.mailbox.max(1));
+        let reader = Reader::new(opened.database);
         let name = options.name;
         let mut engine = Engine {
             schema,
-            incoming,
+            ready: None,
             reader: reader.clone(),
+            log: opened.log,
             medium,
             options,
             reserve,
@@ -144,11 +210,21 @@ impl<S: Schema> Writer<S> {
             unprepared: true,
         };
         engine.begin()?;
+        let most = engine.options.max_batch;
+        let engine = Arc::new(Mutex::new(engine));
+        let pending = Arc::default();
+        let incoming = Incoming {
+            letters,
+            pending: Arc::clone(&pending),
+        };
+        let running = Arc::clone(&engine);
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || engine.run())?;
+            .spawn(move || engine::run(&running, incoming, most))?;
         let inner = Inner {
             mailbox: Some(mailbox),
+            engine,
+            pending,
             reader,
             health: watching,
             thread: Mutex::new(Some(thread)),
@@ -163,11 +239,16 @@ impl<S: Schema> Writer<S> {
     /// # Errors
     /// The operation, when the writer is gone.
     pub async fn send(&self, op: S::Op) -> Result<(), SendError<S::Op>> {
-        self.inner
-            .mailbox()
-            .send(op)
-            .await
-            .map_err(|back| SendError(back.0))
+        let Err(op) = self.inner.make_ready(op) else {
+            return Ok(());
+        };
+        match self.inner.mailbox().reserve().await {
+            Ok(place) => {
+                place.send(self.inner.letter(op));
+                Ok(())
+            }
+            Err(_) => Err(SendError(op)),
+        }
     }
 
     /// Hands an operation in if there is room.
@@ -175,13 +256,14 @@ impl<S: Schema> Writer<S> {
     /// # Errors
     /// The operation, when the mailbox is full or the writer gone.
     pub fn try_send(&self, op: S::Op) -> Result<(), TrySendError<S::Op>> {
-        self.inner
-            .mailbox()
-            .try_send(op)
-            .map_err(|back| match back {
-                mpsc::error::TrySendError::Full(op) => TrySendError::Full(op),
-                mpsc::error::TrySendError::Closed(op) => TrySendError::Closed(op),
-            })
+        match self.inner.mailbox().try_reserve() {
+            Ok(place) => {
+                place.send(self.inner.letter(op));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Err(TrySendError::Full(op)),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(TrySendError::Closed(op)),
+        }
     }
 
     /// Hands an operation in from a thread outside the async runtime; waits while the mailbox is full.
@@ -192,10 +274,12 @@ impl<S: Schema> Writer<S> {
     /// # Panics
     /// When called within an async context.
     pub fn blocking_send(&self, op: S::Op) -> Result<(), SendError<S::Op>> {
-        self.inner
-            .mailbox()
-            .blocking_send(op)
-            .map_err(|back| SendError(back.0))
+        let letter = self.inner.letter(op);
+        let sent = self.inner.mailbox().blocking_send(letter);
+        sent.map_err(|back| match back.0 {
+            Letter::Op(op) => SendError(op),
+            Letter::Ready => unreachable!("an operation was sent"),
+        })
     }
 
     /// Snapshots beside the writer.
@@ -218,24 +302,53 @@ impl<S: Schema> Writer<S> {
     }
 }
 
-#[derive(Debug)]
-struct Inner<Op> {
+struct Inner<S: Schema> {
     /// `Some` until dropped: closing it is what ends the thread.
-    mailbox: Option<mpsc::Sender<Op>>,
+    mailbox: Option<mpsc::Sender<Letter<S::Op>>>,
+    engine: Shared<S>,
+    pending: Arc<AtomicUsize>,
     reader: Reader,
     health: watch::Receiver<Health>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl<Op> Inner<Op> {
-    fn mailbox(&self) -> &mpsc::Sender<Op> {
+impl<S: Schema> Inner<S> {
+    /// Counts the operation as pending.
+    fn letter(&self, op: S::Op) -> Letter<S::Op> {
+        if !S::patient(&op) {
+            self.pending.fetch_add(1, Ordering::AcqRel);
+        }
+        Letter::Op(op)
+    }
+
+    /// Lets the sender itself do what comes before the disk, if nobody else is at it.
+    fn make_ready(&self, op: S::Op) -> Result<(), S::Op> {
+        let idle = || self.pending.load(Ordering::Acquire) == 0;
+        if S::patient(&op) || S::size(&op) > LITTLE || !idle() {
+            return Err(op);
+        }
+        let (Ok(place), Ok(mut engine)) = (self.mailbox().try_reserve(), self.engine.try_lock())
+        else {
+            return Err(op);
+        };
+        // Looked at again: the thread has the lock while it works on what is pending.
+        if !idle() {
+            return Err(op);
+        }
+        engine.make_ready(op)?;
+        drop(engine);
+        place.send(Letter::Ready);
+        Ok(())
+    }
+
+    fn mailbox(&self) -> &mpsc::Sender<Letter<S::Op>> {
         self.mailbox
             .as_ref()
             .expect("the mailbox is there until the last handle is dropped")
     }
 }
 
-impl<Op> Drop for Inner<Op> {
+impl<S: Schema> Drop for Inner<S> {
     fn drop(&mut self) {
         self.mailbox = None;
         let thread = self
@@ -250,283 +363,4 @@ impl<Op> Drop for Inner<Op> {
             error!("the store's thread panicked");
         }
     }
-}
-
-struct Engine<S: Schema> {
-    schema: S,
-    incoming: mpsc::Receiver<S::Op>,
-    reader: Reader,
-    medium: Medium,
-    options: Options,
-    reserve: Reserve,
-    health: watch::Sender<Health>,
-    /// The schema's memory may differ from the file: prepare before the next batch.
-    unprepared: bool,
-}
-
-impl<S: Schema> Drop for Engine<S> {
-    fn drop(&mut self) {
-        self.reader.replace(None);
-        self.health
-            .send_modify(|health| health.state = State::Closed);
-    }
-}
-
-impl<S: Schema> Engine<S> {
-    /// Prepares for the first time; on a full disk with the reserve's space.
-    fn begin(&mut self) -> Result<(), StoreError> {
-        match self.prepare() {
-            Err(error) if error.is_full() && !self.reserve.in_use() && self.reserve.release() => {
-                warn!("the store works on its reserve: free some disk space");
-                self.close_for(&error, 0);
-                self.reopen_once()
-            }
-            done => done,
-        }
-    }
-
-    fn run(mut self) {
-        // Without one, nothing is patient.
-        let clock = Builder::new_current_thread().enable_time().build().ok();
-        while let Some(first) = self.incoming.blocking_recv() {
-            let mut batch = vec![first];
-            self.drain(&mut batch);
-            if let Some(clock) = &clock {
-                self.wait_for_others(clock, &mut batch);
-            }
-            self.write(batch);
-        }
-    }
-
-    /// Takes what waits, up to the bound of a commit.
-    fn drain(&mut self, batch: &mut Vec<S::Op>) {
-        while batch.len() < self.options.max_batch
-            && let Ok(next) = self.incoming.try_recv()
-        {
-            batch.push(next);
-        }
-    }
-
-    /// While nobody waits for any of these, others may come that need a commit anyway.
-    fn wait_for_others(&mut self, clock: &Runtime, batch: &mut Vec<S::Op>) {
-        let until = std::time::Instant::now() + PATIENCE;
-        let mut seen = 0;
-        while batch.len() < self.options.max_batch && batch[seen..].iter().all(S::patient) {
-            seen = batch.len();
-            let next = self.incoming.recv();
-            let next = clock.block_on(async { timeout_at(until.into(), next).await });
-            let Ok(Some(next)) = next else { return };
-            batch.push(next);
-            self.drain(batch);
-        }
-    }
-
-    /// Commits the batch, or fails it and puts the store in order again.
-    fn write(&mut self, batch: Vec<S::Op>) {
-        let mut rest = self.admit(batch);
-        while !rest.is_empty() {
-            let mut batch = rest;
-            rest = Vec::new();
-            let outcome = self.commit(&mut batch);
-            match outcome {
-                Ok(()) => self.schema.done(batch),
-                Err(Halt::Refused(index)) if index < batch.len() => {
-                    rest = batch.split_off(index + 1);
-                    self.refuse_last(batch);
-                }
-                Err(Halt::Refused(_)) => {
-                    let error = StoreError::Misuse("refused an operation that is not there".into());
-                    self.fail(batch, &error);
-                }
-                Err(Halt::Store(error)) => rest = self.fail_or_reserve(batch, &error),
-            }
-        }
-    }
-
-    /// The first batch that meets the full disk: what must get through is tried again with the
-    /// reserve's space, the others fail. A disk that does not even open again fails all, at once.
-    fn fail_or_reserve(&mut self, batch: Vec<S::Op>, error: &StoreError) -> Vec<S::Op> {
-        if !error.is_full() || self.reserve.in_use() || !self.reserve.release() {
-            self.fail(batch, error);
-            return Vec::new();
-        }
-        warn!("the store works on its reserve: free some disk space");
-        self.close_for(error, batch.len());
-        let (again, failed): (Vec<_>, Vec<_>) = batch.into_iter().partition(S::essential);
-        self.schema.failed(failed, error);
-        if !error.poisons() {
-            return again;
-        }
-        match self.reopen_once() {
-            Ok(()) => again,
-            Err(error) => {
-                self.schema.failed(again, &error);
-                self.reopen();
-                Vec::new()
-            }
-        }
-    }
-
-    /// The last operation of `batch` was refused: commits the others, then answers all.
-    fn refuse_last(&mut self, mut batch: Vec<S::Op>) {
-        let Some(refused) = batch.pop() else { return };
-        self.unprepared = true;
-        if !batch.is_empty() {
-            match self.commit(&mut batch) {
-                Ok(()) => self.schema.done(batch),
-                Err(halt) => {
-                    let error = match halt {
-                        Halt::Store(error) => error,
-                        Halt::Refused(_) => {
-                            StoreError::Misuse("refused at the second try only".into())
-                        }
-                    };
-                    // The refusal was a judgement upon what the others had written.
-                    batch.push(refused);
-                    return self.fail(batch, &error);
-                }
-            }
-        }
-        self.schema.refused(refused);
-    }
-
-    /// When on the reserve: takes essential operations only, and tries to leave that state.
-    fn admit(&mut self, batch: Vec<S::Op>) -> Vec<S::Op> {
-        if !self.reserve.in_use() {
-            return batch;
-        }
-        if self.reserve.restore() {
-            info!("the store has space again");
-            self.health.send_modify(|health| health.state = State::Open);
-            return batch;
-        }
-        let (taken, left): (Vec<_>, Vec<_>) = batch.into_iter().partition(S::essential);
-        if !left.is_empty() {
-            self.schema.failed(left, &StoreError::Full);
-        }
-        taken
-    }
-
-    fn commit(&mut self, ops: &mut [S::Op]) -> Result<(), Halt> {
-        self.prepare()?;
-        let Self { schema, reader, .. } = self;
-        catch_unwind(AssertUnwindSafe(|| {
-            let tx = begin(reader)?;
-            schema.apply(&tx, ops)?;
-            schema.applied(ops);
-            tx.commit()?;
-            Ok(())
-        }))
-        .unwrap_or_else(|_| Err(StoreError::Panicked.into()))
-    }
-
-    fn prepare(&mut self) -> Result<(), StoreError> {
-        if !self.unprepared {
-            return Ok(());
-        }
-        let Self { schema, reader, .. } = self;
-        catch_unwind(AssertUnwindSafe(|| {
-            let tx = begin(reader)?;
-            schema.prepare(&tx)?;
-            tx.commit()?;
-            Ok::<_, StoreError>(())
-        }))
-        .unwrap_or(Err(StoreError::Panicked))?;
-        self.unprepared = false;
-        Ok(())
-    }
-
-    fn fail(&mut self, batch: Vec<S::Op>, error: &StoreError) {
-        self.close_for(error, batch.len());
-        self.schema.failed(batch, error);
-        if error.is_full() && self.reserve.release() {
-            warn!("the store works on its reserve: free some disk space");
-        }
-        if error.poisons() {
-            self.reopen();
-        }
-    }
-
-    /// Before anybody hears of the failure: no answer and no read may come from a handle that has
-    /// seen a failed call.
-    fn close_for(&mut self, error: &StoreError, operations: usize) {
-        self.unprepared = true;
-        self.health.send_modify(|health| {
-            health.failed_batches += 1;
-            health.last_error = Some(error.clone());
-        });
-        if error.poisons() {
-            self.reader.replace(None);
-            self.health
-                .send_modify(|health| health.state = State::Reopening);
-            error!(%error, operations, "the store failed a batch; reopening");
-        } else {
-            warn!(%error, operations, "the store refused a batch");
-        }
-    }
-
-    /// Tries until the file is open again. After the first attempt whatever arrives is refused, so
-    /// that nobody waits for a dead disk.
-    fn reopen(&mut self) {
-        let mut pause = (self.options.reopen_pause / 64).max(Duration::from_millis(1));
-        loop {
-            let error = match self.reopen_once() {
-                Ok(()) => return,
-                Err(error) => error,
-            };
-            self.reader.replace(None);
-            self.health
-                .send_modify(|health| health.last_error = Some(error.clone()));
-            if self.refuse_for(pause, &error) {
-                return;
-            }
-            pause = (pause * 2).min(self.options.reopen_pause);
-        }
-    }
-
-    fn reopen_once(&mut self) -> Result<(), StoreError> {
-        let database = medium::open(&self.medium, &self.options)?;
-        self.reader.replace(Some(database));
-        self.unprepared = true;
-        self.prepare()?;
-        let state = if self.reserve.in_use() {
-            State::Full
-        } else {
-            State::Open
-        };
-        self.health.send_modify(|health| {
-            health.state = state;
-            health.opened += 1;
-        });
-        info!("the store is open again");
-        Ok(())
-    }
-
-    /// Refuses what arrives during `pause`; true when all handles are gone.
-    fn refuse_for(&mut self, pause: Duration, error: &StoreError) -> bool {
-        let until = std::time::Instant::now() + pause;
-        loop {
-            match self.incoming.try_recv() {
-                Ok(op) => self.schema.failed(vec![op], error),
-                Err(mpsc::error::TryRecvError::Disconnected) => return true,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    let left = until.saturating_duration_since(std::time::Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    std::thread::sleep(left.min(REFUSAL_TICK));
-                }
-            }
-        }
-    }
-}
-
-/// How long an operation may wait for its refusal while the store is down.
-const REFUSAL_TICK: Duration = Duration::from_millis(5);
-
-fn begin(reader: &Reader) -> Result<WriteTransaction, StoreError> {
-    let mut tx = reader.begin_write()?;
-    tx.set_two_phase_commit(true);
-    tx.set_quick_repair(true);
-    Ok(tx)
 }

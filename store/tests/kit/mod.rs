@@ -1,6 +1,8 @@
 //! What the fault tests share: a small schema with a ledger, a deterministic source of numbers.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // each test uses a part of it
 
+pub mod told;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -56,6 +58,8 @@ pub fn content(key: u64, version: u64) -> Option<Vec<u8>> {
 pub struct Ledger {
     pub acknowledged: Vec<(u64, u64, usize)>,
     pub applied: BTreeMap<(u64, u64), u32>,
+    /// Batches that were told although something came in between since it was asked whether they can be.
+    pub stale: u32,
 }
 
 /// When the schema answers: the planted defect answers too early.
