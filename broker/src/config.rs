@@ -38,6 +38,9 @@ pub struct Config {
     pub grace: Duration,
     /// Damaged journals are moved away and the broker begins empty; false = refuse to start.
     pub quarantine: bool,
+    /// Bytes of the log in front of the journal's tables: a publish is safe once it is told there. Decided when the journal is
+    /// made; on a small file system less is taken.
+    pub log_bytes: u64,
     /// Disk space kept back for what frees space and for control writes, in bytes.
     pub reserve_bytes: u64,
     /// The wall clock (unix seconds), for one question at the start: how long were we away? Sessions
@@ -60,6 +63,7 @@ impl Default for Config {
             figures_every: Duration::from_secs(10),
             grace: Duration::from_secs(5),
             quarantine: true,
+            log_bytes: 32 << 20,
             reserve_bytes: 8 << 20,
             wall: Wall::default(),
         }

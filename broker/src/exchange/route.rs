@@ -99,6 +99,12 @@ impl Shared {
 }
 
 impl Route {
+    /// All who may be given a message: every member of a shared subscription counts.
+    pub(crate) fn receivers(&self) -> impl Iterator<Item = &Target> {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        self.targets.iter().chain(members)
+    }
+
     /// Whether a message of this quality needs a commit for somebody.
     pub(crate) fn durable(&self, qos: Qos) -> bool {
         let keeps = |target: &Target| target.mailbox.keeps(qos, target.options.qos);

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use holdfast_store::StoreError;
 use redb::ReadableTable as _;
+use smallvec::smallvec;
 
-use super::op::{Claimed, Entry, Stamp, Verdict};
+use super::log::At;
+use super::op::{Claimed, Entry, Receivers, Stamp, Verdict};
+use super::recent::{Held, Mark};
 use super::record::{self, Claim};
-use super::schema::{Account, Ledger};
+use super::schema::{Account, Ledger, lock};
 use super::tables::{Tables, damaged};
 use crate::{DropReason, Message, WhenFull};
 
@@ -24,28 +27,37 @@ impl Ledger {
     /// Stores one publish for all who want it durably, or refuses it whole.
     pub(super) fn accept(
         &mut self,
-        tables: &mut Tables<'_>,
+        at: &mut At<'_, '_>,
         entry: &mut Entry,
     ) -> Result<(), StoreError> {
-        entry.verdict = self.store(tables, entry)?;
+        entry.verdict = self.store(at, entry)?;
         note_refusal(entry, entry.verdict == Verdict::Full);
         if let Some((consumer, packet_id)) = entry.received
             && entry.verdict != Verdict::Full
             && self.accounts.contains_key(&consumer.0)
         {
-            tables.received.insert((consumer.0, packet_id), ())?;
+            match at {
+                At::Tables(tables) => {
+                    tables.received.insert((consumer.0, packet_id), ())?;
+                }
+                At::Log(log) => {
+                    log.telling.received(consumer.0, packet_id, true);
+                    self.staged.received.insert((consumer.0, packet_id), true);
+                }
+            }
         }
         Ok(())
     }
 
-    fn store(&mut self, tables: &mut Tables<'_>, entry: &mut Entry) -> Result<Verdict, StoreError> {
+    fn store(&mut self, at: &mut At<'_, '_>, entry: &mut Entry) -> Result<Verdict, StoreError> {
         if self.disk_low {
             return Ok(Verdict::Full);
         }
         let topic = Arc::clone(&entry.message.topic);
+        let mut is_first = false;
         if let Some(stamp) = &entry.stamp {
-            let key = (&*stamp.sender, &*topic);
-            let known = tables.repeats.get(key)?.map(|mark| mark.value());
+            let known = self.known_mark(at, stamp, &topic)?;
+            is_first = known.is_none();
             if known.is_some_and(|known| stamp.number <= known) {
                 return Ok(Verdict::Repeat);
             }
@@ -59,7 +71,7 @@ impl Ledger {
         }
         let wanted = pick(entry);
         let retain = entry.message.retain && entry.only.is_none();
-        if retain && !self.retained_fits(tables, &entry.message)? {
+        if retain && !self.retained_fits(at.tables()?, &entry.message)? {
             return Ok(Verdict::Full);
         }
         let weight = entry.message.weight() as u64;
@@ -74,25 +86,66 @@ impl Ledger {
         entry.rows_for = if all_free {
             wanted
         } else {
-            self.clear_room(tables, wanted, weight, &topic)?
+            self.clear_room(at, wanted, weight, &topic)?
         };
-        self.insert(entry)?;
+        self.insert(at, entry)?;
         if retain {
-            self.keep(tables, &entry.message)?;
+            self.keep(at.tables()?, &entry.message)?;
         }
-        if let Some(stamp) = &entry.stamp
-            && tables
-                .repeats
-                .insert((&*stamp.sender, &*topic), stamp.number)?
-                .is_none()
-        {
-            let sender = Arc::clone(&stamp.sender);
-            let own = self.repeats_of.entry(sender).or_default();
-            *own += 1;
-            self.most_repeats = self.most_repeats.max(*own);
-            self.repeats += 1;
+        if let Some(stamp) = &entry.stamp {
+            self.note_mark(at, stamp, &topic)?;
+            if is_first {
+                let sender = Arc::clone(&stamp.sender);
+                let own = self.repeats_of.entry(sender).or_default();
+                *own += 1;
+                self.most_repeats = self.most_repeats.max(*own);
+                self.repeats += 1;
+            }
         }
         Ok(Verdict::Taken)
+    }
+
+    fn known_mark(
+        &self,
+        at: &mut At<'_, '_>,
+        stamp: &Stamp,
+        topic: &Arc<str>,
+    ) -> Result<Option<Mark>, StoreError> {
+        if let Some(mark) = lock(&self.recent).mark(&stamp.sender, topic) {
+            return Ok(Some(mark));
+        }
+        let known = match at {
+            At::Tables(tables) => {
+                let key = (&*stamp.sender, &**topic);
+                tables.repeats.get(key)?.map(|mark| mark.value())
+            }
+            At::Log(log) => log.mark(&stamp.sender, topic)?,
+        };
+        if let Some(mark) = known {
+            lock(&self.recent).set_mark(&stamp.sender, topic, mark, false);
+        }
+        Ok(known)
+    }
+
+    fn note_mark(
+        &self,
+        at: &mut At<'_, '_>,
+        stamp: &Stamp,
+        topic: &Arc<str>,
+    ) -> Result<(), StoreError> {
+        let is_told = match at {
+            At::Tables(tables) => {
+                let key = (&*stamp.sender, &**topic);
+                tables.repeats.insert(key, stamp.number)?;
+                false
+            }
+            At::Log(log) => {
+                log.telling.mark(&stamp.sender, topic, stamp.number);
+                true
+            }
+        };
+        lock(&self.recent).set_mark(&stamp.sender, topic, stamp.number, is_told);
+        Ok(())
     }
 
     /// Whether another topic of this sender may have its mark: a sender has a share, so that one
@@ -113,17 +166,17 @@ impl Ledger {
     /// Who gets a row where some have no room: those for whom it could be made.
     fn clear_room(
         &mut self,
-        tables: &mut Tables<'_>,
-        wanted: Vec<Claimed>,
+        at: &mut At<'_, '_>,
+        wanted: Receivers,
         weight: u64,
         topic: &str,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        let mut found = Vec::with_capacity(wanted.len());
+    ) -> Result<Receivers, StoreError> {
+        let mut found = Receivers::with_capacity(wanted.len());
         for claimed in wanted {
             match self.room_for(&claimed, weight, topic) {
                 None => {}
                 Some((consumer, Room::Drop(policy)))
-                    if !self.make_room(tables, consumer, policy)? =>
+                    if !self.make_room(at, consumer, policy)? =>
                 {
                     let name = &claimed.mailbox.name;
                     self.core.dropped(name, DropReason::JournalFull, 1);
@@ -134,7 +187,7 @@ impl Ledger {
         Ok(found)
     }
 
-    fn insert(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+    fn insert(&mut self, at: &mut At<'_, '_>, entry: &mut Entry) -> Result<(), StoreError> {
         if entry.rows_for.is_empty() {
             return Ok(());
         }
@@ -144,7 +197,10 @@ impl Ledger {
         let sharers =
             u32::try_from(entry.rows_for.len() - copies).map_err(|_| damaged("a route"))?;
         if sharers > 1 {
-            self.fresh.message(row, &entry.message, sharers);
+            match at {
+                At::Tables(_) => self.fresh.message(row, &entry.message, sharers),
+                At::Log(log) => log.telling.message(row, &entry.message),
+            }
         }
         let weight = entry.message.weight() as u64;
         for claimed in &entry.rows_for {
@@ -155,10 +211,22 @@ impl Ledger {
                 message: &entry.message,
                 options: &claimed.options,
                 retained: entry.retained,
+                released: false,
                 sole: sharers == 1 || claimed.row != row,
                 weight: u32::try_from(weight).unwrap_or(u32::MAX),
             };
-            self.fresh.row(consumer.0, claimed.row, &claim);
+            let held = match at {
+                At::Tables(_) => {
+                    self.fresh.row(consumer.0, claimed.row, &claim);
+                    None
+                }
+                At::Log(log) => {
+                    log.telling.row(consumer.0, claimed.row, &claim);
+                    Some(held(&claim, entry, claimed))
+                }
+            };
+            let staged = (consumer.0, claimed.row, claim.weight, held);
+            self.staged.rows.push(staged);
             if let Some(account) = self.accounts.get_mut(&consumer.0) {
                 account.rows += 1;
                 account.bytes += weight;
@@ -203,7 +271,7 @@ impl Ledger {
     /// Drops the consumer's oldest row that its reader has not had; false when there is none.
     fn make_room(
         &mut self,
-        tables: &mut Tables<'_>,
+        at: &mut At<'_, '_>,
         consumer: u32,
         policy: WhenFull,
     ) -> Result<bool, StoreError> {
@@ -217,6 +285,7 @@ impl Ledger {
         else {
             return Ok(false);
         };
+        let tables = at.tables()?;
         self.fresh.write(tables)?;
         let Some(oldest) = tables.first_after(consumer, mailbox.taken())? else {
             return Ok(false);
@@ -224,7 +293,8 @@ impl Ledger {
         if !mailbox.may_drop(oldest) {
             return Ok(false);
         }
-        self.settle(tables, consumer, oldest)?;
+        self.settle_all(tables, consumer, &mut [oldest])?;
+        self.staged.remove(consumer, oldest);
         self.core.dropped(&mailbox.name, DropReason::JournalFull, 1);
         Ok(true)
     }
@@ -306,17 +376,27 @@ impl Ledger {
     }
 }
 
+fn held(claim: &Claim<'_>, entry: &Entry, claimed: &Claimed) -> Held {
+    Held {
+        message: Arc::clone(&entry.message),
+        options: Arc::clone(&claimed.options),
+        retained: entry.retained,
+        shared: !claim.sole,
+        released: false,
+    }
+}
+
 fn owner_of(message: &Message) -> Option<&str> {
     message.owner.as_deref().map(|owner| &*owner.client_id)
 }
 
 /// Who wants a row of it; members of shared subscriptions are picked here.
-fn pick(entry: &mut Entry) -> Vec<Claimed> {
+fn pick(entry: &mut Entry) -> Receivers {
     if let Some((mailbox, options)) = &entry.only {
-        return vec![Claimed::new(mailbox, options)];
+        return smallvec![Claimed::new(mailbox, options)];
     }
     let qos = entry.message.qos;
-    let mut wanted = Vec::with_capacity(entry.route.targets.len() + entry.route.groups.len());
+    let mut wanted = Receivers::with_capacity(entry.route.targets.len() + entry.route.groups.len());
     for target in &entry.route.targets {
         if let Some(options) = target.options_for(entry.publisher)
             && target.mailbox.keeps(qos, options.qos)

@@ -16,26 +16,16 @@ use crate::{Event, Qos};
 
 impl Ledger {
     /// After the commit: delivers, fills retained slots, answers.
-    fn accepted(&self, entries: Vec<Entry>, reply: Reply) {
+    fn accepted(&self, mut entries: Vec<Entry>, reply: Reply) {
         let answers = answers(&entries);
-        let full = entries
-            .iter()
-            .filter(|entry| entry.verdict == Verdict::Full)
-            .count() as u64;
-        if let Some(first) = entries.iter().find(|entry| entry.verdict == Verdict::Full) {
-            self.core.counters.refused_full(full);
-            self.core.tell(Event::JournalFull {
-                topic: Arc::clone(&first.message.topic),
-                count: full,
-            });
+        if entries.iter().any(|entry| entry.verdict != Verdict::Taken) {
+            self.tell_refused(&entries);
         }
-        let repeats = entries
-            .iter()
-            .filter(|entry| entry.verdict == Verdict::Repeat)
-            .count();
-        self.core.counters.repeats(repeats as u64);
-        let verdicts: Vec<Verdict> = entries.iter().map(|entry| entry.verdict).collect();
-        self.deliver(entries);
+        let verdicts = match reply {
+            Reply::Caller(_) => entries.iter().map(|entry| entry.verdict).collect(),
+            Reply::None | Reply::Mailbox(_) => Vec::new(),
+        };
+        self.deliver(&mut entries);
         match reply {
             Reply::None => {}
             Reply::Mailbox(mailbox) => mailbox.push_outcome(Outcome::Codes(answers)),
@@ -45,32 +35,44 @@ impl Ledger {
         }
     }
 
-    fn deliver(&self, entries: Vec<Entry>) {
-        let mut run: Vec<Entry> = Vec::new();
-        for entry in entries {
-            if entry.verdict != Verdict::Taken {
-                continue;
-            }
-            let goes_on = run.last().is_some_and(|last| {
-                Arc::ptr_eq(&last.route, &entry.route)
-                    && last.message.qos == entry.message.qos
-                    && last.publisher == entry.publisher
-                    && last.only.is_none()
-                    && entry.only.is_none()
+    /// Counts what was not taken.
+    fn tell_refused(&self, entries: &[Entry]) {
+        let count = |verdict| {
+            let such = entries.iter().filter(|entry| entry.verdict == verdict);
+            such.count() as u64
+        };
+        let full = count(Verdict::Full);
+        if let Some(first) = entries.iter().find(|entry| entry.verdict == Verdict::Full) {
+            self.core.counters.refused_full(full);
+            self.core.tell(Event::JournalFull {
+                topic: Arc::clone(&first.message.topic),
+                count: full,
             });
-            if !goes_on {
-                self.deliver_run(std::mem::take(&mut run));
-            }
-            run.push(entry);
         }
-        self.deliver_run(run);
+        self.core.counters.repeats(count(Verdict::Repeat));
+    }
+
+    fn deliver(&self, entries: &mut [Entry]) {
+        let goes_on = |last: &Entry, entry: &Entry| {
+            last.verdict == entry.verdict
+                && Arc::ptr_eq(&last.route, &entry.route)
+                && last.message.qos == entry.message.qos
+                && last.publisher == entry.publisher
+                && last.only.is_none()
+                && entry.only.is_none()
+        };
+        for run in entries.chunk_by_mut(goes_on) {
+            if run[0].verdict == Verdict::Taken {
+                self.deliver_run(run);
+            }
+        }
     }
 
     /// Entries of one route and QoS: live to those who take them so, rows to their readers.
-    fn deliver_run(&self, run: Vec<Entry>) {
+    fn deliver_run(&self, run: &mut [Entry]) {
         let Some(first) = run.first() else { return };
         // First of all: who has seen the message may look for it in its slot.
-        for entry in &run {
+        for entry in &*run {
             if entry.message.retain && entry.only.is_none() {
                 self.core.retained.set(&entry.message);
             }
@@ -80,7 +82,7 @@ impl Ledger {
             self.core
                 .deliver(&first.route, first.publisher, messages, false, None);
         }
-        let mut handing = Handing::default();
+        let mut handing = Handing::with_room_for(run.len());
         for entry in run {
             for (mailbox, options) in &entry.live_picks {
                 let batch = Arc::new(Batch::new(vec![Arc::clone(&entry.message)]));
@@ -185,13 +187,14 @@ impl Ledger {
 
 /// One code per entry that somebody waits for.
 fn answers(entries: &[Entry]) -> Vec<u8> {
-    entries
+    let mut answers = Vec::with_capacity(entries.len());
+    let waited_for = entries
         .iter()
-        .filter(|entry| entry.message.qos != Qos::AtMostOnce && entry.only.is_none())
-        .map(|entry| match entry.verdict {
-            Verdict::Full => code::QUOTA,
-            Verdict::Taken if entry.route.is_empty() => code::NO_MATCHING_SUBSCRIBERS,
-            Verdict::Taken | Verdict::Repeat => code::SUCCESS,
-        })
-        .collect()
+        .filter(|entry| entry.message.qos != Qos::AtMostOnce && entry.only.is_none());
+    answers.extend(waited_for.map(|entry| match entry.verdict {
+        Verdict::Full => code::QUOTA,
+        Verdict::Taken if entry.route.is_empty() => code::NO_MATCHING_SUBSCRIBERS,
+        Verdict::Taken | Verdict::Repeat => code::SUCCESS,
+    }));
+    answers
 }

@@ -15,6 +15,10 @@ const LEFT: u64 = 4 << 20;
 /// Bytes written for each byte of a message: its page is written anew, and the trees above it.
 const FACTOR: u64 = 4;
 
+/// The log may be this part of the file system, and is not made smaller than that, in bytes.
+const LOG_PART: u64 = 64;
+const LEAST_LOG: u64 = 64 << 10;
+
 /// Where the room is asked for; nowhere for a journal that is no file.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -36,8 +40,18 @@ impl Disk {
         Self { folder }
     }
 
-    /// Whether the publishes among these may be written.
-    pub(super) fn has_room_for(&self, ops: &[Op]) -> bool {
+    /// The size of the journal's log: as wanted, but a small part of a small file system.
+    pub(super) fn log_bytes(&self, wanted: u64) -> u64 {
+        let Some(folder) = &self.folder else {
+            return wanted;
+        };
+        let whole =
+            rustix::fs::statvfs(folder).map_or(u64::MAX, |found| found.f_blocks * found.f_frsize);
+        wanted.min((whole / LOG_PART).max(LEAST_LOG))
+    }
+
+    /// Whether the publishes among these may be written, beside so many bytes that are in the log and not in the tables yet.
+    pub(super) fn has_room_for(&self, ops: &[Op], told: u64) -> bool {
         let Some(folder) = &self.folder else {
             return true;
         };
@@ -46,7 +60,7 @@ impl Disk {
             return true;
         }
         let too_little = rustix::fs::statvfs(folder)
-            .is_ok_and(|found| found.f_bavail * found.f_frsize < LEFT + FACTOR * bytes);
+            .is_ok_and(|found| found.f_bavail * found.f_frsize < LEFT + FACTOR * (bytes + told));
         // A disk that cannot be asked is tried.
         !too_little
     }
@@ -73,7 +87,7 @@ mod tests {
     #[test]
     fn only_publishes_that_fit_have_room() {
         let here = Disk::of(&Medium::File("journal.redb".into()));
-        assert!(here.has_room_for(&[Op::Tick]));
+        assert!(here.has_room_for(&[Op::Tick], 0));
         let route = crate::exchange::Exchange::default().route("t", &Nobody);
         let entry = |bytes: usize| {
             let message = Arc::new(Message::new("t", vec![0; bytes]));
@@ -83,13 +97,15 @@ mod tests {
             entries: (0..count).map(|_| entry(10)).collect(),
             reply: Reply::None,
         };
-        assert!(here.has_room_for(&[accept(1)]));
+        assert!(here.has_room_for(&[accept(1)], 0));
+        // What was told needs its room too.
+        assert!(!here.has_room_for(&[accept(1)], u64::MAX / 8));
         let gone = Disk {
             folder: Some("/proc".into()),
         };
         // A file system without any room.
-        assert!(!gone.has_room_for(&[accept(1)]));
-        assert!(gone.has_room_for(&[Op::Tick]));
+        assert!(!gone.has_room_for(&[accept(1)], 0));
+        assert!(gone.has_room_for(&[Op::Tick], 0));
     }
 
     struct Nobody;

@@ -69,19 +69,30 @@ fn may_go_early(entry: &Entry) -> bool {
     entry.message.qos == Qos::AtLeastOnce && entry.stamp.is_none() && !entry.message.retain
 }
 
+/// Rows that a reader's list has room for at first.
+const ROOM: usize = 64;
+
 /// Committed rows on their way to their readers' memory: a reader is called once for many of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handing {
     open: Vec<(Arc<Mailbox>, Vec<TailRow>)>,
+    most: usize,
 }
 
 impl Handing {
-    pub(super) fn take(&mut self, entry: Entry) {
+    /// For so many messages at most.
+    pub(super) fn with_room_for(most: usize) -> Self {
+        Self {
+            open: Vec::new(),
+            most: most.min(ROOM),
+        }
+    }
+
+    /// The rows of a message; it has none after this.
+    pub(super) fn take(&mut self, entry: &mut Entry) {
+        let rows_for = std::mem::take(&mut entry.rows_for);
         let Entry {
-            message,
-            rows_for,
-            retained,
-            ..
+            message, retained, ..
         } = entry;
         let goes_on = self.open.len() == rows_for.len()
             && (self.open.iter().zip(&rows_for))
@@ -94,14 +105,18 @@ impl Handing {
         for (index, claimed) in rows_for.into_iter().enumerate() {
             let row = TailRow {
                 id: claimed.row,
-                message: Arc::clone(&message),
+                message: Arc::clone(message),
                 options: claimed.options,
-                retained,
+                retained: *retained,
             };
             match self.open.get_mut(index) {
                 Some((_, rows)) => rows.push(row),
                 None if twice => hand(&claimed.mailbox, vec![row]),
-                None => self.open.push((claimed.mailbox, vec![row])),
+                None => {
+                    let mut rows = Vec::with_capacity(self.most);
+                    rows.push(row);
+                    self.open.push((claimed.mailbox, rows));
+                }
             }
         }
     }

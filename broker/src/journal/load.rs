@@ -2,7 +2,6 @@
 //!
 //! Part of `schema`, on the writer thread.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +9,7 @@ use holdfast_store::StoreError;
 use redb::ReadableTable as _;
 
 use super::op::{ConsumerRecord, Kind};
+use super::recent::ByConsumer;
 use super::record;
 use super::schema::{Ledger, Loaded};
 use super::tables::{Tables, damaged};
@@ -28,11 +28,12 @@ impl Ledger {
         self.touched.clear();
         let mut loaded = Loaded::default();
         let first = self.opening.is_some();
+        self.reread = !first;
         if first {
             self.load_clock(tables)?;
             self.core.first_row.store(self.next_row, Ordering::Relaxed);
         }
-        let mut known = HashMap::new();
+        let mut known = ByConsumer::default();
         for entry in tables.consumers.iter()? {
             let (key, value) = entry?;
             let id = key.value();
@@ -53,8 +54,6 @@ impl Ledger {
                 mailbox.set_sent_before(sent);
                 mailbox.rewind(0);
                 loaded.consumers.push((ConsumerId(id), record, mailbox));
-            } else {
-                mailbox.reread();
             }
             known.insert(id, account);
         }

@@ -11,18 +11,23 @@ mod disk;
 mod fresh;
 mod handing;
 mod load;
+mod log;
 mod op;
+mod recall;
+mod recent;
 mod record;
 mod schema;
 mod settle;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use holdfast_store::{Damaged, Medium, Options as StoreOptions, Reader, StoreError, Writer};
+use holdfast_store::{Damaged, Medium, Options as StoreOptions, StoreError, Writer};
+use redb::ReadTransaction;
 use tokio::sync::oneshot;
 
 pub(crate) use op::{
@@ -30,18 +35,22 @@ pub(crate) use op::{
 };
 pub(crate) use schema::{Ledger, Loaded};
 
+use recent::Recent;
+
 use crate::exchange::{ConsumerId, Options, TailRow};
 use crate::shared::Core;
 
 /// Operations that wait for the writer.
 const MAILBOX: usize = 1024;
-/// Operations in one commit; each holds what one read of one connection brought.
-const BATCH: usize = 256;
+/// Messages and other operations in one commit. While it is on its way to the disk the connections go on with the next: with
+/// more at once more stands still.
+const BATCH: usize = 768;
 
 /// The handle.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     writer: Writer<Ledger>,
+    recent: Arc<Mutex<Recent>>,
     #[cfg(test)]
     core: Arc<Core>,
 }
@@ -68,11 +77,14 @@ impl Journal {
     /// Opens the store and loads what is kept in memory.
     pub(crate) fn open(medium: Medium, core: &Arc<Core>) -> Result<(Self, Loaded), StoreError> {
         let disk = disk::Disk::of(&medium);
-        let (ledger, loaded) = Ledger::new(Arc::clone(core), disk);
+        let recent = Arc::default();
+        let log_bytes = disk.log_bytes(core.config.log_bytes);
+        let (ledger, loaded) = Ledger::new(Arc::clone(core), disk, Arc::clone(&recent));
         let options = StoreOptions {
             name: "journal",
             mailbox: MAILBOX,
             max_batch: BATCH,
+            log_bytes,
             reserve_bytes: core.config.reserve_bytes,
             damaged: if core.config.quarantine {
                 Damaged::Quarantine
@@ -85,6 +97,7 @@ impl Journal {
         let loaded = loaded.recv().map_err(|_| StoreError::Closed)?;
         let journal = Self {
             writer,
+            recent,
             #[cfg(test)]
             core: Arc::clone(core),
         };
@@ -136,14 +149,33 @@ impl Journal {
         max: usize,
         bytes: usize,
     ) -> Result<(Vec<StoredRow>, bool), StoreError> {
-        let reader: Reader = self.writer.reader();
-        reader.read(|tx| tables::rows_after(tx, consumer.0, after, max, bytes))
+        let (tx, told) = self.look(|recent| recent.after(consumer.0, after, max, bytes))?;
+        tables::rows_after(&tx, consumer.0, after, max, bytes, told)
+    }
+
+    /// The tables as they are, and what is to be said beside them, at the same moment.
+    fn look<T>(&self, ask: impl FnOnce(&Recent) -> T) -> Result<(ReadTransaction, T), StoreError> {
+        let recent = schema::lock(&self.recent);
+        if !recent.is_ready() {
+            return Err(StoreError::Poisoned);
+        }
+        let tx = self.writer.reader().begin()?;
+        Ok((tx, ask(&recent)))
     }
 
     /// The incoming QoS 2 packet ids of a session between PUBREC and PUBREL.
     pub(crate) fn received(&self, consumer: ConsumerId) -> Result<HashSet<u16>, StoreError> {
-        let reader: Reader = self.writer.reader();
-        reader.read(|tx| tables::received_of(tx, consumer.0))
+        let (tx, lately) =
+            self.look(|recent| recent.received_of(consumer.0).collect::<Vec<_>>())?;
+        let mut found = tables::received_of(&tx, consumer.0)?;
+        for (packet_id, is_in) in lately {
+            if is_in {
+                found.insert(packet_id);
+            } else {
+                found.remove(&packet_id);
+            }
+        }
+        Ok(found)
     }
 
     /// Operations that wait.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use holdfast_store::StoreError;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::exchange::{ConsumerId, Mailbox, Options, Route};
@@ -54,7 +55,7 @@ pub(crate) struct Entry {
     /// Filled by the journal.
     pub(crate) verdict: Verdict,
     /// Filled by the journal: who got a row.
-    pub(crate) rows_for: Vec<Claimed>,
+    pub(crate) rows_for: Receivers,
     /// Members of shared subscriptions picked for it that get it live.
     pub(crate) live_picks: Vec<(Arc<Mailbox>, Arc<Options>)>,
 }
@@ -70,7 +71,7 @@ impl Entry {
             stamp: None,
             received: None,
             verdict: Verdict::Taken,
-            rows_for: Vec::new(),
+            rows_for: Receivers::new(),
             live_picks: Vec::new(),
         }
     }
@@ -100,6 +101,9 @@ impl Entry {
         copies
     }
 }
+
+/// Most messages are kept for one.
+pub(crate) type Receivers = SmallVec<[Claimed; 1]>;
 
 /// A row for a receiver.
 #[derive(Debug)]

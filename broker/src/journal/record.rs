@@ -107,6 +107,8 @@ pub(super) struct Claim<'a> {
     pub(super) options: &'a Options,
     /// Sent because of a new subscription.
     pub(super) retained: bool,
+    /// Its PUBREC was seen.
+    pub(super) released: bool,
     /// No other row has this message: it is written with the claim.
     pub(super) sole: bool,
     pub(super) weight: u32,
@@ -123,6 +125,7 @@ pub(super) fn append_claim(out: &mut Vec<u8>, claim: &Claim<'_>) {
         message.qos.min(options.qos) as u8
             | set(options.retain_as_published, RETAIN_AS_PUBLISHED)
             | set(claim.retained, RETAINED)
+            | set(claim.released, RELEASED)
             | set(claim.sole, SOLE | HOLDS)
             | set(options.group.is_some(), GROUP),
     );
@@ -140,6 +143,22 @@ pub(super) fn append_claim(out: &mut Vec<u8>, claim: &Claim<'_>) {
     if claim.sole {
         append_message(out, message);
     }
+}
+
+/// Bytes of [`append_message`].
+pub(super) fn message_bytes(message: &Message) -> usize {
+    let owner = message
+        .owner
+        .as_ref()
+        .map_or(0, |owner| 8 + owner.client_id.len() + owner.subject.len());
+    let head = 1 + 8 + 4 + 4 + 4 + owner;
+    head + message.topic.len() + message.properties.len() + message.payload.len()
+}
+
+/// Bytes of [`append_claim`] without the message, at most.
+pub(super) fn claim_bytes(options: &Options) -> usize {
+    let group = options.group.as_ref().map_or(0, |group| 4 + group.len());
+    1 + 4 + group + 4 + options.ids.len() * 4
 }
 
 /// Notes in a written claim that its PUBREC was seen.
@@ -316,12 +335,12 @@ fn identity(bytes: &mut &[u8]) -> Option<Identity> {
     })
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_u32(u32::try_from(bytes.len()).expect("bounded by the packet size"));
     out.put_slice(bytes);
 }
 
-fn slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
     if length > bytes.len() {
         return None;
@@ -331,7 +350,7 @@ fn slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+pub(super) fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(slice(bytes)?).ok()
 }
 
@@ -389,7 +408,7 @@ mod tests {
         }
 
         #[test]
-        fn a_row_reads_back(flags in 0u8..16, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5), group in proptest::option::of("[a-z/]{1,9}")) {
+        fn a_row_reads_back(flags in 0u8..32, qos in 0u8..3, weight: u32, ids in proptest::collection::vec(any::<u32>(), 0..5), group in proptest::option::of("[a-z/]{1,9}")) {
             let options = Options {
                 qos: Qos::from_bits(qos).unwrap(),
                 retain_as_published: flags & 1 != 0,
@@ -401,6 +420,7 @@ mod tests {
                 message: &sent,
                 options: &options,
                 retained: flags & 2 != 0,
+                released: flags & 16 != 0,
                 sole: flags & 8 != 0,
                 weight,
             };
@@ -415,7 +435,7 @@ mod tests {
                 qos: options.qos,
                 retain_as_published: options.retain_as_published,
                 retained: claim.retained,
-                released: flags & 4 != 0,
+                released: flags & (4 | 16) != 0,
                 message: sole.then(|| sent.clone()),
                 ids: options.ids,
                 group: options.group,

@@ -4,19 +4,23 @@
 //! keeps in memory is loaded again after any failed commit.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use holdfast_store::{Halt, Schema, StoreError};
+use holdfast_store::{Halt, Reader, Schema, StoreError};
 use redb::{ReadableTable as _, WriteTransaction};
 use tracing::error;
 
 use super::disk::Disk;
 use super::fresh::Fresh;
+use super::log::{At, Staged};
 use super::op::{ConsumerRecord, Kind, Op, SubscriptionRecord, WillRecord};
+use super::recall::write_head;
+use super::recent::{ByConsumer, MOST_ROWS, Recent};
 use super::record;
 use super::tables::Tables;
+use super::told::Head;
 use crate::codec::code;
 use crate::exchange::{ConsumerId, Mailbox};
 use crate::shared::Core;
@@ -24,6 +28,9 @@ use crate::{Event, WhenFull};
 
 /// Rows of a removed consumer deleted in one step.
 const SWEEP: usize = 10_000;
+
+/// Batches that go straight to the tables when hardly anybody takes rows away; then the log is tried again.
+const STRAIGHT: u32 = 128;
 
 /// What the journal held when it was opened.
 #[derive(Debug, Default)]
@@ -37,7 +44,7 @@ pub(crate) struct Loaded {
 /// The schema.
 pub(crate) struct Ledger {
     pub(super) core: Arc<Core>,
-    pub(super) accounts: HashMap<u32, Account>,
+    pub(super) accounts: ByConsumer<Account>,
     pub(super) next_row: u64,
     pub(super) next_consumer: u32,
     /// (Sender, topic) pairs with a mark of the repeat filter, and each sender's part of them.
@@ -52,17 +59,28 @@ pub(crate) struct Ledger {
     pub(super) most_retained: usize,
     pub(super) most_is_old: bool,
     /// Where the disk's room is asked for, and whether it is too little for this batch.
-    disk: Disk,
+    pub(super) disk: Disk,
     pub(super) disk_low: bool,
-    /// When the batch under way was begun.
-    begun: Instant,
+    /// When the batch under way was begun, and whether it is told in the log.
+    pub(super) begun: Instant,
+    pub(super) is_told: bool,
+    pub(super) recent: Arc<Mutex<Recent>>,
+    pub(super) staged: Staged,
+    /// So many batches go straight to the tables.
+    straight: u32,
+    /// What the last record of the log says first, at the opening.
+    pub(super) recalled: Option<Head>,
     /// Of all consumers together.
     pub(super) bytes: u64,
     pub(super) rows: u64,
     /// Consumers whose counts this batch changes.
     pub(super) touched: BTreeSet<u32>,
+    /// Consumers whose counts the tables have not got yet.
+    pub(super) uncounted: BTreeSet<u32>,
     pub(super) scratch: Vec<u8>,
     pub(super) fresh: Fresh,
+    /// What was loaded is not for the first time: the readers look at it once it can be read.
+    pub(super) reread: bool,
     /// Until the first preparation.
     pub(super) opening: Option<SyncSender<Loaded>>,
 }
@@ -87,11 +105,15 @@ pub(super) struct Account {
 
 impl Ledger {
     /// The schema and where it puts what it loads at the opening.
-    pub(super) fn new(core: Arc<Core>, disk: Disk) -> (Self, Receiver<Loaded>) {
+    pub(super) fn new(
+        core: Arc<Core>,
+        disk: Disk,
+        recent: Arc<Mutex<Recent>>,
+    ) -> (Self, Receiver<Loaded>) {
         let (opening, loaded) = sync_channel(1);
         let ledger = Self {
             core,
-            accounts: HashMap::new(),
+            accounts: ByConsumer::default(),
             next_row: 1,
             next_consumer: 1,
             repeats: 0,
@@ -105,11 +127,18 @@ impl Ledger {
             disk,
             disk_low: false,
             begun: Instant::now(),
+            is_told: false,
+            recent,
+            staged: Staged::default(),
+            straight: 0,
+            recalled: None,
             bytes: 0,
             rows: 0,
             touched: BTreeSet::new(),
+            uncounted: BTreeSet::new(),
             scratch: Vec::new(),
             fresh: Fresh::default(),
+            reread: false,
             opening: Some(opening),
         };
         (ledger, loaded)
@@ -136,8 +165,9 @@ impl Ledger {
     fn apply_one(&mut self, tables: &mut Tables<'_>, op: &mut Op) -> Result<(), StoreError> {
         match op {
             Op::Accept { entries, .. } => {
+                let mut at = At::Tables(tables);
                 for entry in entries {
-                    self.accept(tables, entry)?;
+                    self.accept(&mut at, entry)?;
                 }
             }
             Op::Settle { consumer, rows, .. } => {
@@ -165,11 +195,7 @@ impl Ledger {
                 codes.clear();
                 for packet_id in packet_ids {
                     let known = tables.received.remove((consumer.0, *packet_id))?.is_some();
-                    codes.push(if known {
-                        code::SUCCESS
-                    } else {
-                        code::PACKET_ID_NOT_FOUND
-                    });
+                    codes.push(forgotten(known));
                 }
             }
             Op::Open {
@@ -226,13 +252,18 @@ impl Ledger {
 
     fn drop_consumer(&mut self, tables: &mut Tables<'_>, id: u32) -> Result<(), StoreError> {
         self.fresh.write(tables)?;
+        let settled = self.staged.settled.len();
         loop {
+            // The lane goes as a whole.
+            self.staged.settled.truncate(settled);
             let mut rows = tables.rows_of(id, SWEEP)?;
             if rows.is_empty() {
                 break;
             }
             self.settle_all(tables, id, &mut rows)?;
         }
+        lock(&self.recent).forget(id);
+        self.staged.rows.retain(|(consumer, ..)| *consumer != id);
         tables.consumers.remove(id)?;
         tables.counts.remove(id)?;
         tables.sent.remove(id)?;
@@ -243,6 +274,7 @@ impl Ledger {
             .retain_in((id, 0)..=(id, u16::MAX), |_, ()| false)?;
         self.accounts.remove(&id);
         self.touched.remove(&id);
+        self.uncounted.remove(&id);
         Ok(())
     }
 
@@ -265,21 +297,54 @@ impl Ledger {
         Ok(())
     }
 
-    /// What changes with every commit.
+    /// What changes with every commit of the tables.
     fn close_batch(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
+        self.uncounted.extend(&self.touched);
+        for consumer in &self.uncounted {
+            if let Some(account) = self.accounts.get(consumer) {
+                let counts = (account.rows, account.bytes);
+                tables.counts.insert(consumer, counts)?;
+            }
+        }
+        write_head(tables, self.head())
+    }
+
+    /// What the batch changed can be seen now: the figures of all first, so that nobody sees more there than at each.
+    fn publish(&mut self) {
+        self.show_figures();
         for consumer in std::mem::take(&mut self.touched) {
             if let Some(account) = self.accounts.get(&consumer) {
                 account.mailbox.set_rows(account.rows, account.bytes);
-                tables
-                    .counts
-                    .insert(consumer, (account.rows, account.bytes))?;
             }
         }
-        tables.meta.insert("next_row", self.next_row)?;
-        let now = self.core.clock.now();
-        tables.meta.insert("broker_seconds", now)?;
-        let wall = self.core.config.wall.seconds();
-        tables.meta.insert("wall_seconds", wall)?;
+        let mut recent = lock(&self.recent);
+        if !self.is_told {
+            for (consumer, row) in self.staged.settled.drain(..) {
+                recent.settle(consumer, row, false);
+            }
+            recent.written(self.next_row);
+            self.uncounted.clear();
+        }
+        if self.staged.rows.len() > MOST_ROWS {
+            // So many are not worth knowing: they are in the tables.
+            recent.forget_rows();
+            self.staged.rows.clear();
+        }
+        for (consumer, row, weight, held) in self.staged.rows.drain(..) {
+            recent.push(consumer, row, weight, held);
+        }
+        for (consumer, row) in self.staged.released.drain(..) {
+            recent.release(consumer, row);
+        }
+        for ((consumer, packet_id), is_in) in self.staged.received.drain() {
+            recent.set_received(consumer, packet_id, is_in);
+        }
+    }
+
+    /// What the log has told gets into the tables.
+    fn write_told(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
+        self.fresh.clear();
+        lock(&self.recent).write(tables, &mut self.fresh)?;
         Ok(())
     }
 
@@ -298,15 +363,20 @@ impl Schema for Ledger {
     type Op = Op;
 
     fn prepare(&mut self, tx: &WriteTransaction) -> Result<(), StoreError> {
-        let tables = Tables::open(tx)?;
+        let mut tables = Tables::open(tx)?;
+        self.write_recalled(&mut tables)?;
         self.load(&tables)
     }
 
     fn apply(&mut self, tx: &WriteTransaction, ops: &mut [Op]) -> Result<(), Halt> {
         self.begun = Instant::now();
+        self.is_told = false;
+        self.straight = self.straight.saturating_sub(1);
         self.fresh.clear();
+        self.staged.clear();
         let mut tables = Tables::open(tx)?;
-        self.disk_low = !self.disk.has_room_for(ops);
+        self.write_told(&mut tables)?;
+        self.disk_low = !self.disk.has_room_for(ops, lock(&self.recent).bytes());
         for op in ops {
             self.apply_one(&mut tables, op)?;
         }
@@ -320,9 +390,9 @@ impl Schema for Ledger {
     }
 
     fn done(&mut self, ops: Vec<Op>) {
+        self.publish();
         self.core.counters.committed();
         self.core.counters.commit_took(self.begun.elapsed());
-        self.show_figures();
         for op in ops {
             self.answer(op);
         }
@@ -339,14 +409,87 @@ impl Schema for Ledger {
         }
     }
 
+    fn loggable(&self, ops: &[Op]) -> Option<usize> {
+        if self.straight > 0 {
+            return None;
+        }
+        self.most_told(ops)
+    }
+
+    fn log(
+        &mut self,
+        reader: &Reader,
+        ops: &mut [Op],
+        record: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        self.tell(reader, ops, record)
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        lock(&self.recent).checkpoint_due()
+    }
+
+    fn checkpoint(&mut self, tx: &WriteTransaction) -> Result<(), StoreError> {
+        let mut tables = Tables::open(tx)?;
+        self.write_told(&mut tables)?;
+        self.close_batch(&mut tables)
+    }
+
+    fn checkpointed(&mut self) {
+        let mut recent = lock(&self.recent);
+        if recent.grows() {
+            self.straight = STRAIGHT;
+        }
+        recent.written(self.next_row);
+        drop(recent);
+        self.uncounted.clear();
+    }
+
+    fn begin_replay(&mut self) {
+        self.begin_recall();
+    }
+
+    fn replay(&mut self, record: &[u8]) -> Result<(), StoreError> {
+        self.recall(record)
+    }
+
+    fn prepared(&mut self) {
+        lock(&self.recent).begin_from(self.next_row);
+        if std::mem::take(&mut self.reread) {
+            self.accounts
+                .values()
+                .for_each(|account| account.mailbox.reread());
+        }
+    }
+
     /// A row that was acknowledged may go a little later: after a power cut its client gets a QoS 1
     /// message once more, or a PUBREL.
     fn patient(op: &Op) -> bool {
         matches!(op, Op::Settle { answer: None, .. })
     }
 
+    fn size(op: &Op) -> usize {
+        match op {
+            Op::Accept { entries, .. } => entries.len().max(1),
+            _ => 1,
+        }
+    }
+
     fn essential(op: &Op) -> bool {
         !matches!(op, Op::Accept { .. } | Op::Will { .. })
+    }
+}
+
+pub(super) fn lock(recent: &Mutex<Recent>) -> MutexGuard<'_, Recent> {
+    recent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The code of a PUBCOMP.
+pub(super) fn forgotten(known: bool) -> u8 {
+    if known {
+        code::SUCCESS
+    } else {
+        code::PACKET_ID_NOT_FOUND
     }
 }
 

@@ -4,8 +4,9 @@
 
 use holdfast_store::StoreError;
 
+use super::recent::Settled;
 use super::record;
-use super::schema::Ledger;
+use super::schema::{Ledger, lock};
 use super::tables::{Tables, damaged};
 
 /// Rows of a run lie no further apart than this: so many others of the consumer may be looked at
@@ -15,10 +16,38 @@ const REACH: u64 = 64;
 const RUN: usize = 4;
 
 /// What went.
-#[derive(Debug, Default, Clone, Copy)]
-struct Gone {
-    rows: u64,
-    bytes: u64,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+}
+
+impl Gone {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Takes these rows of a consumer from the tables, which are in order; unknown ones do nothing.
+pub(super) fn take_away(
+    tables: &mut Tables<'_>,
+    consumer: u32,
+    rows: &[u64],
+) -> Result<Gone, StoreError> {
+    let mut all = Gone::default();
+    for run in rows.chunk_by(|a, b| b - a <= REACH) {
+        if run.len() >= RUN {
+            all.add(remove_run(tables, consumer, run)?);
+            continue;
+        }
+        for row in run {
+            if let Some(bytes) = tables.settle(consumer, *row)? {
+                all.add(Gone { rows: 1, bytes });
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl Ledger {
@@ -30,37 +59,36 @@ impl Ledger {
         rows: &mut [u64],
     ) -> Result<(), StoreError> {
         rows.sort_unstable();
-        for run in rows.chunk_by(|a, b| b - a <= REACH) {
-            if run.len() < RUN {
-                for row in run {
-                    self.settle(tables, consumer, *row)?;
-                }
-            } else {
-                let gone = remove_run(tables, consumer, run)?;
-                self.account_for(consumer, gone);
-            }
-        }
+        let gone = take_away(tables, consumer, rows)?;
+        self.account_for(consumer, gone);
+        let settled = rows.iter().map(|row| (consumer, *row));
+        self.staged.settled.extend(settled);
         Ok(())
     }
 
-    /// Takes one row away.
-    pub(super) fn settle(
-        &mut self,
-        tables: &mut Tables<'_>,
-        consumer: u32,
-        row: u64,
-    ) -> Result<(), StoreError> {
-        if let Some(weight) = tables.settle(consumer, row)? {
-            let gone = Gone {
+    /// The same, told in the log: all of them are known, since the batch was found loggable.
+    pub(super) fn settle_told(&mut self, consumer: u32, rows: &[u64]) -> Result<(), StoreError> {
+        let mut gone = Gone::default();
+        let mut unknown = false;
+        lock(&self.recent).settle_each(consumer, rows, true, |found| match found {
+            Settled::Was(weight) => gone.add(Gone {
                 rows: 1,
-                bytes: weight,
-            };
-            self.account_for(consumer, gone);
+                bytes: weight.into(),
+            }),
+            Settled::WasNot => {}
+            Settled::Unknown => unknown = true,
+        });
+        if unknown {
+            return Err(StoreError::Panicked);
         }
+        self.account_for(consumer, gone);
         Ok(())
     }
 
     fn account_for(&mut self, consumer: u32, gone: Gone) {
+        if gone.rows == 0 {
+            return;
+        }
         self.rows = self.rows.saturating_sub(gone.rows);
         self.bytes = self.bytes.saturating_sub(gone.bytes);
         if let Some(account) = self.accounts.get_mut(&consumer) {
@@ -136,6 +164,7 @@ mod tests {
             message,
             options: &options,
             retained: false,
+            released: false,
             sole: false,
             weight: 1,
         };
@@ -149,21 +178,6 @@ mod tests {
         bytes.clear();
         record::append_message(&mut bytes, message);
         tables.messages.insert(row, bytes.as_slice()).unwrap();
-    }
-
-    /// Takes rows away as `settle_all` does, and gives how many there were.
-    fn settle_all(tables: &mut Tables<'_>, consumer: u32, rows: &[u64]) -> u64 {
-        let mut gone = 0;
-        for run in rows.chunk_by(|a, b| b - a <= REACH) {
-            if run.len() < RUN {
-                for row in run {
-                    gone += u64::from(tables.settle(consumer, *row).unwrap().is_some());
-                }
-            } else {
-                gone += remove_run(tables, consumer, run).unwrap().rows;
-            }
-        }
-        gone
     }
 
     proptest! {
@@ -206,6 +220,7 @@ mod tests {
                                 message: &message,
                                 options: &options,
                                 retained: false,
+                                released: false,
                                 sole: consumers == 1,
                                 weight: 1,
                             };
@@ -220,10 +235,10 @@ mod tests {
                             .copied()
                             .filter(|row| mixed(row) < 4 + u64::from(*consumer) * 3)
                             .collect();
-                        let count = settle_all(&mut tables, *consumer, &gone);
+                        let count = take_away(&mut tables, *consumer, &gone).unwrap().rows;
                         prop_assert_eq!(count, gone.len() as u64);
                         // A second time there is nothing.
-                        prop_assert_eq!(settle_all(&mut tables, *consumer, &gone), 0);
+                        prop_assert_eq!(take_away(&mut tables, *consumer, &gone).unwrap(), Gone::default());
                         rows.retain(|row| !gone.contains(row));
                     }
                 }
@@ -251,7 +266,7 @@ mod tests {
                 tx.abort().unwrap();
                 for consumer in model.keys() {
                     let tx = redb::ReadableDatabase::begin_read(&database).unwrap();
-                    let read = super::super::tables::rows_after(&tx, *consumer, 0, usize::MAX, usize::MAX).unwrap();
+                    let read = super::super::tables::rows_after(&tx, *consumer, 0, usize::MAX, usize::MAX, Default::default()).unwrap();
                     prop_assert!(read.0.iter().all(|stored| *stored.row.message == message));
                 }
             }

@@ -3,7 +3,7 @@
 //! Used by `schema` within a write transaction and for snapshots. Row numbers grow for ever and are
 //! never used again: a consumer's place and a QoS 2 packet id depend on that.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use holdfast_store::StoreError;
@@ -135,13 +135,15 @@ impl<'tx> Tables<'tx> {
 }
 
 /// At most `max` rows of a consumer after `after`, with their messages, up to the one with which
-/// `bytes` are reached; and whether there may be more.
+/// `bytes` are reached; and whether there may be more. With what [`super::recent::Recent::after`] gave when the transaction
+/// began.
 pub(super) fn rows_after(
     tx: &ReadTransaction,
     consumer: u32,
     after: u64,
     max: usize,
     bytes: usize,
+    (told, settled): (Vec<StoredRow>, BTreeSet<u64>),
 ) -> Result<(Vec<StoredRow>, bool), StoreError> {
     let rows = tx.open_table(ROWS)?;
     let messages = tx.open_table(MESSAGES)?;
@@ -154,6 +156,9 @@ pub(super) fn rows_after(
         }
         let (key, value) = entry?;
         let id = key.value().1;
+        if settled.contains(&id) {
+            continue;
+        }
         let row = decode_row(value.value())?;
         let message = match row.message {
             Some(message) => message,
@@ -169,6 +174,15 @@ pub(super) fn rows_after(
             },
             released: row.released,
         });
+    }
+    // Behind all of the tables, but for those that have just got there.
+    let last = found.last().map_or(after, |stored| stored.row.id);
+    for stored in told.into_iter().filter(|stored| stored.row.id > last) {
+        if found.len() >= max || weight >= bytes {
+            return Ok((found, true));
+        }
+        weight += stored.row.message.weight();
+        found.push(stored);
     }
     Ok((found, false))
 }

@@ -1,5 +1,8 @@
 //! Acknowledged means durable: crash images and failing disks, each with a control that it catches.
 
+mod recalled;
+mod told;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +54,8 @@ impl Rights for Nobody {
 fn config() -> Config {
     Config {
         reserve_bytes: 0,
+        // So small that it is full every now and then.
+        log_bytes: 4 << 10,
         ..Config::default()
     }
 }
@@ -123,7 +128,7 @@ async fn crash(disk: CrashBackend, early: bool) -> (usize, usize) {
     }
     drop((consumer, broker));
     let mut images = Vec::new();
-    disk.each_image(2, random(7), |image| images.push(image));
+    disk.each_image(4, random(7), |image| images.push(image));
     let count = images.len();
     let mut losses = 0;
     for image in images {
