@@ -22,6 +22,9 @@ use crate::ledger::{Event, Ledger, State};
 /// How long a PUBREL may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// So small that it is full every now and then, and images stay small.
+const LOG: u64 = 16 << 10;
+
 /// What was found, added up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -50,6 +53,7 @@ impl Verdict {
 pub(crate) fn config() -> Config {
     Config {
         reserve_bytes: 0,
+        log_bytes: LOG,
         ..Config::default()
     }
 }

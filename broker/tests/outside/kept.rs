@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_broker::{Broker, Config, Door, JournalMedium};
+use holdfast_broker::{
+    Broker, Config, Consumer, ConsumerOptions, Door, Filter, JournalMedium, Message, Qos, RowId,
+};
 
 use crate::common::{Hello, Server, TestRights, Wire, expiry, packet};
 use crate::kit::{Ended, client, example, hello, lasting, server, until};
@@ -343,4 +345,152 @@ async fn mqtt5_3_2_2_20_user_properties_that_do_not_fit_are_left_out_of_connack(
     assert_eq!(seen, [true; 2]);
     cancel.cancel();
     served.await.unwrap().unwrap();
+}
+
+/// A broker on a file, as soon as the one before has let go of it.
+async fn reopened(path: &std::path::Path) -> Broker {
+    reopened_with(path, 4 << 20).await
+}
+
+async fn reopened_with(path: &std::path::Path, log_bytes: u64) -> Broker {
+    let until = tokio::time::Instant::now() + crate::common::PATIENCE;
+    loop {
+        let medium = JournalMedium::File(path.to_owned());
+        let config = Config {
+            reserve_bytes: 0,
+            log_bytes,
+            ..Config::default()
+        };
+        match Broker::open(config, medium, Arc::new(TestRights::default())) {
+            Ok(broker) => return broker,
+            Err(error) => {
+                assert!(tokio::time::Instant::now() < until, "{error}");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+async fn rule(broker: &Broker, name: &str, filter: &str) -> Consumer {
+    let filters = vec![Filter::new(filter).unwrap()];
+    let options = ConsumerOptions::default();
+    broker.consumer(name, filters, options).await.unwrap()
+}
+
+async fn rows(consumer: &Consumer) -> Vec<(RowId, Vec<u8>)> {
+    let mut all: Vec<(RowId, Vec<u8>)> = Vec::new();
+    loop {
+        let after = all.last().map_or(RowId::START, |row| row.0);
+        let more = consumer.read(after, 500).await.unwrap();
+        if more.is_empty() {
+            return all;
+        }
+        let each = more.iter();
+        all.extend(each.map(|row| (row.id, row.message.payload().to_vec())));
+    }
+}
+
+/// How often the mark of the test's content stands in the log, and behind it.
+fn marks(path: &std::path::Path) -> (usize, usize) {
+    let bytes = std::fs::read(path).unwrap();
+    let size = u64::from_be_bytes(bytes[16..24].try_into().unwrap());
+    let (log, tables) = bytes.split_at(4096 + usize::try_from(size).unwrap());
+    let count = |part: &[u8]| part.windows(6).filter(|found| *found == b"<told>").count();
+    (count(log), count(tables))
+}
+
+#[tokio::test]
+async fn thousands_of_messages_in_the_log_alone_are_all_there_after_a_restart_and_after_another() {
+    const MESSAGES: u32 = 5000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.redb");
+    let broker = reopened(&path).await;
+    let all = rule(&broker, "all", "t/#").await;
+    let some = rule(&broker, "some", "t/1").await;
+    for first in (0..MESSAGES).step_by(250) {
+        let publishing: Vec<_> = (first..first + 250)
+            .map(|number| {
+                let (broker, topic) = (broker.clone(), format!("t/{}", number % 4));
+                let content = format!("<told>{number}");
+                let message = Message::new(&topic, content).qos(Qos::AtLeastOnce);
+                tokio::spawn(async move { broker.publish(message).await })
+            })
+            .collect();
+        for one in publishing {
+            one.await.unwrap().unwrap();
+        }
+    }
+    // Some are done with: the log tells that too.
+    let done: Vec<RowId> = rows(&all)
+        .await
+        .iter()
+        .step_by(10)
+        .map(|row| row.0)
+        .collect();
+    for some in done.chunks(50) {
+        all.acknowledge(some).await.unwrap();
+    }
+    let before = (rows(&all).await, rows(&some).await);
+    assert_eq!((before.0.len(), before.1.len()), (4500, 1250));
+    let numbers = before
+        .0
+        .iter()
+        .map(|row| String::from_utf8(row.1[6..].to_vec()).unwrap());
+    let numbers: Vec<u32> = numbers.map(|number| number.parse().unwrap()).collect();
+    assert!(numbers.is_sorted() && numbers[0] == 1 && numbers[4499] == MESSAGES - 1);
+    let figures = broker.metrics();
+    let figures = (figures.journal_rows, figures.journal_bytes);
+    assert_eq!(figures.0, 5750);
+    let (told, written) = marks(&path);
+    assert!(
+        told >= 5000 && written == 0,
+        "{told} told, {written} written"
+    );
+    drop((all, some, broker));
+    for opening in 1..=3 {
+        let broker = reopened(&path).await;
+        // Before anything else is written: the opening has put them all into the tables.
+        assert!(marks(&path).1 >= 4500, "opening {opening}");
+        let again = broker.metrics();
+        assert_eq!((again.journal_rows, again.journal_bytes), figures);
+        let all = rule(&broker, "all", "t/#").await;
+        let some = rule(&broker, "some", "t/1").await;
+        assert_eq!((all.waiting(), some.waiting()), (4500, 1250));
+        assert_eq!(
+            (rows(&all).await, rows(&some).await),
+            before,
+            "opening {opening}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_backlog_that_only_grows_goes_straight_to_the_tables_and_is_all_there_after_a_restart() {
+    const MESSAGES: u32 = 120;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.redb");
+    let broker = reopened_with(&path, 16 << 20).await;
+    let all = rule(&broker, "all", "t").await;
+    for number in 0..MESSAGES {
+        let content = format!("<told>{number:064000}");
+        let message = Message::new("t", content).qos(Qos::AtLeastOnce);
+        broker.publish(message).await.unwrap();
+    }
+    // The first 4 MiB were told; then it showed that nobody takes them away.
+    let (told, written) = marks(&path);
+    assert!((60..80).contains(&told), "{told} told");
+    assert!(written >= 100, "{written} written");
+    drop((all, broker));
+    let broker = reopened_with(&path, 16 << 20).await;
+    let all = rule(&broker, "all", "t").await;
+    let found = rows(&all).await;
+    let numbers = found
+        .iter()
+        .map(|row| String::from_utf8(row.1[6..].to_vec()).unwrap());
+    let numbers: Vec<u32> = numbers.map(|number| number.parse().unwrap()).collect();
+    assert_eq!(numbers, (0..MESSAGES).collect::<Vec<_>>());
+    let ids: Vec<RowId> = found.iter().map(|row| row.0).collect();
+    all.acknowledge(&ids).await.unwrap();
+    let figures = broker.metrics();
+    assert_eq!((figures.journal_rows, figures.journal_bytes), (0, 0));
 }

@@ -28,8 +28,12 @@ fn capped(bytes: usize) -> Config {
 
 /// A subscriber whose socket takes next to nothing while it does not read.
 async fn deaf(server: &Server, hello: &Hello, qos: u8) -> Wire {
+    deaf_behind(4096, server, hello, qos).await
+}
+
+async fn deaf_behind(buffer: u32, server: &Server, hello: &Hello, qos: u8) -> Wire {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_recv_buffer_size(buffer).unwrap();
     let mut wire = Wire::new(socket.connect(server.address).await.unwrap());
     wire.v5 = hello.v5;
     wire.send(&hello.bytes()).await;
@@ -42,7 +46,9 @@ async fn all_deaf(server: &Server) -> Vec<Wire> {
     let mut all = Vec::new();
     for number in 0..DEAF {
         let hello = Hello::v5(&format!("deaf-{number}"));
-        all.push(deaf(server, &hello, 0).await);
+        // Each ends elsewhere in a message, so that something of one is left over for nearly all.
+        let buffer = 4096 + 2500 * u32::try_from(number).unwrap();
+        all.push(deaf_behind(buffer, server, &hello, 0).await);
     }
     all
 }
@@ -128,8 +134,8 @@ async fn control_without_the_cap_the_same_flood_passes_it() {
     assert!(most > CAP as u64, "the test is blind: {most}");
 }
 
-/// A message that is larger than the own part of a connection by far.
-const LARGE: usize = 200_000;
+/// A message that is larger than the own part of a connection by far; one for each fits into all queues.
+const LARGE: usize = 100_000;
 
 /// Large messages to subscribers that take nothing, for as long as it takes to be called stuck; then
 /// what is held, and how many had to go. Whoever reads gets everything.
