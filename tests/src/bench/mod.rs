@@ -55,7 +55,7 @@ impl Bench {
     /// Of a paced run.
     #[must_use]
     pub fn paced(&self) -> Until {
-        let millis = self.pick((500, 5000), (100, 1000));
+        let millis = self.pick((300, 1500), (100, 500));
         Until::Time(
             Duration::from_millis(millis.0),
             Duration::from_millis(millis.1),
