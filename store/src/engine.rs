@@ -236,6 +236,18 @@ impl<S: Schema> Engine<S> {
         if self.has_place_for(ops)? {
             return self.tell(ops);
         }
+        self.in_tables(|schema, tx| {
+            schema.apply(tx, ops)?;
+            schema.applied(ops);
+            Ok(())
+        })
+    }
+
+    /// A commit of the tables: what was told is in them with it, and the log begins anew.
+    fn in_tables<E: From<StoreError>>(
+        &mut self,
+        write: impl FnOnce(&mut S, &WriteTransaction) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Self {
             schema,
             reader,
@@ -245,9 +257,8 @@ impl<S: Schema> Engine<S> {
         unwinding(|| {
             let tx = begin(reader)?;
             let next = name_next(&tx, log.as_ref())?;
-            schema.apply(&tx, ops)?;
-            schema.applied(ops);
-            tx.commit()?;
+            write(schema, &tx)?;
+            tx.commit().map_err(StoreError::from)?;
             restart(log, next);
             Ok(())
         })
@@ -296,20 +307,10 @@ impl<S: Schema> Engine<S> {
         })
     }
 
-    /// What was told gets into the tables, and the log begins anew.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
-        let Self {
-            schema,
-            reader,
-            log,
-            ..
-        } = self;
+        self.in_tables(|schema, tx| schema.checkpoint(tx))?;
+        let schema = &mut self.schema;
         unwinding(|| {
-            let tx = begin(reader)?;
-            let next = name_next(&tx, log.as_ref())?;
-            schema.checkpoint(&tx)?;
-            tx.commit()?;
-            restart(log, next);
             schema.checkpointed();
             Ok(())
         })
