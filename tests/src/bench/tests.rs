@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_broker::{
     Broker, Config, Connect, Door, Identity, JournalMedium, Peer, Refusal, Rights,
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Load, Until};
 use super::packet;
+use super::socket::Poller;
 
 struct AllowAll;
 
@@ -100,6 +101,21 @@ fn a_paced_run_keeps_its_pace_and_times_each_arrival() {
     assert!((400..=600).contains(&outcome.messages), "{outcome:?}");
     assert!(outcome.arrival.count() >= 400);
     assert!(outcome.arrival.percentile(0.5) > 0.0);
+}
+
+/// Waits rounded up to whole milliseconds would let a paced run fall behind and catch up in pairs, which costs each server
+/// something else than single messages do.
+#[test]
+fn a_wait_is_as_long_as_asked_for_below_a_millisecond_too() {
+    let mut poller = Poller::new().unwrap();
+    let asked = Duration::from_micros(200);
+    let waited = (0..50).map(|_| {
+        let began = Instant::now();
+        poller.wait(asked, &mut Vec::new()).unwrap();
+        began.elapsed()
+    });
+    let shortest = waited.min().unwrap();
+    assert!((asked..asked * 4).contains(&shortest), "{shortest:?}");
 }
 
 /// Greets, then answers QoS 1 publishes as `answer` says.
