@@ -308,9 +308,10 @@ impl Client {
                 topic
             }
             None => match &memory.last {
-                Some((last, ..)) if **last == *publish.topic => Arc::clone(last),
+                // What is remembered has been looked at.
+                Some((last, ..)) if **last == *publish.topic => return Ok(Arc::clone(last)),
                 _ => match memory.topics.get_key_value(publish.topic) {
-                    Some((known, _)) => Arc::clone(known),
+                    Some((known, _)) => return Ok(Arc::clone(known)),
                     None => publish.topic.into(),
                 },
             },
